@@ -1,0 +1,359 @@
+"""The values that Godwit's rooms hand to each other: frozen, comparable, without behaviour of their own.
+
+Times are UNIX seconds as floats unless a name says otherwise; sizes are bytes; rates are bytes a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Owner(StrEnum):
+    """Which side may execute the guest."""
+
+    SOURCE = "source"
+    TARGET = "target"
+    UNKNOWN = "unknown"
+
+
+class Side(StrEnum):
+    """One of the two hosts of a migration."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+class RunState(StrEnum):
+    """What one host says of a guest at one instant."""
+
+    ABSENT = "absent"
+    """The host answers and has no process of this guest."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Stopped and able to run: an operator's pause, or a target that has received everything."""
+    INCOMING = "incoming"
+    """Waiting for, or receiving, a migration stream: cannot run yet."""
+    STOPPED_FOR_SWITCHOVER = "stopped-for-switchover"
+    """A source between its stop and the end of the stream."""
+    POSTMIGRATE = "postmigrate"
+    """A source that has handed everything over and could still be told to run."""
+    OTHER = "other"
+    UNREACHABLE = "unreachable"
+    """The host, or the guest's monitor, did not answer: nothing is known."""
+
+
+class StreamStatus(StrEnum):
+    """QEMU's migration status, reduced to what decisions need; `raw` words travel beside it."""
+
+    NONE = "none"
+    SETUP = "setup"
+    ACTIVE = "active"
+    SWITCHOVER = "switchover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A host network interface that a guest's NIC is plugged into."""
+
+    interface: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a QEMU process is started: what its own command line says, and where it says it.
+
+    `argv[0]` is the program. `sockets` are the folders that must exist before the start,
+    `taps` the interfaces that must exist and be plugged into their bridges (QEMU's own
+    scripts make the others).
+    """
+
+    argv: tuple[str, ...]
+    working_directory: str = "/"
+    folders: tuple[str, ...] = ()
+    taps: tuple[Tap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A guest that Godwit knows.
+
+    `control` and `observe` are QMP sockets on the guest's host (a socket serves one client at a time);
+    an adopted guest may have only `control`. `address` is where clients reach the guest, if known.
+    `source_text` keeps the definition file of a defined guest, for `vm show`.
+    """
+
+    name: str
+    host: str
+    launch: Launch
+    control: str
+    observe: str | None = None
+    console: str | None = None
+    pidfile: str | None = None
+    log: str | None = None
+    address: str | None = None
+    adopted: bool = False
+    source_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host as the user registered it.
+
+    `url` is "local" or "ssh://user@host[:port]". `migration_address` is where other hosts send the
+    stream to; empty means the address of the URL.
+    """
+
+    name: str
+    url: str
+    identity_file: str | None = None
+    known_hosts: str | None = None
+    use_agent: bool = True
+    migration_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QemuFacts:
+    """One QEMU binary on a host."""
+
+    path: str
+    version: tuple[int, int, int]
+    machine_types: tuple[str, ...] = ()
+    """Canonical machine types, aliases resolved."""
+    machine_aliases: tuple[tuple[str, str], ...] = ()
+    """(alias, canonical) pairs, such as ("q35", "pc-q35-10.0")."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFacts:
+    """One bridge on a host."""
+
+    name: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host says of itself.
+
+    `clock_offset` is the host's clock minus the controller's in seconds, known to within
+    `clock_uncertainty`. `accelerators` lists those that really run a guest, found by a probe
+    with a deadline; `notes` says what was found on the way ("kvm opens, but a guest hangs").
+    """
+
+    name: str
+    hostname: str
+    machine_id: str
+    kernel: str
+    architecture: str
+    cpu_model: str
+    cpu_vendor: str
+    cpu_flags: frozenset[str]
+    cpu_count: int
+    memory_total: int
+    memory_available: int
+    qemu: QemuFacts | None
+    accelerators: tuple[str, ...]
+    bridges: tuple[BridgeFacts, ...]
+    migration_address: str
+    clock_offset: float
+    clock_uncertainty: float
+    can_shorten_send_queue: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """One disk of a running guest; `path` is absolute on the guest's host."""
+
+    name: str
+    path: str
+    format: str
+    read_only: bool
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NicFacts:
+    """One network interface of a running guest."""
+
+    name: str
+    mac: str
+    tap: Tap | None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What a running guest's QEMU says of it.
+
+    `machine` is never an alias. `launch` starts the same guest elsewhere: its command line as it is
+    now, with what was hot-plugged since, without an earlier `-incoming` or `-S`.
+    `blockers` are QEMU's own reasons why it cannot be migrated.
+    """
+
+    vm: str
+    run_state: RunState
+    qemu_version: tuple[int, int, int]
+    machine: str
+    accelerator: str
+    cpu_model: str
+    memory: int
+    vcpus: int
+    disks: tuple[DiskFacts, ...]
+    nics: tuple[NicFacts, ...]
+    launch: Launch
+    pid: int
+    libvirt: bool = False
+    inherited_descriptors: tuple[str, ...] = ()
+    blockers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """One side's answer to "what is this guest doing": the evidence that recovery decides on."""
+
+    state: RunState
+    stream: StreamStatus = StreamStatus.NONE
+    raw: str = ""
+    pid: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a QEMU can do, found by introspection."""
+
+    commands: frozenset[str]
+    capabilities: frozenset[str]
+    parameters: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit."""
+
+    max_downtime: float = 0.3
+    deadline: float | None = None
+    bandwidth: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """An outside probe that is to watch a migration: what to ask, and from which vantage point."""
+
+    target: str
+    vantage: str | None = None
+    interval: float = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One migration, as it was asked for. `defaults` leaves every decision to QEMU, for comparison."""
+
+    id: str
+    vm: str
+    source: str
+    target: str
+    policy: Policy = field(default_factory=Policy)
+    probe: ProbeRequest | None = None
+    defaults: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of a running stream.
+
+    `transferred`, `remaining` and `total` are bytes of memory; `rate` is the stream's bytes a second,
+    `dirty_rate` bytes dirtied a second (0 until the first pass has ended); `iteration` counts passes from 1.
+    `expected_downtime` is QEMU's own estimate in seconds.
+    """
+
+    at: float
+    iteration: int
+    transferred: int
+    remaining: int
+    total: int
+    rate: float
+    dirty_rate: float
+    expected_downtime: float | None = None
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    BLOCK = "block"
+    WARN = "warn"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that preflight found: what, why it matters, and the mend."""
+
+    code: str
+    severity: Severity
+    subject: str
+    found: str
+    why: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Downtime:
+    """The three figures, always together, in milliseconds; None where one could not be measured.
+
+    `qemu_ms` is what QEMU reports, `blackout_ms` STOP on the source to RESUME on the target, put on one
+    clock; `client_gap_ms` the longest time that an outside client waited. `breakdown` names the blackout's
+    parts; `clock_uncertainty_ms` says how well the two hosts' clocks are known against each other.
+    """
+
+    qemu_ms: float | None = None
+    blackout_ms: float | None = None
+    client_gap_ms: float | None = None
+    probe_lag_ms: float | None = None
+    clock_uncertainty_ms: float | None = None
+    breakdown: tuple[tuple[str, float], ...] = ()
+
+
+class OutcomeStatus(StrEnum):
+    """How a migration ended."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    REFUSED = "refused"
+    GUEST_CRASHED = "guest-crashed"
+    LIMBO = "limbo"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a migration ended, and what it cost.
+
+    `total_s` runs from the request to the end; `stream_s` is the time from stream start to RESUME.
+    `guest_alive` is None where nobody could look from outside or inside.
+    """
+
+    id: str
+    vm: str
+    source: str
+    target: str
+    status: OutcomeStatus
+    owner: Owner
+    total_s: float
+    stream_s: float | None = None
+    start_delay_s: float | None = None
+    bytes: int = 0
+    passes: int = 0
+    downtime: Downtime = field(default_factory=Downtime)
+    guest_alive: bool | None = None
+    error: str = ""
+    remedy: str = ""
+    findings: tuple[Finding, ...] = ()
+    simulated: bool = False

@@ -1,0 +1,203 @@
+"""What the engine needs of the world. Each port has a real implementation and one that ships for the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from godwit.model import Features, GuestFacts, GuestView, HostFacts, Launch, Sample, Vm
+
+GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST"]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEvent:
+    """Something that a guest's QEMU said unasked.
+
+    `status` is QEMU's word for a MIGRATION event, `number` the pass of a MIGRATION_PASS. `host_time` is the
+    host's clock (None for LOST, which the client makes when the connection ends), `received` the controller's clock.
+    """
+
+    kind: GuestEventKind
+    received: float
+    host_time: float | None = None
+    status: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that ended on a host."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Guest(Protocol):
+    """An open monitor of one guest. Every call ends within its deadline or raises.
+
+    Raises MonitorCommandError when QEMU refuses, MonitorLostError when the connection ended.
+    """
+
+    async def features(self) -> Features:
+        """Return what this QEMU can do, by introspection."""
+        ...
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        """Yield events from the moment of the call on, in order; ends after LOST."""
+        ...
+
+    async def view(self) -> GuestView:
+        """Return run state and stream status of this instant."""
+        ...
+
+    async def facts(self) -> GuestFacts:
+        """Describe the running machine and how to start it elsewhere."""
+        ...
+
+    async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
+        """Switch migration capabilities; only before a stream starts."""
+        ...
+
+    async def set_parameters(self, parameters: dict[str, int | str | bool]) -> None:
+        """Set migration parameters, in QEMU's own units; valid while a stream runs."""
+        ...
+
+    async def listen(self, uri: str) -> None:
+        """Make an `-incoming defer` guest accept a stream at `uri`."""
+        ...
+
+    async def migrate(self, uri: str) -> None:
+        """Start the stream to `uri`; returns when QEMU accepted the command."""
+        ...
+
+    async def sample(self) -> Sample | None:
+        """Read the stream's counters, or None before there are any."""
+        ...
+
+    async def migration_result(self) -> dict[str, float]:
+        """Return QEMU's final figures: `total-time`, `downtime`, `setup-time` (ms), `transferred` (bytes), `passes`."""
+        ...
+
+    async def resume(self) -> None:
+        """Tell the guest to run (`cont`); returning does not mean that it runs."""
+        ...
+
+    async def pause(self) -> None:
+        """Stop the guest's CPUs (`stop`)."""
+        ...
+
+    async def cancel_migration(self) -> None:
+        """Cancel the stream; returns when QEMU accepted it, not when it ended."""
+        ...
+
+    async def announce(self) -> None:
+        """Send the guest's addresses to the network again (`announce-self`)."""
+        ...
+
+    async def powerdown(self) -> None:
+        """Press the guest's power button."""
+        ...
+
+    async def quit(self) -> None:
+        """End QEMU; returns when the monitor has closed."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; the guest is not touched. Never raises."""
+        ...
+
+
+class Host(Protocol):
+    """One machine that runs guests. Raises HostError and its kin."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the host is registered."""
+        ...
+
+    async def connect(self) -> None:
+        """Reach the host; every other call does so on demand, too."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the host. Never raises."""
+        ...
+
+    async def facts(self, qemu: str | None = None) -> HostFacts:
+        """Describe the host; `qemu` names the binary to look at, else the one on the host's PATH."""
+        ...
+
+    async def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0, check: bool = True
+    ) -> Completed:
+        """Run a command to its end. No argument ever meets a shell unquoted.
+
+        `deadline` in seconds from now. Raises RemoteCommandError on a status other than 0 if `check`.
+        """
+        ...
+
+    async def observe(self, vm: Vm) -> GuestView:
+        """Say what the guest does here. Never raises for an absent guest or a silent host: that is a view, too."""
+        ...
+
+    async def attach(self, vm: Vm) -> Guest:
+        """Open the guest's control monitor. Raises MonitorBusyError after 3 s of silence, MonitorProtocolError."""
+        ...
+
+    async def prepare_launch(self, vm: Vm, launch: Launch) -> None:
+        """Make folders and taps that the launch needs; what it made is removed by `destroy`."""
+        ...
+
+    async def launch(self, vm: Vm, launch: Launch) -> int:
+        """Start QEMU detached from everything; returns its pid when its monitor answers.
+
+        Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
+        """
+        ...
+
+    async def destroy(self, vm: Vm) -> None:
+        """End the guest's QEMU if there is one and return when it is proven gone, its taps and sockets removed.
+
+        Idempotent. Raises HostError when the proof cannot be had.
+        """
+        ...
+
+    async def free_port(self, address: str) -> int:
+        """Return a TCP port that nothing listens on at `address`."""
+        ...
+
+    async def reaches(self, address: str, port: int) -> bool:
+        """Say whether the path to `address`:`port` works: a connection is accepted, or actively refused."""
+        ...
+
+    async def plant_token(self, path: str, token: str) -> None:
+        """Leave `token` beside the file `path`, so that another host with the same storage can find it."""
+        ...
+
+    async def find_token(self, path: str) -> tuple[str | None, str]:
+        """Return the token beside `path` (None if there is none) and the file's identity.
+
+        The identity holds size and inode; it is empty where the file is absent.
+        """
+        ...
+
+    async def remove_token(self, path: str) -> None:
+        """Remove what `plant_token` left. Idempotent."""
+        ...
+
+    async def shorten_send_queue(self, lease: str, size: int) -> bool:
+        """Keep the unsent queue of TCP sockets on this host under `size` bytes while `lease` lasts.
+
+        The setting is host-wide and reference-counted over leases. Returns False where it is not permitted.
+        Rests on tcp_notsent_lowat, see tcp(7).
+        """
+        ...
+
+    async def restore_send_queue(self, lease: str) -> None:
+        """Give the lease back; the last one restores the host's own value. Idempotent."""
+        ...
