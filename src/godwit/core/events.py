@@ -1,0 +1,298 @@
+"""What can happen to a migration (events), and what the machine asks for (commands).
+
+An event is a fact in the past; a command is a wish that the engine carries out, which comes back as an event.
+All of them are plain values, journalled word for word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from godwit.model import GuestView, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["COMMANDS", "EVENTS", "Command", "Event", "GuestView"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The migration was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Facts of both sides are known and nothing blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPrepared:
+    """The target's QEMU waits, paused, for the stream at `uri`."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePrepared:
+    """Capabilities, parameters and the send queue of the source are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStarted:
+    """The source accepted the command to send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The strategy chose to change the running stream."""
+
+    action: str
+    parameters: Mapping[str, int]
+    reason: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStopped:
+    """The source's CPUs stand still (STOP)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResumed:
+    """The source's CPUs run again (RESUME): the stream failed late and QEMU took the guest back."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """One side says how the stream ended for it."""
+
+    side: Side
+    status: StreamStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRunning:
+    """The target executes the guest: RESUME was seen, or its status says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The guest was looked at from outside; `alive` is None where nobody could look."""
+
+    alive: bool | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRemoved:
+    """Nothing of the guest is left on the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """The step of the rollback called `step` is done; `leftover` says what could not be removed."""
+
+    step: str
+    leftover: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The command called `step` failed; nothing more is known than its error."""
+
+    step: str
+    code: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection to one side's monitor ended. Unknown is not failed."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Both sides were looked at. `waited` is the seconds since looking became necessary.
+
+    `restarted` is true when a new runner looks after the former one died.
+    """
+
+    source: GuestView
+    target: GuestView
+    waited: float
+    restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """A person or program wants the guest to stay where it is."""
+
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The deadline passed or the stream stands still: go back while that is possible."""
+
+    code: str
+    reason: str
+    remedy: str = ""
+
+
+Event = (
+    Begin
+    | Checked
+    | TargetPrepared
+    | SourcePrepared
+    | StreamStarted
+    | Decided
+    | SourceStopped
+    | SourceResumed
+    | StreamEnded
+    | TargetRunning
+    | Verified
+    | SourceRemoved
+    | Undone
+    | StepFailed
+    | Lost
+    | Observed
+    | CancelRequested
+    | GiveUp
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Gather facts of both sides and run preflight."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareTarget:
+    """Start the target's QEMU paused and make it listen."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSource:
+    """Set capabilities and parameters on the source, and shorten its send queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartStream:
+    """Tell the source to send to `uri`."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """Change parameters of the running stream."""
+
+    parameters: Mapping[str, int]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueTarget:
+    """Tell the target to run: the one-way door."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Look at both sides after `delay` seconds."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Announce the guest and look whether it lives, from outside where possible."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSource:
+    """End the source's stopped QEMU and remove its taps."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelStream:
+    """Cancel the stream on the source and wait until it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyTarget:
+    """End the target's QEMU and prove that it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeSource:
+    """See to it that the source runs, if it ran before."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSendQueue:
+    """Give the source host's send queue back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The migration has ended: write the outcome."""
+
+
+Command = (
+    Check
+    | PrepareTarget
+    | PrepareSource
+    | StartStream
+    | Adjust
+    | ContinueTarget
+    | Observe
+    | Verify
+    | RemoveSource
+    | CancelStream
+    | DestroyTarget
+    | ResumeSource
+    | RestoreSendQueue
+    | Finish
+)
+
+EVENTS: tuple[type[Event], ...] = (
+    Begin,
+    Checked,
+    TargetPrepared,
+    SourcePrepared,
+    StreamStarted,
+    Decided,
+    SourceStopped,
+    SourceResumed,
+    StreamEnded,
+    TargetRunning,
+    Verified,
+    SourceRemoved,
+    Undone,
+    StepFailed,
+    Lost,
+    Observed,
+    CancelRequested,
+    GiveUp,
+)
+COMMANDS: tuple[type[Command], ...] = (
+    Check,
+    PrepareTarget,
+    PrepareSource,
+    StartStream,
+    Adjust,
+    ContinueTarget,
+    Observe,
+    Verify,
+    RemoveSource,
+    CancelStream,
+    DestroyTarget,
+    ResumeSource,
+    RestoreSendQueue,
+    Finish,
+)

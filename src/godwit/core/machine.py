@@ -1,0 +1,388 @@
+"""The life of one migration: `step(state, event) -> Step(state, commands, durable)`.
+
+The one law: at most one copy of a guest ever executes, and its disks have one writer.
+
+- The target starts with `-S`. The command that makes it run (ContinueTarget) is issued only when both sides said
+  `completed` and the record that arms the door is durable. QEMU guards nothing here: after completion `cont`
+  succeeds on the source and on the target, and both run.
+- Once ContinueTarget was issued, ResumeSource may never be, unless the target is proven not to have executed.
+- Everything that a migration holds is in `State.held` before it is acquired; a rollback is the way back through it.
+
+TRANSITIONS holds every (phase, event) pair that means something. LATE names those that may arrive after their time
+and mean nothing then. Any other pair is a defect and raises IllegalTransitionError with the whole story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from godwit.core import events as e
+from godwit.core.recovery import Verdict, recover
+from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
+from godwit.model import Owner, Side, StreamStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What follows from an event. `durable` says that the record must be on disk before the commands run."""
+
+    state: State
+    commands: tuple[e.Command, ...] = ()
+    durable: bool = False
+
+
+class IllegalTransitionError(Exception):
+    """An event came that its phase knows nothing of: a defect in Godwit."""
+
+    def __init__(self, state: State, event: e.Event) -> None:
+        """Keep the whole story."""
+        super().__init__(f"{type(event).__name__} in {state.phase}: {event!r} with {state!r}")
+
+
+Handler = Callable[[State, e.Event], Step]
+
+_UNDO_ORDER: Final[tuple[tuple[Held, e.Command], ...]] = (
+    (Held.STREAM, e.CancelStream()),
+    (Held.TARGET, e.DestroyTarget()),
+    (Held.SOURCE_STOPPED, e.ResumeSource()),
+    (Held.SEND_QUEUE, e.RestoreSendQueue()),
+)
+_UNDO_STEPS: Final = {type(command).__name__: held for held, command in _UNDO_ORDER}
+_STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
+_DUTIES: Final[dict[str, e.Command]] = {
+    "Verify": e.Verify(),
+    "RemoveSource": e.RemoveSource(),
+    "RestoreSendQueue": e.RestoreSendQueue(),
+}
+
+
+def step(state: State, event: e.Event) -> Step:
+    """Return what follows from `event`; the state given is not changed.
+
+    Raises IllegalTransitionError for an event that cannot happen in this phase, LawBrokenError if the result
+    contradicted the law.
+    """
+    handler = TRANSITIONS.get((state.phase, type(event)))
+    if handler is None:
+        if state.finished or (state.phase, type(event)) in LATE:
+            return Step(state)
+        raise IllegalTransitionError(state, event)
+    result = handler(state, event)
+    assert_law(result.state)
+    return replace(result, durable=_must_be_durable(state, result.state))
+
+
+def _must_be_durable(old: State, new: State) -> bool:
+    """One-way doors and undos are on disk before they are acted upon; the step through an armed door adds nothing."""
+    if new.phase is Phase.COMMITTING and old.door is not Door.CLOSED:
+        return False
+    return new.phase is not old.phase or new.door is not old.door or not new.held <= old.held
+
+
+# -- the way there -------------------------------------------------------------------------------------------------
+
+
+def _begin(state: State, _: e.Event) -> Step:
+    return Step(state, (e.Check(),))
+
+
+def _checked(state: State, _: e.Event) -> Step:
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE})
+    return Step(replace(state, phase=Phase.PREPARING, held=held), (e.PrepareTarget(), e.PrepareSource()))
+
+
+def _prepared(state: State, event: e.Event) -> Step:
+    if isinstance(event, e.TargetPrepared):
+        state = replace(state, prepared=state.prepared | {Side.TARGET.value}, uri=event.uri)
+    else:
+        state = replace(state, prepared=state.prepared | {Side.SOURCE.value})
+    if state.prepared != _STREAMED:
+        return Step(state)
+    held = state.held | {Held.STREAM, Held.SOURCE_STOPPED}
+    return Step(replace(state, phase=Phase.PRECOPY, held=held), (e.StartStream(state.uri),))
+
+
+def _nothing(state: State, _: e.Event) -> Step:
+    return Step(state)
+
+
+def _adjust(state: State, event: e.Event) -> Step:
+    assert isinstance(event, e.Decided)  # noqa: S101 - the table says so; for the type checker
+    return Step(state, (e.Adjust(event.parameters, event.reason),) if event.parameters else ())
+
+
+def _stopped(state: State, _: e.Event) -> Step:
+    """Arm the door while the last of the stream is on its way, so that the journal stays out of the blackout."""
+    return Step(replace(state, phase=Phase.SWITCHOVER, door=Door.ARMED))
+
+
+def _stream_ended(state: State, event: e.Event) -> Step:
+    assert isinstance(event, e.StreamEnded)  # noqa: S101 - the table says so; for the type checker
+    if event.status is not StreamStatus.COMPLETED:
+        failure = Failure("stream-failed", f"the {event.side} says that the stream {event.status}")
+        return _observe_with(state, failure)
+    state = replace(state, ended=state.ended | {event.side.value})
+    if state.phase is Phase.PRECOPY:  # the STOP before it went unseen: a former runner died, or the connection did
+        return _stopped(state, event)
+    return _commit(state) if state.ended == _STREAMED else Step(state)
+
+
+def _commit(state: State) -> Step:
+    state = replace(state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN)
+    return Step(state, (e.ContinueTarget(),))
+
+
+def _running(state: State, _: e.Event) -> Step:
+    held = state.held & {Held.SEND_QUEUE}
+    duties = frozenset(_DUTIES)
+    state = replace(
+        state, phase=Phase.FINISHING, owner=Owner.TARGET, door=Door.SENT, held=held, duties=duties, failure=None
+    )
+    return Step(state, tuple(_DUTIES.values()))
+
+
+def _duty_done(state: State, event: e.Event) -> Step:
+    match event:
+        case e.Verified(alive=alive):
+            state = replace(state, alive=alive, duties=state.duties - {"Verify"})
+        case e.SourceRemoved():
+            state = replace(state, duties=state.duties - {"RemoveSource"})
+        case e.Undone(step="RestoreSendQueue", leftover=leftover):
+            held = state.held - {Held.SEND_QUEUE}
+            state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
+        case e.StepFailed(step=name, message=message):
+            held = state.held - {Held.SEND_QUEUE} if name == "RestoreSendQueue" else state.held
+            state = _with_leftover(replace(state, held=held, duties=state.duties - {name}), message)
+        case _:
+            return Step(state)
+    if state.duties:
+        return Step(state)
+    return Step(replace(state, phase=Phase.DONE), (e.Finish(),))
+
+
+# -- the way back --------------------------------------------------------------------------------------------------
+
+
+def _with_leftover(state: State, leftover: str) -> State:
+    return replace(state, leftovers=(*state.leftovers, leftover)) if leftover else state
+
+
+def _roll_back(state: State) -> Step:
+    """Start to undo. The caller has proven that the target never ran, or knows that it was never told to."""
+    state = replace(state, phase=Phase.ROLLING_BACK, door=Door.CLOSED, owner=Owner.SOURCE)
+    return _next_undo(state)
+
+
+def _next_undo(state: State) -> Step:
+    for held, command in _UNDO_ORDER:
+        if held in state.held:
+            return Step(state, (command,))
+    phase = Phase.CANCELLED if state.cancel_requested and state.failure is None else Phase.FAILED
+    return Step(replace(state, phase=phase), (e.Finish(),))
+
+
+def _undone(state: State, event: e.Event) -> Step:
+    name, leftover = (event.step, event.leftover) if isinstance(event, e.Undone) else ("", "")
+    if isinstance(event, e.StepFailed):
+        name, leftover = event.step, event.message
+    held = _UNDO_STEPS.get(name)
+    if held is None or held not in state.held:
+        return Step(state)
+    return _next_undo(_with_leftover(replace(state, held=state.held - {held}), leftover))
+
+
+def _refuse(state: State, event: e.Event) -> Step:
+    failure = _failure_of(event)
+    if isinstance(event, e.CancelRequested):
+        return Step(replace(state, phase=Phase.CANCELLED, cancel_requested=True), (e.Finish(),))
+    return Step(replace(state.with_failure(failure), phase=Phase.FAILED), (e.Finish(),))
+
+
+def _failure_of(event: e.Event) -> Failure:
+    match event:
+        case e.StepFailed(code=code, message=message, remedy=remedy):
+            return Failure(code, message, remedy)
+        case e.GiveUp(code=code, reason=reason, remedy=remedy):
+            return Failure(code, reason, remedy)
+        case _:
+            return Failure("interrupted", "the migration was interrupted")
+
+
+def _go_back(state: State, event: e.Event) -> Step:
+    """Undo because a step failed, a limit was passed or somebody asked.
+
+    Behind a door that a former runner may have opened only evidence can lead back.
+    """
+    if isinstance(event, e.CancelRequested):
+        state = replace(state, cancel_requested=True)
+    else:
+        state = state.with_failure(_failure_of(event))
+    return Step(state, (e.Observe(),)) if state.door is Door.SENT else _roll_back(state)
+
+
+def _precopy_step_failed(state: State, event: e.Event) -> Step:
+    """Go back, unless it was only a parameter that QEMU did not take: the stream runs on with the old one."""
+    if isinstance(event, e.StepFailed) and event.step == "Adjust":
+        return Step(state)
+    return _go_back(state, event)
+
+
+# -- when all that is known is what both sides show ----------------------------------------------------------------
+
+
+def _observe(state: State, _: e.Event) -> Step:
+    return Step(state, (e.Observe(),))
+
+
+def _observe_with(state: State, failure: Failure) -> Step:
+    return Step(state.with_failure(failure), (e.Observe(),))
+
+
+def _step_failed_late(state: State, event: e.Event) -> Step:
+    """Look, since a failed ContinueTarget proves nothing about who runs."""
+    return _observe(state, event)
+
+
+def _too_late(state: State, _: e.Event) -> Step:
+    """Note a wish to cancel that came after the door, and do not obey it."""
+    return Step(replace(state, cancel_requested=True))
+
+
+def _observed(state: State, event: e.Event) -> Step:
+    assert isinstance(event, e.Observed)  # noqa: S101 - the table says so; for the type checker
+    if event.restarted and state.door is Door.ARMED:
+        state = replace(state, door=Door.SENT)
+    if state.phase is Phase.LIMBO:
+        state = replace(state, failure=None)
+    ruling = recover(state, event.source, event.target, event.waited)
+    return _RULINGS[ruling.verdict](state, f"{ruling.why} (source: {event.source.state}, target: {event.target.state})")
+
+
+def _ruled_roll_back(state: State, story: str) -> Step:
+    return _roll_back(state if state.cancel_requested else state.with_failure(Failure("stream-failed", story)))
+
+
+def _ruled_lost_source(state: State, story: str) -> Step:
+    """Remove what was prepared on the target: the guest is gone where it was."""
+    failure = Failure("guest-lost", story, "start the guest again from its disks")
+    return _roll_back(replace(state, held=state.held - {Held.STREAM, Held.SOURCE_STOPPED}, failure=failure))
+
+
+def _ruled_crashed(state: State, story: str) -> Step:
+    failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
+    leftovers = (*state.leftovers, "the source keeps the guest's stopped, stale process")
+    state = replace(state, owner=Owner.TARGET, door=Door.SENT, failure=failure, leftovers=leftovers)
+    return Step(replace(state, phase=Phase.FAILED), (e.RestoreSendQueue(), e.Finish()))
+
+
+def _ruled_limbo(state: State, story: str) -> Step:
+    failure = Failure("limbo", story, "look at both hosts (godwit status shows them) and decide which copy is to live")
+    return Step(replace(state, phase=Phase.LIMBO, owner=Owner.UNKNOWN, failure=failure), (e.Finish(),))
+
+
+def _recommit(state: State, _: str) -> Step:
+    """Go through the door although the stream's end went unseen: both sides show that only the target can go on."""
+    state = replace(state, ended=_STREAMED, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN)
+    return Step(state, (e.ContinueTarget(),))
+
+
+_RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
+    Verdict.CONTINUE: lambda state, _: Step(state),
+    Verdict.WAIT: lambda state, _: Step(state, (e.Observe(delay=0.3),)),
+    Verdict.COMMIT: _recommit,
+    Verdict.FINISH: lambda state, _: _running(state, e.TargetRunning()),
+    Verdict.ROLL_BACK: _ruled_roll_back,
+    Verdict.CRASHED: _ruled_crashed,
+    Verdict.LOST_SOURCE: _ruled_lost_source,
+    Verdict.LIMBO: _ruled_limbo,
+}
+
+
+def _observed_while_finishing(state: State, event: e.Event) -> Step:
+    """Do again what a former runner did not finish; every duty is idempotent."""
+    ruled = _observed(state, event)
+    if ruled.state.phase is not Phase.FINISHING:
+        return ruled
+    commands = tuple(command for name, command in _DUTIES.items() if name in state.duties)
+    return Step(state, commands if isinstance(event, e.Observed) and event.restarted else ())
+
+
+def _lost_while_finishing(state: State, event: e.Event) -> Step:
+    """Look when the target's monitor is lost; the source's ends because the source is removed."""
+    return Step(state, (e.Observe(),) if isinstance(event, e.Lost) and event.side is Side.TARGET else ())
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+_P = Phase
+TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
+    (_P.PENDING, e.Begin): _begin,
+    (_P.PENDING, e.Checked): _checked,
+    (_P.PENDING, e.StepFailed): _refuse,
+    (_P.PENDING, e.CancelRequested): _refuse,
+    (_P.PENDING, e.GiveUp): _refuse,
+    (_P.PREPARING, e.TargetPrepared): _prepared,
+    (_P.PREPARING, e.SourcePrepared): _prepared,
+    (_P.PREPARING, e.StepFailed): _go_back,
+    (_P.PREPARING, e.CancelRequested): _go_back,
+    (_P.PREPARING, e.GiveUp): _go_back,
+    (_P.PREPARING, e.Lost): _observe,
+    (_P.PREPARING, e.Observed): _observed,
+    (_P.PRECOPY, e.StreamStarted): _nothing,
+    (_P.PRECOPY, e.Decided): _adjust,
+    (_P.PRECOPY, e.SourceStopped): _stopped,
+    (_P.PRECOPY, e.StreamEnded): _stream_ended,
+    (_P.PRECOPY, e.TargetRunning): _observe,
+    (_P.PRECOPY, e.StepFailed): _precopy_step_failed,
+    (_P.PRECOPY, e.CancelRequested): _go_back,
+    (_P.PRECOPY, e.GiveUp): _go_back,
+    (_P.PRECOPY, e.Lost): _observe,
+    (_P.PRECOPY, e.Observed): _observed,
+    (_P.SWITCHOVER, e.StreamEnded): _stream_ended,
+    (_P.SWITCHOVER, e.SourceResumed): _observe,
+    (_P.SWITCHOVER, e.TargetRunning): _observe,
+    (_P.SWITCHOVER, e.StepFailed): _step_failed_late,
+    (_P.SWITCHOVER, e.CancelRequested): _go_back,
+    (_P.SWITCHOVER, e.GiveUp): _go_back,
+    (_P.SWITCHOVER, e.Lost): _observe,
+    (_P.SWITCHOVER, e.Observed): _observed,
+    (_P.COMMITTING, e.TargetRunning): _running,
+    (_P.COMMITTING, e.StepFailed): _step_failed_late,
+    (_P.COMMITTING, e.CancelRequested): _too_late,
+    (_P.COMMITTING, e.Lost): _observe,
+    (_P.COMMITTING, e.Observed): _observed,
+    (_P.FINISHING, e.Verified): _duty_done,
+    (_P.FINISHING, e.SourceRemoved): _duty_done,
+    (_P.FINISHING, e.Undone): _duty_done,
+    (_P.FINISHING, e.StepFailed): _duty_done,
+    (_P.FINISHING, e.CancelRequested): _too_late,
+    (_P.FINISHING, e.Lost): _lost_while_finishing,
+    (_P.FINISHING, e.Observed): _observed_while_finishing,
+    (_P.ROLLING_BACK, e.TargetRunning): _observe,
+    (_P.ROLLING_BACK, e.Undone): _undone,
+    (_P.ROLLING_BACK, e.StepFailed): _undone,
+    (_P.ROLLING_BACK, e.Observed): _observed,
+    (_P.LIMBO, e.Observed): _observed,
+}
+
+LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
+    (phase, kind)
+    for phase, kinds in {
+        _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared),
+        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped),
+        _P.COMMITTING: (e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.SourceResumed, e.GiveUp),
+        _P.FINISHING: (
+            *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.TargetRunning),
+            *(e.GiveUp, e.SourceResumed),
+        ),
+        _P.ROLLING_BACK: tuple(
+            kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}
+        ),
+        _P.LIMBO: tuple(kind for kind in e.EVENTS if kind is not e.Observed),
+        _P.PENDING: (e.Lost, e.Observed),
+        _P.PREPARING: (e.Begin, e.Checked),
+    }.items()
+    for kind in kinds
+)

@@ -1,0 +1,215 @@
+"""What to do when all that is known is what both hosts show.
+
+It is used after a runner died, and whenever a connection was lost. The rows of `RULES` are read from the top;
+the first that fits decides. Unknown is not failed: where a host is silent, the verdict is to wait, and
+after `PATIENCE` seconds LIMBO, unless the door is closed: then the source owns the guest, whatever the
+target shows, because a target that was started with `-S` and was never told to run cannot run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.state import Door, Phase, State
+from godwit.model import GuestView, RunState, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE: Final = 60.0
+"""Seconds of silence after which waiting for a host ends in LIMBO (or, before the door was armed, in a rollback)."""
+
+TARGET_SILENCE: Final = 3.0
+"""Seconds of silence of the target's monitor after which a stream whose door is closed is taken back."""
+
+
+class Verdict(StrEnum):
+    """What recovery decides."""
+
+    CONTINUE = "continue"
+    """The migration goes on by itself: follow it."""
+    WAIT = "wait"
+    """Look again in a moment."""
+    COMMIT = "commit"
+    """The target has everything and the source cannot run: open the door, tell the target to run."""
+    FINISH = "finish"
+    """The target runs the guest."""
+    ROLL_BACK = "roll-back"
+    """The source owns the guest: undo."""
+    CRASHED = "crashed"
+    """The guest ran on the target, or may have, and its process is gone: report, never run the source."""
+    LOST_SOURCE = "lost-source"
+    """The guest's process on the source died while the source owned it; nothing ran elsewhere."""
+    LIMBO = "limbo"
+    """Nobody can know: touch nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A verdict and the sentence that explains it."""
+
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The evidence that a rule looks at."""
+
+    state: State
+    source: GuestView
+    target: GuestView
+    waited: float
+
+    @property
+    def s(self) -> RunState:
+        """The source's run state."""
+        return self.source.state
+
+    @property
+    def t(self) -> RunState:
+        """The target's run state."""
+        return self.target.state
+
+    @property
+    def target_complete(self) -> bool:
+        """Whether the target stands still and has received everything."""
+        return self.t is RunState.PAUSED and self.target.stream is StreamStatus.COMPLETED
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the source says that the stream runs."""
+        return self.source.stream in {StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.SWITCHOVER}
+
+    @property
+    def sent(self) -> bool:
+        """Whether the target may have been told to run."""
+        return self.state.door is Door.SENT
+
+    @property
+    def impatient(self) -> bool:
+        """Whether silence has lasted too long."""
+        return self.waited >= PATIENCE
+
+
+_SOURCE_CANNOT_RUN: Final = frozenset({RunState.POSTMIGRATE, RunState.ABSENT})
+_SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.OTHER})
+
+Rule = tuple["Callable[[Seen], bool]", Verdict, str]
+
+RULES: Final[tuple[Rule, ...]] = (
+    # Contradictions first: two running copies must be seen, whatever the phase.
+    (
+        lambda e: e.s is RunState.RUNNING and e.t is RunState.RUNNING,
+        Verdict.LIMBO,
+        "both hosts say that the guest runs; stop one of them by hand at once",
+    ),
+    # The target runs: it owns the guest.
+    (
+        lambda e: e.t is RunState.RUNNING and e.state.phase in {Phase.PENDING, Phase.PREPARING},
+        Verdict.LIMBO,
+        "a guest of this name runs on the target though it was never sent there",
+    ),
+    (lambda e: e.t is RunState.RUNNING, Verdict.FINISH, "the target runs the guest"),
+    # The guest was handed over for good.
+    (
+        lambda e: e.state.phase is Phase.FINISHING and e.t is RunState.ABSENT,
+        Verdict.CRASHED,
+        "the guest ran on the target and its process is gone",
+    ),
+    (lambda e: e.state.phase is Phase.FINISHING, Verdict.FINISH, "the target was seen running before"),
+    # The door may be open: the source may never run again unless the target is proven not to have run.
+    (
+        lambda e: e.sent and e.s is RunState.RUNNING and e.t is not RunState.UNREACHABLE,
+        Verdict.ROLL_BACK,
+        "the source runs and the target does not: the guest was never handed over",
+    ),
+    (
+        lambda e: e.sent and e.target_complete and (e.s in _SOURCE_CANNOT_RUN or e.state.phase is Phase.COMMITTING),
+        Verdict.COMMIT,
+        "the target has everything and waits for the word to run",
+    ),
+    (
+        lambda e: e.sent and e.t is RunState.ABSENT and e.state.phase is Phase.COMMITTING,
+        Verdict.CRASHED,
+        "the target was told to run and its process is gone",
+    ),
+    (
+        lambda e: e.sent and e.t is RunState.ABSENT and e.s not in _SOURCE_ALIVE | {RunState.STOPPED_FOR_SWITCHOVER},
+        Verdict.LIMBO,
+        "the target's process is gone, and whether it had been told to run died with the former runner",
+    ),
+    # Going back was decided, or nothing was streamed yet.
+    (
+        lambda e: e.state.phase in {Phase.PREPARING, Phase.ROLLING_BACK} and e.s is not RunState.ABSENT,
+        Verdict.ROLL_BACK,
+        "nothing was handed over; what was prepared is undone",
+    ),
+    # The source cannot run any more and the target has everything.
+    (
+        lambda e: e.target_complete and e.s in _SOURCE_CANNOT_RUN,
+        Verdict.COMMIT,
+        "the source has handed everything over and the target has all of it",
+    ),
+    # The stream goes on.
+    (
+        lambda e: e.streaming and e.t in {RunState.INCOMING, RunState.PAUSED},
+        Verdict.CONTINUE,
+        "the stream runs",
+    ),
+    (
+        lambda e: e.s is RunState.POSTMIGRATE and e.t is RunState.INCOMING and not e.impatient,
+        Verdict.WAIT,
+        "the target still loads what it received",
+    ),
+    (
+        lambda e: e.streaming and e.t is RunState.UNREACHABLE and not e.sent and e.waited < TARGET_SILENCE,
+        Verdict.WAIT,
+        "the target's monitor is silent",
+    ),
+    # The guest's process died under us.
+    (
+        lambda e: e.s is RunState.ABSENT and e.t is RunState.INCOMING and e.waited < TARGET_SILENCE,
+        Verdict.WAIT,
+        "the source's process is gone; the target may have received everything",
+    ),
+    (
+        lambda e: not e.sent and e.s is RunState.ABSENT and e.t in {RunState.INCOMING, RunState.ABSENT, RunState.OTHER},
+        Verdict.LOST_SOURCE,
+        "the guest's process on the source died before the target had everything",
+    ),
+    # The source is there: it owns the guest as long as the door was not passed.
+    (
+        lambda e: not e.sent and e.s is not RunState.UNREACHABLE and e.s is not RunState.ABSENT,
+        Verdict.ROLL_BACK,
+        "the stream ended without the target taking over",
+    ),
+    (
+        lambda e: e.sent and e.s in _SOURCE_ALIVE and e.t is RunState.ABSENT,
+        Verdict.ROLL_BACK,
+        "the source was never handed over and the target is gone",
+    ),
+    (lambda e: not e.impatient, Verdict.WAIT, "a host is silent"),
+    # Silence for too long.
+    (
+        lambda e: e.t is RunState.INCOMING or (e.state.door is Door.CLOSED and e.t is RunState.ABSENT),
+        Verdict.ROLL_BACK,
+        "the source is silent, and the target never ran: the source keeps the guest",
+    ),
+    (
+        lambda _: True,
+        Verdict.LIMBO,
+        "what one of the hosts says would decide who owns the guest, and it is silent",
+    ),
+)
+
+
+def recover(state: State, source: GuestView, target: GuestView, waited: float) -> Ruling:
+    """Decide from what both hosts show.
+
+    `waited` is in seconds since looking became necessary. Always returns a ruling.
+    """
+    seen = Seen(state, source, target, waited)
+    return next(Ruling(verdict, why) for fits, verdict, why in RULES if fits(seen))

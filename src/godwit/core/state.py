@@ -1,0 +1,136 @@
+"""The state of one migration: everything that must survive a crash of whoever drives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from godwit.model import OutcomeStatus, Owner
+
+
+class Phase(StrEnum):
+    """Where a migration stands. See docs/architecture.md for the picture."""
+
+    PENDING = "pending"
+    PREPARING = "preparing"
+    PRECOPY = "precopy"
+    SWITCHOVER = "switchover"
+    COMMITTING = "committing"
+    FINISHING = "finishing"
+    ROLLING_BACK = "rolling-back"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    LIMBO = "limbo"
+
+
+TERMINAL = frozenset({Phase.DONE, Phase.CANCELLED, Phase.FAILED})
+"""Nothing leaves these. LIMBO is not among them: new evidence leads out of it."""
+
+
+class Door(StrEnum):
+    """How far the one-way door to the target is open: what may have been told to the target.
+
+    CLOSED: `cont` was certainly not sent. ARMED: the record that permits it is durable, and this very runner
+    knows that it did not send it yet. SENT: it was sent, or a runner that died may have sent it.
+    """
+
+    CLOSED = "closed"
+    ARMED = "armed"
+    SENT = "sent"
+
+
+class Held(StrEnum):
+    """What a migration holds and must give back, in the order in which a rollback gives it back.
+
+    SOURCE_STOPPED stands for the duty to see the source run again.
+    """
+
+    STREAM = "stream"
+    TARGET = "target"
+    SOURCE_STOPPED = "source-stopped"
+    SEND_QUEUE = "send-queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a migration goes back: a stable code, what happened, and the mend."""
+
+    code: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One migration. Only `step` makes new ones.
+
+    `prepared` names the sides that are ready, `ended` those for which the stream has completed;
+    `duties` is what FINISHING still has to do; `leftovers` is what could not be removed, in words.
+    """
+
+    phase: Phase = Phase.PENDING
+    owner: Owner = Owner.SOURCE
+    door: Door = Door.CLOSED
+    held: frozenset[Held] = frozenset()
+    uri: str = ""
+    prepared: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    duties: frozenset[str] = frozenset()
+    cancel_requested: bool = False
+    failure: Failure | None = None
+    alive: bool | None = None
+    leftovers: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.phase in TERMINAL
+
+    def with_failure(self, failure: Failure) -> State:
+        """Keep the first failure: later ones are consequences."""
+        return self if self.failure else replace(self, failure=failure)
+
+
+def outcome_status(state: State) -> OutcomeStatus:
+    """Name the end of a migration that is in a terminal phase or in LIMBO."""
+    match state.phase:
+        case Phase.DONE:
+            return OutcomeStatus.COMPLETED
+        case Phase.CANCELLED:
+            return OutcomeStatus.CANCELLED
+        case Phase.LIMBO:
+            return OutcomeStatus.LIMBO
+        case _ if state.owner is Owner.TARGET:
+            return OutcomeStatus.GUEST_CRASHED
+        case _ if state.failure is not None and state.failure.code == "refused":
+            return OutcomeStatus.REFUSED
+        case _:
+            return OutcomeStatus.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class LawBrokenError(Exception):
+    """A state that contradicts the one law: a defect in Godwit, never a user's mistake."""
+
+    state: State
+    why: str = field(default="")
+
+
+def assert_law(state: State) -> None:
+    """Check what must hold in every state; raises LawBrokenError.
+
+    The source may be told to run only while the door is not SENT; the target only once it is armed.
+    """
+    rules = (
+        (state.phase in {Phase.DONE, Phase.FINISHING} and state.owner is not Owner.TARGET, "finishing without owning"),
+        (state.phase is Phase.COMMITTING and state.door is not Door.SENT, "committing through a closed door"),
+        (state.owner is Owner.TARGET and state.door is Door.CLOSED, "target owns behind a closed door"),
+        (state.phase is Phase.ROLLING_BACK and state.owner is not Owner.SOURCE, "rolling back what is not ours"),
+        (state.phase is Phase.ROLLING_BACK and state.door is Door.SENT, "rolling back through a one-way door"),
+        (state.phase is Phase.CANCELLED and state.owner is not Owner.SOURCE, "cancelled without owning"),
+        (state.finished and bool(state.held - {Held.SOURCE_STOPPED}) and not state.leftovers, "ended while holding"),
+    )
+    for broken, why in rules:
+        if broken:
+            raise LawBrokenError(state, why)
