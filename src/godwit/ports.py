@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from godwit.model import Features, GuestFacts, GuestView, HostFacts, Launch, Sample, Vm
+    from godwit.core.state import Phase, State
+    from godwit.model import (
+        Features,
+        GuestFacts,
+        GuestView,
+        HostFacts,
+        HostRecord,
+        Launch,
+        Outcome,
+        Sample,
+        Spec,
+        Vm,
+    )
 
 GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST"]
 
@@ -200,4 +212,140 @@ class Host(Protocol):
 
     async def restore_send_queue(self, lease: str) -> None:
         """Give the lease back; the last one restores the host's own value. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a migration's journal. `data` is plain JSON; `sequence` counts from 1 within the migration."""
+
+    sequence: int
+    at: float
+    kind: str
+    data: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationRow:
+    """A migration as the journal lists it."""
+
+    spec: Spec
+    created: float
+    phase: Phase
+    epoch: int
+    outcome: Outcome | None
+
+
+class Journal(Protocol):
+    """The story of every migration, written before it is acted upon. Raises JournalError."""
+
+    async def create(self, spec: Spec, at: float) -> None:
+        """Begin a story. Raises BusyError when an unfinished one of the same guest exists."""
+        ...
+
+    async def take_over(self, identifier: str) -> int:
+        """Return a new epoch: from now on a runner of an earlier one can write no transition any more."""
+        ...
+
+    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        """Write a new state with the event that led to it; durable means on disk when the call returns.
+
+        Transitions that are not durable are written soon, in order. Raises JournalError for an old epoch.
+        """
+        ...
+
+    def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
+        """Write something that nobody acts upon (a sample, a finding, a mark) soon."""
+        ...
+
+    async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
+        """Write how it ended, durably."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        ...
+
+    async def load(self, identifier: str) -> tuple[MigrationRow, State]:
+        """Return a migration and its last state. Raises UnknownMigrationError."""
+        ...
+
+    async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
+        """Return the journal's lines after that sequence number."""
+        ...
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
+        """List migrations, the newest first."""
+        ...
+
+    async def request_cancel(self, identifier: str, by: str, at: float) -> None:
+        """Ask whoever runs it to cancel."""
+        ...
+
+    async def cancel_requested(self, identifier: str) -> str | None:
+        """Return who asked to cancel, or None."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits and let go."""
+        ...
+
+
+class Inventory(Protocol):
+    """The hosts and guests that Godwit knows. Raises JournalError."""
+
+    async def hosts(self) -> list[HostRecord]:
+        """List all hosts by name."""
+        ...
+
+    async def host(self, name: str) -> HostRecord:
+        """Return a host. Raises UnknownHostError, naming those that exist."""
+        ...
+
+    async def put_host(self, record: HostRecord) -> None:
+        """Add or replace a host."""
+        ...
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host. Raises UnknownHostError."""
+        ...
+
+    async def vms(self) -> list[Vm]:
+        """List all guests by name."""
+        ...
+
+    async def vm(self, name: str) -> Vm:
+        """Return a guest. Raises UnknownVmError, naming those that exist."""
+        ...
+
+    async def put_vm(self, vm: Vm) -> None:
+        """Add or replace a guest."""
+        ...
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest. Raises UnknownVmError."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that a simulation can have its own."""
+
+    def now(self) -> float:
+        """Return UNIX seconds."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        ...
+
+
+class Watch(Protocol):
+    """An outside probe at work."""
+
+    async def replied_since(self, instant: float, deadline: float) -> bool:
+        """Say whether the guest answered a request after `instant`, waiting at most `deadline` seconds for it."""
+        ...
+
+    async def finish(self) -> dict[str, object]:
+        """Stop probing and return the series as plain JSON (see godwit.measure.probe)."""
         ...

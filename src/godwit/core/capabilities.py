@@ -1,0 +1,83 @@
+"""Migration capabilities and parameters: which ones Godwit sets, on which side, and why.
+
+They are negotiated by introspection: a row applies where every side it concerns knows it. Capabilities cannot change
+once a stream runs (QEMU refuses: "There's a migration process in progress"); parameters can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import Side
+
+if TYPE_CHECKING:
+    from godwit.model import Features, Policy
+
+FIRST_DOWNTIME_LIMIT: Final = 0.02
+"""Seconds. QEMU switches over as soon as what remains fits into `downtime-limit`, so its default of 300 ms is spent
+even on an idle guest; a guest that converges reaches 20 ms at no extra time."""
+
+SEND_QUEUE_BYTES: Final = 64 * 1024
+"""The unsent queue of the migration socket. QEMU believes that it has sent what still waits in the kernel; each
+64 KiB on a 400 Mbit/s link is 1.3 ms of blackout."""
+
+_BOTH: Final = frozenset({Side.SOURCE, Side.TARGET})
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One migration capability of QEMU: who must have it set, and what for."""
+
+    name: str
+    sides: frozenset[Side]
+    why: str
+    needed: bool = False
+
+
+CAPABILITIES: Final = (
+    Capability("events", _BOTH, "the switchover is driven by events, not by polls", needed=True),
+    Capability("return-path", _BOTH, "the source learns from the target that it has loaded everything"),
+    Capability(
+        "late-block-activate",
+        frozenset({Side.TARGET}),
+        "the disks stay with the source until the target is told to run, so that a failed switchover can go back",
+    ),
+)
+
+DEFAULTS_ONLY: Final = frozenset({"events"})
+"""What a migration with QEMU's defaults sets all the same: without events nobody could drive it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """What is set on each side, and what could not be (in words)."""
+
+    source: dict[str, bool]
+    target: dict[str, bool]
+    missing: tuple[str, ...] = ()
+
+
+def negotiate(source: Features, target: Features, *, defaults: bool = False) -> Negotiated:
+    """Choose the capabilities that every concerned side knows."""
+    known = {Side.SOURCE: source.capabilities, Side.TARGET: target.capabilities}
+    chosen: dict[Side, dict[str, bool]] = {Side.SOURCE: {}, Side.TARGET: {}}
+    missing: list[str] = []
+    for row in CAPABILITIES:
+        if defaults and row.name not in DEFAULTS_ONLY:
+            continue
+        lacking = sorted(side for side in row.sides if row.name not in known[side])
+        if lacking:
+            missing.append(f"{row.name}: unknown to the {' and the '.join(lacking)}; {row.why}")
+            continue
+        for side in row.sides:
+            chosen[side][row.name] = True
+    return Negotiated(chosen[Side.SOURCE], chosen[Side.TARGET], tuple(missing))
+
+
+def first_parameters(policy: Policy, *, defaults: bool = False) -> dict[str, int | str | bool]:
+    """Return the source's parameters before the stream starts, in QEMU's units (ms, bytes a second; 0 is unlimited)."""
+    if defaults:
+        return {} if policy.bandwidth is None else {"max-bandwidth": policy.bandwidth}
+    limit = min(policy.max_downtime, FIRST_DOWNTIME_LIMIT)
+    return {"downtime-limit": max(1, round(limit * 1000)), "max-bandwidth": policy.bandwidth or 0}

@@ -1,0 +1,29 @@
+"""Run every row of every subject over the evidence."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from godwit.core.preflight.evidence import Evidence
+from godwit.core.preflight.hosts import host_findings
+from godwit.core.preflight.machine import machine_findings
+from godwit.core.preflight.storage import storage_findings
+from godwit.model import Finding, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Evidence", "blocking", "check"]
+
+
+def check(evidence: Evidence) -> tuple[Finding, ...]:
+    """Return all findings, those that block first."""
+    order = list(Severity)
+    found = chain(host_findings(evidence), machine_findings(evidence), storage_findings(evidence))
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def blocking(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return those that forbid the migration."""
+    return tuple(finding for finding in findings if finding.severity is Severity.BLOCK)

@@ -1,0 +1,44 @@
+"""What preflight looks at: facts of both sides, gathered beforehand, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from godwit.model import GuestFacts, GuestView, HostFacts, Policy, Vm
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProof:
+    """Whether one disk is the same file on both sides.
+
+    `token_seen` says that a token written beside the file on the source was read on the target (None: it could not be
+    written, `error` says why); the identities are size and inode, empty where the file is absent.
+    """
+
+    name: str
+    path: str
+    read_only: bool
+    token_seen: bool | None
+    source_identity: str
+    target_identity: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
+
+    `same_machine` says that both names lead to one machine (by its machine-id and hostname).
+    """
+
+    vm: Vm
+    policy: Policy
+    guest: GuestFacts
+    source: HostFacts
+    target: HostFacts
+    on_target: GuestView
+    disks: tuple[DiskProof, ...]
+    reachable: bool
+    ports_taken: tuple[int, ...] = ()

@@ -1,0 +1,164 @@
+"""Checks of the virtual machine: machine type, CPU, accelerator, QEMU versions, devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import Finding, RunState, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from godwit.core.preflight.evidence import Evidence
+
+_HOST_MODELS: Final = frozenset({"host", "max"})
+_UNSAFE_TCG_BEFORE: Final = (8, 2, 0)
+
+
+def machine_findings(e: Evidence) -> Iterator[Finding]:
+    """Yield what is wrong with moving this machine there."""
+    yield from _guest_is_running(e)
+    yield from _may_be_moved(e)
+    yield from _qemu_is_there(e)
+    yield from _machine_type(e)
+    yield from _accelerator(e)
+    yield from _cpu(e)
+
+
+def _guest_is_running(e: Evidence) -> Iterator[Finding]:
+    if e.guest.run_state is not RunState.RUNNING:
+        yield Finding(
+            "not-running",
+            Severity.BLOCK,
+            e.vm.name,
+            f"{e.vm.name} is {e.guest.run_state} on {e.source.name}",
+            "only a running guest can be moved live",
+            f"godwit vm start {e.vm.name}, or continue it",
+        )
+
+
+def _may_be_moved(e: Evidence) -> Iterator[Finding]:
+    if e.guest.libvirt:
+        yield Finding(
+            "libvirt-owned",
+            Severity.BLOCK,
+            e.vm.name,
+            "libvirt owns this QEMU",
+            "two managers of one process undo each other's work",
+            "move it with libvirt's own tools",
+        )
+    for descriptor in e.guest.inherited_descriptors:
+        yield Finding(
+            "inherited-descriptor",
+            Severity.BLOCK,
+            e.vm.name,
+            f"its command line takes an open file from whoever started it: {descriptor}",
+            "the same command line cannot be started on another host",
+            "start the guest with paths or interface names instead",
+        )
+    for blocker in e.guest.blockers:
+        yield Finding(
+            "blocked-by-qemu",
+            Severity.BLOCK,
+            e.vm.name,
+            blocker,
+            "QEMU refuses to migrate this guest",
+            "unplug the device named, or end what it names",
+        )
+
+
+def _qemu_is_there(e: Evidence) -> Iterator[Finding]:
+    qemu = e.target.qemu
+    if qemu is None:
+        yield Finding(
+            "qemu-missing",
+            Severity.BLOCK,
+            e.target.name,
+            f"{e.target.name} has no {e.guest.launch.argv[0]}",
+            "nothing could run the guest there",
+            f"install QEMU on {e.target.name}",
+        )
+        return
+    if qemu.version < e.guest.qemu_version:
+        yield Finding(
+            "qemu-older",
+            Severity.WARN,
+            e.target.name,
+            f"QEMU {_dotted(e.guest.qemu_version)} on {e.source.name}, {_dotted(qemu.version)} on {e.target.name}",
+            "a move to an older QEMU can fail late, when device state of the newer one arrives",
+            f"upgrade QEMU on {e.target.name}",
+        )
+    versions = min(qemu.version, e.guest.qemu_version)
+    if e.guest.accelerator == "tcg" and versions < _UNSAFE_TCG_BEFORE:
+        yield Finding(
+            "tcg-corrupts",
+            Severity.WARN,
+            e.vm.name,
+            f"TCG on QEMU {_dotted(versions)}",
+            "before 8.2 its dirty tracking has a race: a guest that writes can arrive corrupted",
+            "use QEMU 8.2 or newer, or KVM",
+        )
+
+
+def _machine_type(e: Evidence) -> Iterator[Finding]:
+    qemu = e.target.qemu
+    if qemu is not None and qemu.machine_types and e.guest.machine not in qemu.machine_types:
+        yield Finding(
+            "machine-type",
+            Severity.BLOCK,
+            e.guest.machine,
+            f"QEMU {_dotted(qemu.version)} on {e.target.name} has no machine type {e.guest.machine}",
+            "the guest must find the same board on the other side",
+            f"install a QEMU on {e.target.name} that has it",
+        )
+
+
+def _accelerator(e: Evidence) -> Iterator[Finding]:
+    if e.guest.accelerator not in e.target.accelerators:
+        usable = ", ".join(e.target.accelerators) or "none"
+        yield Finding(
+            "accelerator",
+            Severity.BLOCK,
+            e.target.name,
+            f"{e.vm.name} runs under {e.guest.accelerator}; usable on {e.target.name}: {usable}",
+            "a running guest cannot change its accelerator",
+            "; ".join(e.target.notes) or f"make {e.guest.accelerator} usable on {e.target.name}",
+        )
+
+
+def _cpu(e: Evidence) -> Iterator[Finding]:
+    """Compare flags where the guest sees the host's own CPU; a named model under TCG is emulated alike everywhere."""
+    if e.source.architecture != e.target.architecture:
+        yield Finding(
+            "architecture",
+            Severity.BLOCK,
+            e.target.name,
+            f"{e.source.architecture} on {e.source.name}, {e.target.architecture} on {e.target.name}",
+            "the guest's instructions mean nothing there",
+            "choose a host of the same architecture",
+        )
+    if e.guest.accelerator == "tcg":
+        return
+    missing = sorted(e.source.cpu_flags - e.target.cpu_flags)
+    if missing and e.guest.cpu_model.split(",")[0] in _HOST_MODELS:
+        yield Finding(
+            "cpu-flags",
+            Severity.BLOCK,
+            e.target.name,
+            f"{e.target.cpu_model} lacks {', '.join(missing[:8])}{' and more' if len(missing) > 8 else ''}",  # noqa: PLR2004
+            "the guest may be using them and would crash",
+            "start the guest with a CPU model that both hosts have",
+        )
+    if e.source.cpu_vendor != e.target.cpu_vendor:
+        yield Finding(
+            "cpu-vendor",
+            Severity.WARN,
+            e.target.name,
+            f"{e.source.cpu_vendor} on {e.source.name}, {e.target.cpu_vendor} on {e.target.name}",
+            "a guest moved between vendors can fail on what it learnt of its CPU at boot",
+            "choose a host of the same vendor",
+        )
+
+
+def _dotted(version: tuple[int, int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,162 @@
+"""Journal and inventory in memory: for the simulation, whose virtual clock no threaded driver could follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from godwit.core.state import State
+from godwit.errors import BusyError, JournalError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.ports import Entry, MigrationRow
+
+if TYPE_CHECKING:
+    from godwit.model import HostRecord, Outcome, Spec, Vm
+
+
+@dataclass(slots=True)
+class _Story:
+    spec: Spec
+    created: float
+    epoch: int = 0
+    state: State = field(default_factory=State)
+    durable_state: State = field(default_factory=State)
+    outcome: Outcome | None = None
+    cancel_by: str | None = None
+    entries: list[Entry] = field(default_factory=list)
+
+
+class MemoryJournal:
+    """See `godwit.ports.Journal`. `lose_unsynced` forgets what a crash of the machine would."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._stories: dict[str, _Story] = {}
+
+    def _story(self, identifier: str) -> _Story:
+        if identifier not in self._stories:
+            message = f"there is no migration {identifier!r}"
+            raise UnknownMigrationError(message, remedy="godwit history lists them")
+        return self._stories[identifier]
+
+    async def create(self, spec: Spec, at: float) -> None:
+        """Begin a story; see the port."""
+        for story in self._stories.values():
+            if story.spec.vm == spec.vm and not story.state.finished:
+                message = f"{spec.vm} is being migrated already: {story.spec.id}"
+                raise BusyError(message, remedy=f"godwit watch {story.spec.id}, or godwit cancel {story.spec.id}")
+        self._stories[spec.id] = _Story(spec, at)
+
+    async def take_over(self, identifier: str) -> int:
+        """Fence earlier runners off; see the port."""
+        story = self._story(identifier)
+        story.epoch += 1
+        return story.epoch
+
+    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        """Write a step of the machine; see the port."""
+        story = self._story(identifier)
+        if story.epoch != epoch:
+            message = f"another runner took over {identifier}; this one stops here"
+            raise JournalError(message)
+        story.entries.append(replace(entry, sequence=len(story.entries) + 1))
+        story.state = state
+        if durable:
+            story.durable_state = state
+
+    def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
+        """Write what nobody acts upon; see the port."""
+        story = self._story(identifier)
+        story.entries.append(Entry(len(story.entries) + 1, at, kind, data))
+
+    async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
+        """Write the outcome; see the port."""
+        story = self._story(identifier)
+        if story.epoch != epoch:
+            message = f"another runner took over {identifier}; this one stops here"
+            raise JournalError(message)
+        story.outcome = outcome
+
+    async def flush(self) -> None:
+        """Nothing waits here."""
+
+    def lose_unsynced(self, identifier: str) -> None:
+        """Forget the transitions since the last durable one, as a machine does that loses power."""
+        story = self._story(identifier)
+        story.state = story.durable_state
+
+    async def load(self, identifier: str) -> tuple[MigrationRow, State]:
+        """Return a migration and its last state; see the port."""
+        story = self._story(identifier)
+        return self._row(story), story.state
+
+    def _row(self, story: _Story) -> MigrationRow:
+        return MigrationRow(story.spec, story.created, story.state.phase, story.epoch, story.outcome)
+
+    async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
+        """Return the journal's lines; see the port."""
+        return self._story(identifier).entries[after:]
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
+        """List migrations; see the port."""
+        stories = sorted(self._stories.values(), key=lambda story: story.created, reverse=True)
+        return [self._row(story) for story in stories if not (unfinished and story.state.finished)][:limit]
+
+    async def request_cancel(self, identifier: str, by: str, at: float) -> None:  # noqa: ARG002 - the port has it
+        """Ask the runner to cancel; see the port."""
+        self._story(identifier).cancel_by = by
+
+    async def cancel_requested(self, identifier: str) -> str | None:
+        """Return who asked to cancel; see the port."""
+        return self._story(identifier).cancel_by
+
+    async def close(self) -> None:
+        """Keep everything: the simulation may look at it afterwards."""
+
+
+class MemoryInventory:
+    """See `godwit.ports.Inventory`."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._hosts: dict[str, HostRecord] = {}
+        self._vms: dict[str, Vm] = {}
+
+    async def hosts(self) -> list[HostRecord]:
+        """List all hosts by name."""
+        return [self._hosts[name] for name in sorted(self._hosts)]
+
+    async def host(self, name: str) -> HostRecord:
+        """Return a host; see the port."""
+        if name not in self._hosts:
+            message = f"there is no host {name!r}; known: {', '.join(sorted(self._hosts)) or 'none'}"
+            raise UnknownHostError(message, remedy="godwit host add NAME local|ssh://user@host[:port]")
+        return self._hosts[name]
+
+    async def put_host(self, record: HostRecord) -> None:
+        """Add or replace a host."""
+        self._hosts[record.name] = record
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host."""
+        await self.host(name)
+        del self._hosts[name]
+
+    async def vms(self) -> list[Vm]:
+        """List all guests by name."""
+        return [self._vms[name] for name in sorted(self._vms)]
+
+    async def vm(self, name: str) -> Vm:
+        """Return a guest; see the port."""
+        if name not in self._vms:
+            message = f"there is no guest {name!r}; known: {', '.join(sorted(self._vms)) or 'none'}"
+            raise UnknownVmError(message, remedy="godwit vm define FILE.toml, or godwit vm adopt HOST --qmp PATH")
+        return self._vms[name]
+
+    async def put_vm(self, vm: Vm) -> None:
+        """Add or replace a guest."""
+        self._vms[vm.name] = vm
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest."""
+        await self.vm(name)
+        del self._vms[name]

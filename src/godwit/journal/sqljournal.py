@@ -1,0 +1,312 @@
+"""The journal and the inventory over SQLAlchemy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import CursorResult, delete, func, insert, select, update
+
+from godwit.core.state import TERMINAL, Phase, State
+from godwit.errors import BusyError, JournalError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.journal.codec import dump, load
+from godwit.journal.tables import entries, hosts, migrations, vms
+from godwit.model import HostRecord, Outcome, Spec, Vm
+from godwit.ports import Entry, MigrationRow
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row, Table
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from godwit.journal.database import Database
+
+_SOON: Final = 0.15
+"""Seconds within which what nobody waits for is written."""
+
+_ENDED: Final = [phase.value for phase in TERMINAL]
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    identifier: str
+    entry: Entry
+    epoch: int | None = None
+    state: State | None = None
+
+
+class SqlJournal:
+    """The journal over a database; see `godwit.ports.Journal`."""
+
+    def __init__(self, database: Database) -> None:
+        """Write to `database`."""
+        self._database = database
+        self._waiting: list[_Write] = []
+        self._sequences: dict[str, int] = {}
+        self._flushing = asyncio.Lock()
+        self._later: asyncio.Task[None] | None = None
+        self._broken: JournalError | None = None
+
+    async def create(self, spec: Spec, at: float) -> None:
+        """Begin a story; see the port."""
+
+        async def work(connection: AsyncConnection) -> None:
+            busy = select(migrations.c.id).where(migrations.c.vm == spec.vm, migrations.c.phase.not_in(_ENDED))
+            other = (await connection.execute(busy)).scalar()
+            if other is not None:
+                message = f"{spec.vm} is being migrated already: {other}"
+                raise BusyError(message, remedy=f"godwit watch {other}, or godwit cancel {other}")
+            row = {"id": spec.id, "vm": spec.vm, "created": at, "spec": dump(spec), "epoch": 0}
+            await connection.execute(insert(migrations).values(**row, phase=Phase.PENDING.value, state=dump(State())))
+
+        await self._database.write(work, durable=True)
+
+    async def take_over(self, identifier: str) -> int:
+        """Fence earlier runners off; see the port."""
+
+        async def work(connection: AsyncConnection) -> int:
+            bump = update(migrations).where(migrations.c.id == identifier).values(epoch=migrations.c.epoch + 1)
+            await connection.execute(bump)
+            epoch = await connection.execute(select(migrations.c.epoch).where(migrations.c.id == identifier))
+            return int(epoch.scalar_one())
+
+        await self.load(identifier)
+        return await self._database.write(work, durable=True)
+
+    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        """Write a step of the machine; see the port."""
+        self._waiting.append(_Write(identifier, entry, epoch, state))
+        if durable:
+            await self._flush(durable=True)
+        else:
+            self._flush_soon()
+        if self._broken is not None:
+            raise self._broken
+
+    def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
+        """Write what nobody acts upon; see the port."""
+        self._waiting.append(_Write(identifier, Entry(0, at, kind, data)))
+        self._flush_soon()
+
+    async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
+        """Write the outcome; see the port."""
+        await self._flush(durable=False)
+
+        async def work(connection: AsyncConnection) -> None:
+            mine = (migrations.c.id == identifier) & (migrations.c.epoch == epoch)
+            done = await connection.execute(update(migrations).where(mine).values(outcome=dump(outcome)))
+            _require_epoch(done, identifier)
+
+        await self._database.write(work, durable=True)
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        await self._flush(durable=False)
+
+    def _flush_soon(self) -> None:
+        if self._later is None or self._later.done():
+            self._later = asyncio.create_task(self._flush_later(), name="journal-flush")
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(_SOON)
+        try:
+            await self._flush(durable=False)
+        except JournalError as error:  # told to the next caller, who can act on it
+            self._broken = error
+
+    async def _flush(self, *, durable: bool) -> None:
+        async with self._flushing:
+            batch, self._waiting = self._waiting, []
+            if not batch and not durable:
+                return
+            try:
+                await self._database.write(lambda connection: self._write(connection, batch), durable=durable)
+            except JournalError:
+                self._waiting = batch + self._waiting
+                raise
+            if durable:
+                self._broken = None
+
+    async def _write(self, connection: AsyncConnection, batch: list[_Write]) -> None:
+        rows: list[dict[str, Any]] = []
+        sequences = dict(self._sequences)
+        for write in batch:
+            if write.identifier not in sequences:
+                newest = select(func.max(entries.c.sequence)).where(entries.c.migration == write.identifier)
+                sequences[write.identifier] = (await connection.execute(newest)).scalar() or 0
+            sequences[write.identifier] += 1
+            entry = replace(write.entry, sequence=sequences[write.identifier])
+            rows.append(
+                {
+                    "migration": write.identifier,
+                    "sequence": entry.sequence,
+                    "at": entry.at,
+                    "kind": entry.kind,
+                    "data": json.dumps(entry.data, separators=(",", ":")),
+                }
+            )
+            if write.state is not None:
+                mine = (migrations.c.id == write.identifier) & (migrations.c.epoch == write.epoch)
+                values = {"phase": write.state.phase.value, "state": dump(write.state)}
+                _require_epoch(
+                    await connection.execute(update(migrations).where(mine).values(**values)), write.identifier
+                )
+        if rows:
+            await connection.execute(insert(entries), rows)
+        self._sequences = sequences
+
+    async def load(self, identifier: str) -> tuple[MigrationRow, State]:
+        """Return a migration and its last state; see the port."""
+
+        async def work(connection: AsyncConnection) -> Row[Any] | None:
+            return (await connection.execute(select(migrations).where(migrations.c.id == identifier))).one_or_none()
+
+        row = await self._database.read(work)
+        if row is None:
+            message = f"there is no migration {identifier!r}"
+            raise UnknownMigrationError(message, remedy="godwit history lists them")
+        return _row(row), load(State, row.state)
+
+    async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
+        """Return the journal's lines; see the port."""
+
+        async def work(connection: AsyncConnection) -> list[Entry]:
+            chosen = (
+                select(entries)
+                .where(entries.c.migration == identifier, entries.c.sequence > after)
+                .order_by(entries.c.sequence)
+            )
+            return [Entry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in await connection.execute(chosen)]
+
+        return await self._database.read(work)
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
+        """List migrations; see the port."""
+
+        async def work(connection: AsyncConnection) -> list[MigrationRow]:
+            chosen = select(migrations).order_by(migrations.c.created.desc()).limit(limit)
+            if unfinished:
+                chosen = chosen.where(migrations.c.phase.not_in(_ENDED))
+            return [_row(row) for row in await connection.execute(chosen)]
+
+        return await self._database.read(work)
+
+    async def request_cancel(self, identifier: str, by: str, at: float) -> None:
+        """Ask the runner to cancel; see the port."""
+        await self.load(identifier)
+
+        async def work(connection: AsyncConnection) -> None:
+            asked = update(migrations).where(migrations.c.id == identifier).values(cancel_by=by, cancel_at=at)
+            await connection.execute(asked)
+
+        await self._database.write(work, durable=True)
+
+    async def cancel_requested(self, identifier: str) -> str | None:
+        """Return who asked to cancel; see the port."""
+
+        async def work(connection: AsyncConnection) -> str | None:
+            chosen = select(migrations.c.cancel_by).where(migrations.c.id == identifier)
+            by: str | None = (await connection.execute(chosen)).scalar()
+            return by
+
+        return await self._database.read(work)
+
+    async def close(self) -> None:
+        """Write what waits and let go."""
+        if self._later is not None:
+            self._later.cancel()
+            await asyncio.gather(self._later, return_exceptions=True)
+        await self._flush(durable=False)
+        await self._database.close()
+
+
+def _require_epoch(result: CursorResult[Any], identifier: str) -> None:
+    if result.rowcount != 1:
+        message = f"another runner took over {identifier}; this one stops here"
+        raise JournalError(message)
+
+
+def _row(row: Row[Any]) -> MigrationRow:
+    outcome = load(Outcome, row.outcome) if row.outcome else None
+    return MigrationRow(load(Spec, row.spec), row.created, Phase(row.phase), row.epoch, outcome)
+
+
+class SqlInventory:
+    """Hosts and guests over a database; see `godwit.ports.Inventory`."""
+
+    def __init__(self, database: Database) -> None:
+        """Keep them in `database`."""
+        self._database = database
+
+    async def hosts(self) -> list[HostRecord]:
+        """List all hosts by name."""
+        return [load(HostRecord, text) for text in await self._all(hosts)]
+
+    async def host(self, name: str) -> HostRecord:
+        """Return a host; see the port."""
+        text = await self._one(hosts, name)
+        if text is None:
+            known = ", ".join(record.name for record in await self.hosts()) or "none"
+            message = f"there is no host {name!r}; known: {known}"
+            raise UnknownHostError(message, remedy="godwit host add NAME local|ssh://user@host[:port]")
+        return load(HostRecord, text)
+
+    async def put_host(self, record: HostRecord) -> None:
+        """Add or replace a host."""
+        await self._put(hosts, record.name, dump(record))
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host."""
+        await self.host(name)
+        await self._delete(hosts, name)
+
+    async def vms(self) -> list[Vm]:
+        """List all guests by name."""
+        return [load(Vm, text) for text in await self._all(vms)]
+
+    async def vm(self, name: str) -> Vm:
+        """Return a guest; see the port."""
+        text = await self._one(vms, name)
+        if text is None:
+            known = ", ".join(vm.name for vm in await self.vms()) or "none"
+            message = f"there is no guest {name!r}; known: {known}"
+            raise UnknownVmError(message, remedy="godwit vm define FILE.toml, or godwit vm adopt HOST --qmp PATH")
+        return load(Vm, text)
+
+    async def put_vm(self, vm: Vm) -> None:
+        """Add or replace a guest."""
+        await self._put(vms, vm.name, dump(vm))
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest."""
+        await self.vm(name)
+        await self._delete(vms, name)
+
+    async def _all(self, table: Table) -> list[str]:
+        async def work(connection: AsyncConnection) -> list[str]:
+            return list((await connection.execute(select(table.c.record).order_by(table.c.name))).scalars())
+
+        return await self._database.read(work)
+
+    async def _one(self, table: Table, name: str) -> str | None:
+        async def work(connection: AsyncConnection) -> str | None:
+            text: str | None = (
+                await connection.execute(select(table.c.record).where(table.c.name == name))
+            ).scalar_one_or_none()
+            return text
+
+        return await self._database.read(work)
+
+    async def _put(self, table: Table, name: str, record: str) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(table).where(table.c.name == name))
+            await connection.execute(insert(table).values(name=name, record=record))
+
+        await self._database.write(work, durable=True)
+
+    async def _delete(self, table: Table, name: str) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(table).where(table.c.name == name))
+
+        await self._database.write(work, durable=True)

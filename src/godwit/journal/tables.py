@@ -1,0 +1,46 @@
+"""The tables. Values are stored as JSON text; columns exist for what is searched by."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text
+
+metadata = MetaData()
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("vm", String(128), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("phase", String(32), nullable=False, index=True),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("state", Text, nullable=False),
+    Column("outcome", Text),
+    Column("cancel_by", Text),
+    Column("cancel_at", Float),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("migration", String(64), primary_key=True),
+    Column("sequence", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("data", Text, nullable=False),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+vms = Table(
+    "vms",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("record", Text, nullable=False),
+)
