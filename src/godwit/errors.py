@@ -26,6 +26,7 @@ GodwitError
 ├── LimboError                nobody can know who owns the guest           exit 9
 ├── GuestCrashedError         the guest ran on the target and is gone      exit 10
 ├── JournalError              the journal cannot be read or written        exit 11
+│   └── SupersededError       another runner took the migration over
 ├── ProbeError                the outside probe cannot see                 exit 12
 └── LabError                  the laboratory cannot be made or found       exit 13
 
@@ -220,6 +221,12 @@ class JournalError(GodwitError):
 
     code = "journal"
     exit_status = 11
+
+
+class SupersededError(JournalError):
+    """Another runner took this migration over; this one may do nothing any more."""
+
+    code = "superseded"
 
 
 class ProbeError(GodwitError):

@@ -321,6 +321,17 @@ class Downtime:
     breakdown: tuple[tuple[str, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class WatchResult:
+    """What an outside client felt. `series` is plain JSON, see godwit.measure.series; None where nothing answered."""
+
+    client_gap_ms: float | None
+    probe_lag_ms: float | None
+    lost: int
+    errors: int
+    series: dict[str, object]
+
+
 class OutcomeStatus(StrEnum):
     """How a migration ended."""
 

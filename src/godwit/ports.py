@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         HostRecord,
         Launch,
         Outcome,
+        ProbeRequest,
         Sample,
         Spec,
         Vm,
+        WatchResult,
     )
 
 GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST"]
@@ -165,9 +167,10 @@ class Host(Protocol):
         """Make folders and taps that the launch needs; what it made is removed by `destroy`."""
         ...
 
-    async def launch(self, vm: Vm, launch: Launch) -> int:
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
         """Start QEMU detached from everything; returns its pid when its monitor answers.
 
+        `incoming` starts it paused and waiting for `Guest.listen` instead of running the guest.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
         ...
@@ -343,9 +346,17 @@ class Watch(Protocol):
     """An outside probe at work."""
 
     async def replied_since(self, instant: float, deadline: float) -> bool:
-        """Say whether the guest answered a request after `instant`, waiting at most `deadline` seconds for it."""
+        """Say whether the guest answered a request sent after `instant`; waits at most `deadline` seconds for it."""
         ...
 
-    async def finish(self) -> dict[str, object]:
-        """Stop probing and return the series as plain JSON (see godwit.measure.probe)."""
+    async def finish(self, stopped: float | None, resumed: float | None) -> WatchResult:
+        """Stop probing; the gap is looked for around the blackout if its ends are given (controller's clock)."""
+        ...
+
+
+class Watcher(Protocol):
+    """Starts outside probes."""
+
+    async def start(self, request: ProbeRequest) -> Watch:
+        """Start to probe. Raises ProbeError."""
         ...

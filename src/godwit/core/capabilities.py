@@ -48,6 +48,9 @@ CAPABILITIES: Final = (
 DEFAULTS_ONLY: Final = frozenset({"events"})
 """What a migration with QEMU's defaults sets all the same: without events nobody could drive it."""
 
+QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
+"""QEMU's own values (migration/options.c); set explicitly, for an earlier move may have left others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
@@ -64,20 +67,19 @@ def negotiate(source: Features, target: Features, *, defaults: bool = False) -> 
     chosen: dict[Side, dict[str, bool]] = {Side.SOURCE: {}, Side.TARGET: {}}
     missing: list[str] = []
     for row in CAPABILITIES:
-        if defaults and row.name not in DEFAULTS_ONLY:
-            continue
+        wanted = not defaults or row.name in DEFAULTS_ONLY
         lacking = sorted(side for side in row.sides if row.name not in known[side])
         if lacking:
             missing.append(f"{row.name}: unknown to the {' and the '.join(lacking)}; {row.why}")
             continue
         for side in row.sides:
-            chosen[side][row.name] = True
+            chosen[side][row.name] = wanted
     return Negotiated(chosen[Side.SOURCE], chosen[Side.TARGET], tuple(missing))
 
 
 def first_parameters(policy: Policy, *, defaults: bool = False) -> dict[str, int | str | bool]:
     """Return the source's parameters before the stream starts, in QEMU's units (ms, bytes a second; 0 is unlimited)."""
     if defaults:
-        return {} if policy.bandwidth is None else {"max-bandwidth": policy.bandwidth}
+        return QEMU_DEFAULTS if policy.bandwidth is None else QEMU_DEFAULTS | {"max-bandwidth": policy.bandwidth}
     limit = min(policy.max_downtime, FIRST_DOWNTIME_LIMIT)
     return {"downtime-limit": max(1, round(limit * 1000)), "max-bandwidth": policy.bandwidth or 0}

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 
 from godwit.errors import JournalError
-
-if TYPE_CHECKING:
-    from godwit.core.events import Command, Event
-    from godwit.core.state import State
 
 T = TypeVar("T")
 
@@ -37,20 +32,3 @@ def load(kind: type[T], text: str) -> T:
     except ValidationError as error:
         message = f"the journal holds a {kind.__name__} that cannot be read: {error.errors()[0]['msg']}"
         raise JournalError(message) from error
-
-
-def plain(value: object) -> Any:  # noqa: ANN401 - JSON has no narrower type
-    """Return `value` as plain JSON data: dictionaries, lists, strings, numbers."""
-    return to_jsonable_python(value)
-
-
-def transition(event: Event, state: State, commands: tuple[Command, ...]) -> dict[str, object]:
-    """Describe one step of the machine for the journal's readers."""
-    return {
-        "event": type(event).__name__,
-        "detail": cast("dict[str, object]", plain(event)),
-        "phase": state.phase.value,
-        "owner": state.owner.value,
-        "door": state.door.value,
-        "commands": [type(command).__name__ for command in commands],
-    }

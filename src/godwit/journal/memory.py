@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from godwit.core.state import State
-from godwit.errors import BusyError, JournalError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class MemoryJournal:
         story = self._story(identifier)
         if story.epoch != epoch:
             message = f"another runner took over {identifier}; this one stops here"
-            raise JournalError(message)
+            raise SupersededError(message)
         story.entries.append(replace(entry, sequence=len(story.entries) + 1))
         story.state = state
         if durable:
@@ -73,7 +73,7 @@ class MemoryJournal:
         story = self._story(identifier)
         if story.epoch != epoch:
             message = f"another runner took over {identifier}; this one stops here"
-            raise JournalError(message)
+            raise SupersededError(message)
         story.outcome = outcome
 
     async def flush(self) -> None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import CursorResult, delete, func, insert, select, update
 
 from godwit.core.state import TERMINAL, Phase, State
-from godwit.errors import BusyError, JournalError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.errors import (
+    BusyError,
+    JournalError,
+    SupersededError,
+    UnknownHostError,
+    UnknownMigrationError,
+    UnknownVmError,
+)
 from godwit.journal.codec import dump, load
 from godwit.journal.tables import entries, hosts, migrations, vms
 from godwit.model import HostRecord, Outcome, Spec, Vm
@@ -224,7 +231,7 @@ class SqlJournal:
 def _require_epoch(result: CursorResult[Any], identifier: str) -> None:
     if result.rowcount != 1:
         message = f"another runner took over {identifier}; this one stops here"
-        raise JournalError(message)
+        raise SupersededError(message)
 
 
 def _row(row: Row[Any]) -> MigrationRow:

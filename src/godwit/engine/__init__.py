@@ -1,0 +1,1 @@
+"""Runs one migration: the only interpreter of the machine's commands."""

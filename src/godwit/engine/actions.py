@@ -1,0 +1,235 @@
+"""What each command of the machine does to the world. Every action ends in an event, or raises a GodwitError."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core.capabilities import SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
+from godwit.core.preflight import blocking, check
+from godwit.engine.gather import gather
+from godwit.errors import GodwitError, HypervisorError, LimboError, MigrationFailedError, RefusedError
+from godwit.model import Finding, GuestFacts, RunState, Severity, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from godwit.core.ledger import Ledger
+    from godwit.engine.parts import Parts
+    from godwit.engine.sides import Sides
+    from godwit.model import Features, GuestView
+    from godwit.ports import Guest
+
+_LISTEN_TRIES: Final = 3
+_RUNNING_DEADLINE: Final = 5.0
+_STREAM_END_DEADLINE: Final = 8.0
+_POLL: Final = 0.05
+_LIVE_STREAMS: Final = frozenset({StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.SWITCHOVER, StreamStatus.OTHER})
+
+
+@dataclass(slots=True)
+class Actions:
+    """Carries out commands. `facts` is known once Check has run; after a crash nothing needs it any more."""
+
+    parts: Parts
+    sides: Sides
+    ledger: Ledger
+    findings: tuple[Finding, ...] = ()
+    facts: GuestFacts | None = None
+    result: dict[str, float] = field(default_factory=dict)
+    _address: str = ""
+    _source_features: Features | None = None
+    _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def note(self, kind: str, **data: object) -> None:
+        """Write to the journal what nobody acts upon."""
+        self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)
+
+    def find(self, finding: Finding) -> None:
+        """Keep and journal something that the user should know."""
+        self.findings = (*self.findings, finding)
+        self.note(
+            "finding",
+            code=finding.code,
+            severity=finding.severity.value,
+            subject=finding.subject,
+            found=finding.found,
+            why=finding.why,
+            mend=finding.mend,
+        )
+
+    # -- the way there ---------------------------------------------------------------------------------------------
+
+    async def check(self, _: e.Check) -> e.Event:
+        """Gather facts, run preflight; a blocking finding ends the migration before anything was changed."""
+        await asyncio.gather(self.parts.source.connect(), self.parts.target.connect())
+        guest = await self.sides.attach(Side.SOURCE)
+        evidence, self._source_features = await asyncio.gather(gather(self.parts, guest), guest.features())
+        for finding in check(evidence):
+            self.find(finding)
+        if blocked := blocking(self.findings):
+            first = blocked[0]
+            others = f" (and {len(blocked) - 1} more)" if len(blocked) > 1 else ""
+            message = f"{first.found}: {first.why}{others}"
+            raise RefusedError(message, remedy=first.mend)
+        self.facts = evidence.guest
+        self._address = evidence.target.migration_address
+        return e.Checked()
+
+    async def prepare_target(self, _: e.PrepareTarget) -> e.Event:
+        """Start the target paused, agree on capabilities, listen."""
+        assert self.facts is not None  # noqa: S101 - Check came before; for the type checker
+        assert self._source_features is not None  # noqa: S101 - as above
+        vm, target = self.parts.vm, self.parts.target
+        await target.prepare_launch(vm, self.facts.launch)
+        await target.launch(vm, self.facts.launch, incoming=True)
+        guest = await self.sides.attach(Side.TARGET)
+        agreed = negotiate(self._source_features, await guest.features(), defaults=self.parts.spec.defaults)
+        await guest.set_capabilities(agreed.target)
+        self._negotiated.set_result(agreed)
+        for missing in agreed.missing:
+            self.note("note", text=f"capability not available: {missing}")
+        return e.TargetPrepared(await self._listen(guest))
+
+    async def _listen(self, guest: Guest) -> str:
+        address = f"[{self._address}]" if ":" in self._address else self._address
+        for attempt in range(_LISTEN_TRIES):
+            uri = f"tcp:{address}:{await self.parts.target.free_port(self._address)}"
+            self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
+            try:
+                await guest.listen(uri)
+            except HypervisorError as error:
+                # Between looking for a free port and claiming it somebody else may have taken it.
+                if attempt == _LISTEN_TRIES - 1 or "in use" not in error.message:
+                    raise
+            else:
+                return uri
+        message = f"{self.parts.target.name} has no free port at {address}"
+        raise MigrationFailedError(message)
+
+    async def prepare_source(self, _: e.PrepareSource) -> e.Event:
+        """Shorten the send queue, then set what was agreed upon."""
+        spec = self.parts.spec
+        if not spec.defaults and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
+            self.note("note", text="the send queue of the source could not be shortened; the blackout may be longer")
+        agreed = await self._negotiated
+        guest = await self.sides.attach(Side.SOURCE)
+        await guest.set_capabilities(agreed.source)
+        await guest.set_parameters(first_parameters(spec.policy, defaults=spec.defaults))
+        return e.SourcePrepared()
+
+    async def start_stream(self, command: e.StartStream) -> e.Event:
+        """Tell the source to send."""
+        guest = await self.sides.attach(Side.SOURCE)
+        now = self.parts.clock.now()
+        self.sides.asked[Side.SOURCE, "setup"] = now
+        self.mark("stream_started", now)
+        await guest.migrate(command.uri)
+        return e.StreamStarted()
+
+    def mark(self, name: str, at: float) -> None:
+        """Keep an instant of our own, in the journal, too."""
+        if self.ledger.mark(name, at):
+            self.note("mark", name=name, received=at)
+
+    async def adjust(self, command: e.Adjust) -> e.Event | None:
+        """Change parameters of the running stream."""
+        guest = await self.sides.attach(Side.SOURCE)
+        await guest.set_parameters(dict(command.parameters))
+        return None
+
+    async def continue_target(self, _: e.ContinueTarget) -> e.Event:
+        """Go through the one-way door; RESUME or the status counts, not that `cont` returned."""
+        guest = await self.sides.attach(Side.TARGET)
+        sent = self.parts.clock.now()
+        self.sides.asked[Side.TARGET, "RESUME"] = sent
+        self.ledger.mark("continue_sent", sent)
+        await guest.resume()
+        self.ledger.mark("continue_returned", self.parts.clock.now())
+        self.note("mark", name="continue_sent", received=sent)
+        view = await self._wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
+        if view.state is not RunState.RUNNING:
+            message = f"the target was told to run and is {view.state} ({view.raw})"
+            raise HypervisorError(message)
+        self.mark("target_running", self.parts.clock.now())
+        return e.TargetRunning()
+
+    async def _wait_for(self, guest: Guest, deadline: float, good: Callable[[GuestView], bool]) -> GuestView:
+        """Look until `good` holds or `deadline` seconds have passed; the last view is returned either way."""
+        end = self.parts.clock.now() + deadline
+        while True:
+            view = await guest.view()
+            if good(view) or self.parts.clock.now() >= end:
+                return view
+            await self.parts.clock.sleep(_POLL)
+
+    # -- finishing -------------------------------------------------------------------------------------------------
+
+    async def remove_source(self, _: e.RemoveSource) -> e.Event:
+        """Record the guest's new home, read QEMU's own figures, end the stopped source."""
+        vm = self.parts.vm
+        launch = self.facts.launch if self.facts else vm.launch
+        await self.parts.inventory.put_vm(replace(vm, host=self.parts.target.name, launch=launch))
+        view = await self.sides.look(Side.SOURCE)
+        if view.state is RunState.RUNNING:
+            message = f"{vm.name} runs on {self.parts.source.name} although the target owns it"
+            raise LimboError(message, remedy=f"end it on {self.parts.source.name} by hand: process {view.pid}")
+        guest = self.sides.guests.get(Side.SOURCE)
+        if guest is not None:
+            self.result = await guest.migration_result()
+            await guest.quit()
+        await self.parts.source.destroy(vm)
+        return e.SourceRemoved()
+
+    # -- the way back ----------------------------------------------------------------------------------------------
+
+    async def cancel_stream(self, _: e.CancelStream) -> e.Event:
+        """Cancel the stream and wait until it has ended, so that the source is free for another."""
+        view = await self.sides.look(Side.SOURCE)
+        if view.state in {RunState.ABSENT, RunState.UNREACHABLE}:
+            return e.Undone("CancelStream", "" if view.state is RunState.ABSENT else "the source does not answer")
+        if view.stream in _LIVE_STREAMS:
+            guest = await self.sides.attach(Side.SOURCE)
+            await guest.cancel_migration()
+            await self._wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
+        return e.Undone("CancelStream")
+
+    async def destroy_target(self, _: e.DestroyTarget) -> e.Event:
+        """End the target's QEMU; where its host is silent, name what is left: it is paused and stays so."""
+        guest = self.sides.guests.pop(Side.TARGET, None)
+        if guest is not None:
+            await guest.close()
+        try:
+            await self.parts.target.destroy(self.parts.vm)
+        except GodwitError as error:
+            left = f"a paused copy of {self.parts.vm.name} may be left on {self.parts.target.name}: {error.message}"
+            return e.Undone("DestroyTarget", left)
+        return e.Undone("DestroyTarget")
+
+    async def resume_source(self, _: e.ResumeSource) -> e.Event:
+        """See to it that the source runs. It is only reached when the target was certainly never told to run."""
+        view = await self.sides.look(Side.SOURCE)
+        if view.state is RunState.ABSENT:
+            return e.Undone("ResumeSource", f"{self.parts.vm.name} has no process on {self.parts.source.name} any more")
+        if view.state is RunState.UNREACHABLE:
+            return e.Undone("ResumeSource", f"{self.parts.source.name} does not answer: {view.detail}")
+        if view.state is not RunState.RUNNING:
+            guest = await self.sides.attach(Side.SOURCE)
+            await guest.resume()
+            view = await self._wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
+        left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
+        return e.Undone("ResumeSource", left)
+
+    async def restore_send_queue(self, _: e.RestoreSendQueue) -> e.Event:
+        """Give the source host's send queue back."""
+        try:
+            await self.parts.source.restore_send_queue(self.parts.spec.id)
+        except GodwitError as error:
+            return e.Undone("RestoreSendQueue", f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}")
+        return e.Undone("RestoreSendQueue")
+
+    def warn(self, code: str, found: str, why: str, mend: str = "") -> None:
+        """Keep a finding that came up on the way."""
+        self.find(Finding(code, Severity.WARN, self.parts.vm.name, found, why, mend))

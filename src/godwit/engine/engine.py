@@ -1,0 +1,241 @@
+"""The loop of one migration: event -> step -> journal -> commands -> events.
+
+The engine decides nothing. It journals each step before it acts on it, carries commands out side by side, and ends
+when the machine asks for Finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core.ledger import Ledger
+from godwit.core.machine import Step, step
+from godwit.core.state import Door, Phase, State
+from godwit.engine.actions import Actions
+from godwit.engine.observer import Observer
+from godwit.engine.outside import Outside
+from godwit.engine.sampler import Sampler
+from godwit.engine.sides import Sides
+from godwit.engine.story import transition
+from godwit.errors import GodwitError, JournalError, SupersededError
+from godwit.ports import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from godwit.engine.parts import Parts
+    from godwit.model import Outcome
+
+CANCEL_POLL: Final = 0.2
+"""Seconds between looks into the journal for a request to cancel."""
+
+SWITCHOVER_PATIENCE: Final = 5.0
+"""Seconds that the guest may stand still before a switchover that does not end is taken back."""
+
+_SETTLE_DEADLINE: Final = 15.0
+_UNDO: Final = (e.CancelStream, e.DestroyTarget, e.ResumeSource)
+
+
+class Engine:
+    """Runs one migration from wherever its journal says it stands to its end."""
+
+    def __init__(self, parts: Parts, state: State | None = None) -> None:
+        """Take a new migration (no state) or one whose former runner died."""
+        self._parts = parts
+        self._restarted = state is not None and state.phase is not Phase.PENDING
+        self._state = state or State()
+        self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
+        self._ledger = Ledger({"requested": parts.requested})
+        self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
+
+    async def run(self) -> Outcome:
+        """Carry the migration to its end and return how it ended.
+
+        Raises JournalError when the journal cannot be written or another runner took over: nothing was done then
+        that is not in the journal.
+        """
+        await self._recall()
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
+            self._actions = Actions(self._parts, self._sides, self._ledger)
+            self._sampler = Sampler(self._actions, self._inbox.put_nowait)
+            self._sides.on_pass = self._sampler.poke
+            self._observer = Observer(self._parts.clock, self._sides)
+            self._outside = Outside(self._actions)
+            helpers = [tasks.create_task(self._listen_for_cancel(), name="cancel")]
+            deadline = self._parts.spec.policy.deadline
+            if deadline is not None:
+                helpers.append(tasks.create_task(self._keep_deadline(deadline), name="deadline"))
+            await self._loop()
+            outcome = await self._finish()
+            for helper in (*helpers, *self._in_flight.values()):
+                helper.cancel()
+            await self._sides.close()
+        return outcome
+
+    async def _recall(self) -> None:
+        """Take up the instants that a former runner saw."""
+        if not self._restarted:
+            return
+        for entry in await self._parts.journal.entries(self._parts.spec.id):
+            if entry.kind == "mark":
+                name, received = str(entry.data["name"]), entry.data["received"]
+                host_time = entry.data.get("host_time")
+                if isinstance(received, int | float):
+                    self._ledger.mark(name, float(received))
+                if isinstance(host_time, int | float):
+                    self._ledger.mark(f"{name}_host", float(host_time))
+
+    async def _loop(self) -> None:
+        if self._restarted:
+            self._start(e.Observe())
+        else:
+            self._inbox.put_nowait(e.Begin())
+        while True:
+            event = await self._inbox.get()
+            result = await self._journalled(event, step(self._state, event))
+            self._entered(self._state.phase, result.state.phase)
+            self._state = result.state
+            if isinstance(event, e.Observed):
+                self._observer.settled(again=any(isinstance(command, e.Observe) for command in result.commands))
+            if any(isinstance(command, e.Finish) for command in result.commands):
+                for command in result.commands:
+                    if isinstance(command, e.RestoreSendQueue):
+                        await self._actions.restore_send_queue(command)
+                return
+            for command in result.commands:
+                self._start(command)
+
+    async def _journalled(self, event: e.Event, result: Step) -> Step:
+        """Write the step before it is acted upon, and return it.
+
+        Where that is impossible, only the way back is open: what the disk says then (the guest was never handed over)
+        stays true whatever the rollback does. Raises SupersededError.
+        """
+        if result.state == self._state and not result.commands and not isinstance(event, e.Decided):
+            return result
+        entry = Entry(0, self._parts.clock.now(), "transition", transition(event, result.state, result.commands))
+        spec, epoch = self._parts.spec, self._parts.epoch
+        try:
+            await self._parts.journal.transition(spec.id, epoch, entry, result.state, durable=result.durable)
+        except SupersededError:
+            raise
+        except JournalError as error:
+            if result.state.phase in {Phase.PREPARING, Phase.PRECOPY, Phase.SWITCHOVER} and result.durable:
+                self._inbox.put_nowait(e.GiveUp(error.code, error.message, error.remedy))
+                return Step(self._state)
+            if result.state.door is Door.SENT and self._state.door is Door.CLOSED:
+                raise
+        return result
+
+    def _entered(self, old: Phase, new: Phase) -> None:
+        """Start and stop what runs beside a phase."""
+        if new is old:
+            return
+        self._sampler.follow(self._tasks, streaming=new is Phase.PRECOPY)
+        if new is Phase.PREPARING:
+            self._outside.start(self._tasks)
+        if new is Phase.SWITCHOVER:
+            limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
+            self._tasks.create_task(self._keep_switchover_short(limit), name="switchover-patience")
+
+    # -- carrying out ----------------------------------------------------------------------------------------------
+
+    def _start(self, command: e.Command) -> None:
+        """Carry a command out beside everything else; one whose like is still under way is not started twice."""
+        kind = type(command)
+        running = self._in_flight.get(kind)
+        if running is not None and not running.done():
+            return
+        self._in_flight[kind] = self._tasks.create_task(self._carry_out(command), name=kind.__name__)
+
+    async def _carry_out(self, command: e.Command) -> None:
+        try:
+            if isinstance(command, _UNDO):
+                await self._settle_forward()
+            event = await self._perform(command)
+        except GodwitError as error:
+            event = e.StepFailed(type(command).__name__, error.code, error.message, error.remedy)
+        if event is not None:
+            self._inbox.put_nowait(event)
+
+    async def _perform(self, command: e.Command) -> e.Event | None:
+        if isinstance(command, e.Observe):
+            return await self._observer.observe(command.delay, restarted=self._restarted)
+        if isinstance(command, e.Verify):
+            return await self._outside.verify(self._tasks)
+        perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
+        return await perform(command)
+
+    def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
+        a = self._actions
+        return {
+            e.Check: a.check,
+            e.PrepareTarget: a.prepare_target,
+            e.PrepareSource: a.prepare_source,
+            e.StartStream: a.start_stream,
+            e.Adjust: a.adjust,
+            e.ContinueTarget: a.continue_target,
+            e.RemoveSource: a.remove_source,
+            e.CancelStream: a.cancel_stream,
+            e.DestroyTarget: a.destroy_target,
+            e.ResumeSource: a.resume_source,
+            e.RestoreSendQueue: a.restore_send_queue,
+        }
+
+    async def _settle_forward(self) -> None:
+        """Let the steps forward end before one back begins: a QEMU that is just being started must be found."""
+        starting = self._in_flight.get(e.PrepareTarget)
+        if starting is not None and not starting.done():
+            await asyncio.wait([starting], timeout=_SETTLE_DEADLINE)
+        for kind in (e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust):
+            task = self._in_flight.get(kind)
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    # -- limits ----------------------------------------------------------------------------------------------------
+
+    async def _listen_for_cancel(self) -> None:
+        while True:
+            by = await self._parts.journal.cancel_requested(self._parts.spec.id)
+            if by is not None:
+                self._inbox.put_nowait(e.CancelRequested(by))
+                return
+            await self._parts.clock.sleep(CANCEL_POLL)
+
+    async def _keep_deadline(self, deadline: float) -> None:
+        await self._parts.clock.sleep(max(0.0, self._parts.requested + deadline - self._parts.clock.now()))
+        self._inbox.put_nowait(
+            e.GiveUp(
+                "deadline",
+                f"the deadline of {deadline:.0f} s passed before the guest could be handed over",
+                "allow more time with --deadline, or more downtime with --max-downtime",
+            )
+        )
+
+    async def _keep_switchover_short(self, limit: float) -> None:
+        await self._parts.clock.sleep(limit)
+        if self._state.phase is Phase.SWITCHOVER:
+            self._inbox.put_nowait(
+                e.GiveUp("switchover-stuck", f"the switchover did not end within {limit:.0f} s", "look at the target")
+            )
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    async def _finish(self) -> Outcome:
+        self._ledger.mark("ended", self._parts.clock.now())
+        await self._outside.finish()
+        outcome = self._ledger.outcome(
+            self._parts.spec,
+            self._state,
+            result=self._actions.result,
+            watched=self._outside.result,
+            findings=self._actions.findings,
+            simulated=self._parts.simulated,
+        )
+        await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
+        return outcome

@@ -1,0 +1,40 @@
+"""Looks at both sides when something was lost, and remembers since when looking is necessary."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from godwit.core import events as e
+from godwit.model import Side
+
+if TYPE_CHECKING:
+    from godwit.engine.sides import Sides
+    from godwit.ports import Clock
+
+
+@dataclass(slots=True)
+class Observer:
+    """One round of looking lasts from the first question until a ruling that does not ask again."""
+
+    clock: Clock
+    sides: Sides
+    _since: float | None = None
+    _first_round: bool = True
+
+    async def observe(self, delay: float, *, restarted: bool) -> e.Event:
+        """Look at both sides at once, after `delay` seconds."""
+        if delay:
+            await self.clock.sleep(delay)
+        if self._since is None:
+            self._since = self.clock.now()
+        source, target = await asyncio.gather(self.sides.look(Side.SOURCE), self.sides.look(Side.TARGET))
+        first = restarted and self._first_round
+        return e.Observed(source, target, self.clock.now() - self._since, first)
+
+    def settled(self, *, again: bool) -> None:
+        """Note whether the ruling asked to look again."""
+        if not again:
+            self._since = None
+            self._first_round = False

@@ -1,0 +1,111 @@
+"""The guest as its users see it: the probe beside a migration, announcements, and whether the guest is alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.errors import GodwitError, ProbeError
+from godwit.model import ProbeRequest, RunState, Side, WatchResult
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from godwit.engine.actions import Actions
+    from godwit.ports import Watch
+
+ALIVE_DEADLINE: Final = 10.0
+"""Seconds within which the guest must have answered somebody outside after the move."""
+
+_ANNOUNCE_EVERY: Final = 0.5
+_AFTERWARDS: Final = 0.5
+"""Seconds that the probe goes on after the guest was seen, so that the figure has an "after"."""
+
+
+@dataclass(slots=True)
+class Outside:
+    """Watches one guest from outside, if anybody knows where it can be reached."""
+
+    actions: Actions
+    _starting: asyncio.Task[Watch | None] | None = None
+    result: WatchResult | None = None
+
+    @property
+    def request(self) -> ProbeRequest | None:
+        """What to probe: what the user asked for, or else the address that the guest is known under."""
+        parts = self.actions.parts
+        if parts.spec.probe is not None:
+            return parts.spec.probe
+        return ProbeRequest(parts.vm.address) if parts.vm.address else None
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Start the probe beside everything else; that it cannot start never hinders a migration."""
+        if self._starting is None and self.request is not None:
+            self._starting = tasks.create_task(self._start(self.request), name="probe")
+
+    async def _start(self, request: ProbeRequest) -> Watch | None:
+        try:
+            return await self.actions.parts.watcher.start(request)
+        except ProbeError as error:
+            self.actions.warn("probe", error.message, "what the guest's users feel will not be known", error.remedy)
+            return None
+
+    async def verify(self, tasks: asyncio.TaskGroup) -> e.Event:
+        """Announce the guest until it is seen from outside, and say whether it lives."""
+        self.start(tasks)
+        watch = await self._starting if self._starting else None
+        running = self.actions.ledger.running or self.actions.parts.clock.now()
+        if watch is None:
+            return await self._alive_inside()
+        seen = False
+        end = self.actions.parts.clock.now() + ALIVE_DEADLINE
+        while not seen and self.actions.parts.clock.now() < end:
+            await self._announce()
+            seen = await self._seen(watch, running)
+        if not seen:
+            self.actions.warn(
+                "not-seen",
+                f"no answer from {self.request.target if self.request else ''} within {ALIVE_DEADLINE:.0f} s",
+                "the guest runs, but its users may not reach it",
+                "look at the bridge, VLAN and switch of the target host",
+            )
+        await self.actions.parts.clock.sleep(_AFTERWARDS)
+        return e.Verified(seen, "seen from outside" if seen else "not seen from outside")
+
+    async def _seen(self, watch: Watch, since: float) -> bool:
+        try:
+            return await watch.replied_since(since, _ANNOUNCE_EVERY)
+        except ProbeError as error:
+            self.actions.warn("probe", error.message, "whether the guest's users reach it is not known", error.remedy)
+            return False
+
+    async def _announce(self) -> None:
+        try:
+            guest = await self.actions.sides.attach(Side.TARGET)
+            await guest.announce()
+        except GodwitError as error:
+            self.actions.note("note", text=f"the guest could not be announced again: {error.message}")
+
+    async def _alive_inside(self) -> e.Event:
+        """Nobody can look from outside: QEMU's word is all there is, and it is not proof of a living guest."""
+        await self._announce()
+        view = await self.actions.sides.look(Side.TARGET)
+        if view.state is not RunState.RUNNING:
+            return e.Verified(alive=False, detail=f"the target is {view.state}")
+        return e.Verified(alive=None, detail="no address is known at which to look")
+
+    async def finish(self) -> None:
+        """End the probe and keep what it saw."""
+        if self._starting is None:
+            return
+        watch = await self._starting
+        if watch is None:
+            return
+        ledger = self.actions.ledger
+        try:
+            self.result = await watch.finish(ledger.stopped, ledger.running)
+        except ProbeError as error:
+            self.actions.warn("probe", error.message, "what the guest's users felt is not known", error.remedy)
+            return
+        self.actions.note("series", **self.result.series)

@@ -1,0 +1,101 @@
+"""Reads the stream's counters, lets the strategy decide, notices a stream that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
+from godwit.core.strategy import STALL_SECONDS, Decision, decide, eta, stalled
+from godwit.engine.story import plain
+from godwit.errors import GodwitError
+from godwit.model import Sample, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from godwit.engine.actions import Actions
+
+PERIOD: Final = 0.25
+"""Seconds between samples; the end of a pass brings one at once."""
+
+_KEPT: Final = 2000
+
+
+@dataclass(slots=True)
+class Sampler:
+    """Follows one stream while it runs, and is silent during the switchover: a query there would lengthen it."""
+
+    actions: Actions
+    emit: Callable[[e.Event], None]
+    _samples: list[Sample] = field(default_factory=list)
+    _limit: float = FIRST_DOWNTIME_LIMIT
+    _said: str = ""
+    _poked: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    def follow(self, tasks: asyncio.TaskGroup, *, streaming: bool) -> None:
+        """Start or stop sampling."""
+        if not streaming and self._task is not None:
+            self._task.cancel()
+            self._task = None
+        elif streaming and self._task is None:
+            self._task = tasks.create_task(self._run(), name="sampler")
+
+    def poke(self) -> None:
+        """Take a sample now: a pass has ended."""
+        self._poked.set()
+
+    async def _run(self) -> None:
+        pause: asyncio.Task[None]
+        while True:
+            self._poked.clear()
+            await self._sample()
+            pause = asyncio.ensure_future(self.actions.parts.clock.sleep(PERIOD))
+            poked = asyncio.ensure_future(self._poked.wait())
+            try:
+                await asyncio.wait([pause, poked], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                pause.cancel()
+                poked.cancel()
+
+    async def _sample(self) -> None:
+        guest = self.actions.sides.guests.get(Side.SOURCE)
+        if guest is None:
+            return
+        try:
+            sample = await guest.sample()
+        except GodwitError as error:
+            self.actions.note("note", text=f"no sample: {error.message}")
+            return
+        if sample is None:
+            return
+        self._samples = [*self._samples[-_KEPT:], sample]
+        expected = eta(self._samples, self._limit)
+        self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
+        if stalled(self._samples, self.actions.parts.clock.now()):
+            reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
+            self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
+        elif not self.actions.parts.spec.defaults:
+            self._decide()
+
+    def _decide(self) -> None:
+        decision = decide(self.actions.parts.spec.policy, self._samples, self._limit)
+        if decision is None or (decision.action == self._said and not decision.parameters):
+            return
+        self._said = decision.action
+        self._keep_limit(decision)
+        self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+
+    def _keep_limit(self, decision: Decision) -> None:
+        for name, value in decision.parameters:
+            if name == "downtime-limit":
+                self._limit = value / 1000
+
+
+def _as_data(sample: Sample) -> dict[str, object]:
+    data = plain(sample)
+    assert isinstance(data, dict)  # noqa: S101 - plain() makes one of a dataclass; for the type checker
+    return data

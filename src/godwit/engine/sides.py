@@ -1,0 +1,125 @@
+"""The two guests' monitors: open, watched, looked at, and opened again after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.errors import GodwitError, MonitorLostError
+from godwit.model import GuestView, RunState, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from godwit.core.ledger import Ledger
+    from godwit.engine.parts import Parts
+    from godwit.ports import Guest, GuestEvent
+
+LOOK_DEADLINE: Final = 3.0
+"""Seconds after which a monitor that does not answer counts as silent."""
+
+_STREAM_WORDS: Final = {
+    "completed": StreamStatus.COMPLETED,
+    "failed": StreamStatus.FAILED,
+    "cancelled": StreamStatus.CANCELLED,
+}
+
+
+@dataclass(slots=True)
+class Sides:
+    """Keeps one monitor per side, turns what it says into events of the machine, and reads clocks on the way.
+
+    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends. `asked` holds when a command that makes
+    an event was sent, so that the event's own timestamp becomes a reading of that host's clock.
+    """
+
+    parts: Parts
+    ledger: Ledger
+    tasks: asyncio.TaskGroup
+    emit: Callable[[e.Event], None]
+    on_pass: Callable[[], None] | None = None
+    guests: dict[Side, Guest] = field(default_factory=dict)
+    asked: dict[tuple[Side, str], float] = field(default_factory=dict)
+    _opening: dict[Side, asyncio.Lock] = field(
+        default_factory=lambda: {Side.SOURCE: asyncio.Lock(), Side.TARGET: asyncio.Lock()}
+    )
+
+    async def attach(self, side: Side) -> Guest:
+        """Return the side's open monitor; opens and watches it if there is none. Raises HypervisorError, HostError."""
+        async with self._opening[side]:
+            guest = self.guests.get(side)
+            if guest is None:
+                guest = await self.parts.host(side).attach(self.parts.vm)
+                self.guests[side] = guest
+                # Subscribed here and now: what the next command causes must not be missed.
+                self.tasks.create_task(self._watch(side, guest, guest.events()), name=f"watch-{side}")
+        return guest
+
+    async def _watch(self, side: Side, guest: Guest, events: AsyncIterator[GuestEvent]) -> None:
+        async for event in events:
+            if event.kind == "LOST":
+                if self.guests.get(side) is guest:
+                    del self.guests[side]
+                await guest.close()
+                self.emit(e.Lost(side))
+                return
+            self._take(side, event)
+
+    def _take(self, side: Side, event: GuestEvent) -> None:
+        word = event.status if event.kind == "MIGRATION" else event.kind
+        sent = self.asked.get((side, word))
+        if sent is not None and event.host_time is not None:
+            self.ledger.bracket(side, sent, event.host_time, event.received)
+        if event.kind == "MIGRATION":
+            self._take_status(side, event)
+        elif event.kind == "MIGRATION_PASS" and side is Side.SOURCE and self.on_pass is not None:
+            self.on_pass()
+        elif event.kind == "STOP" and side is Side.SOURCE:
+            self._mark("source_stopped", event)
+            self.emit(e.SourceStopped())
+        elif event.kind == "RESUME":
+            if side is Side.TARGET:
+                self._mark("target_running", event)
+            self.emit(e.TargetRunning() if side is Side.TARGET else e.SourceResumed())
+
+    def _take_status(self, side: Side, event: GuestEvent) -> None:
+        status = _STREAM_WORDS.get(event.status)
+        if status is None:
+            return
+        if status is StreamStatus.COMPLETED:
+            self._mark(f"{side}_completed", event)
+        self.emit(e.StreamEnded(side, status))
+
+    def _mark(self, name: str, event: GuestEvent) -> None:
+        """Keep an instant on both clocks and in the journal, so that a later runner has it, too."""
+        data: dict[str, object] = {"name": name, "received": event.received}
+        if self.ledger.mark(name, event.received) and event.host_time is not None:
+            self.ledger.mark(f"{name}_host", event.host_time)
+            data["host_time"] = event.host_time
+        self.parts.journal.note(self.parts.spec.id, "mark", event.received, data)
+
+    async def look(self, side: Side) -> GuestView:
+        """Say what the guest does on that side; silence is a view, too. Never raises GodwitError."""
+        try:
+            async with asyncio.timeout(LOOK_DEADLINE):
+                return await self._look(side)
+        except TimeoutError:
+            return GuestView(RunState.UNREACHABLE, detail=f"no answer within {LOOK_DEADLINE:.0f} s")
+
+    async def _look(self, side: Side) -> GuestView:
+        try:
+            return await (await self.attach(side)).view()
+        except MonitorLostError:
+            self.guests.pop(side, None)
+        except GodwitError:
+            # Whatever keeps the monitor from being opened: the host itself still knows whether the process lives.
+            pass
+        return await self.parts.host(side).observe(self.parts.vm)
+
+    async def close(self) -> None:
+        """Let go of both monitors, which ends their watchers; the guests are not touched."""
+        for guest in list(self.guests.values()):
+            await guest.close()
+        self.guests.clear()
