@@ -360,3 +360,33 @@ class Watcher(Protocol):
     async def start(self, request: ProbeRequest) -> Watch:
         """Start to probe. Raises ProbeError."""
         ...
+
+
+class Hypervisor(Protocol):
+    """Turns what people write, and what already runs, into guests."""
+
+    def define(self, text: str, origin: str, host: HostFacts) -> Vm:
+        """Read a definition for a guest that is to run on `host`; `origin` is the file's name.
+
+        Raises InvalidDefinitionError naming line or key.
+        """
+        ...
+
+    async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
+        """Describe the QEMU that serves `socket` on `host` as a guest. `name` overrides the one it has itself.
+
+        Raises HypervisorError, HostError, InputError.
+        """
+        ...
+
+
+class Runners(Protocol):
+    """The processes that carry migrations."""
+
+    def start(self, identifier: str, vm: str) -> None:
+        """Start a runner that outlives whoever calls this."""
+        ...
+
+    def alive(self, vm: str) -> bool:
+        """Say whether a runner holds this guest."""
+        ...

@@ -1,0 +1,103 @@
+"""The composition root: the one place that wires implementations to ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from godwit.runner import RunnerProcesses
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from godwit.model import HostRecord
+    from godwit.ports import Host
+    from godwit.service import Service
+
+HOME_VARIABLE: Final = "GODWIT_HOME"
+
+
+class RealClock:
+    """The machine's own clock; see `godwit.ports.Clock`."""
+
+    def now(self) -> float:
+        """Return UNIX seconds."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let real seconds pass."""
+        await asyncio.sleep(seconds)
+
+
+def home() -> Path:
+    """Return the folder of journal, inventory, locks and logs: GODWIT_HOME, else by who asks."""
+    named = os.environ.get(HOME_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/godwit")
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "godwit"
+
+
+def preload() -> None:
+    """Load what a runner needs, so that one that is forked later starts at once."""
+    from godwit import service  # noqa: F401, PLC0415
+    from godwit.engine import engine  # noqa: F401, PLC0415
+    from godwit.hosts import connect  # noqa: F401, PLC0415
+    from godwit.journal import database, sqljournal  # noqa: F401, PLC0415
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Service]:
+    """Open journal and inventory, and give the use cases over them."""
+    from godwit.journal.database import Database  # noqa: PLC0415 - start-up time
+    from godwit.journal.sqljournal import SqlInventory, SqlJournal  # noqa: PLC0415 - start-up time
+    from godwit.measure.watcher import ProbeWatcher  # noqa: PLC0415 - start-up time
+    from godwit.qemu.hypervisor import QemuHypervisor  # noqa: PLC0415 - start-up time
+    from godwit.service import Service  # noqa: PLC0415 - start-up time
+
+    folder = home()
+    database = await Database.open(folder / "journal.db")
+    journal = SqlJournal(database)
+    inventory = SqlInventory(database)
+    try:
+        yield Service(
+            journal=journal,
+            inventory=inventory,
+            hypervisor=QemuHypervisor(),
+            runners=RunnerProcesses(folder),
+            watcher=ProbeWatcher(inventory.host),
+            clock=RealClock(),
+            open_host=open_host,
+        )
+    finally:
+        await journal.close()
+
+
+def open_host(record: HostRecord) -> Host:
+    """Return the host that a record describes; nothing is connected yet."""
+    from godwit.hosts.connect import open_host as connect  # noqa: PLC0415 - start-up time
+
+    return connect(record)
+
+
+async def run_migration(identifier: str) -> None:
+    """Carry one migration from where its journal says it stands to its end. Raises JournalError, SupersededError."""
+    from godwit.core.state import TERMINAL  # noqa: PLC0415 - start-up time
+    from godwit.engine.engine import Engine  # noqa: PLC0415 - start-up time
+
+    async with opened() as service:
+        epoch = await service.journal.take_over(identifier)
+        row, state = await service.journal.load(identifier)
+        if state.phase in TERMINAL and row.outcome is not None:
+            return
+        parts = await service.parts(row.spec, epoch=epoch, requested=row.created)
+        try:
+            await Engine(parts, state).run()
+        finally:
+            await asyncio.gather(parts.source.close(), parts.target.close())

@@ -1,0 +1,318 @@
+"""The use cases. Command line, library and server are thin skins over this.
+
+A migration is never driven from here: it is written to the journal, a runner process is started for it, and whoever
+wants to know follows the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import re
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.preflight import check
+from godwit.core.state import Phase
+from godwit.engine.gather import gather
+from godwit.engine.parts import Parts
+from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from godwit.core.state import State
+    from godwit.model import Finding, HostFacts, Vm
+    from godwit.ports import (
+        Clock,
+        Entry,
+        Host,
+        Hypervisor,
+        Inventory,
+        Journal,
+        MigrationRow,
+        Runners,
+        Watcher,
+    )
+
+NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+FOLLOW_PERIOD: Final = 0.1
+"""Seconds between looks into the journal while following a migration."""
+
+_POWERDOWN_DEADLINE: Final = 60.0
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return a valid name. Raises InvalidNameError with the rule."""
+    if not NAME.match(name) or ".." in name:
+        message = f"{name[:80]!r} cannot be the name of a {what}"
+        raise InvalidNameError(
+            message, remedy="use at most 64 letters, digits, _ . - and begin with a letter or digit; no '..'"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a migration stands: its row, its state, and whether a runner works on it."""
+
+    row: MigrationRow
+    state: State
+    runner_alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything that Godwit can be asked to do."""
+
+    journal: Journal
+    inventory: Inventory
+    hypervisor: Hypervisor
+    runners: Runners
+    watcher: Watcher
+    clock: Clock
+    open_host: Callable[[HostRecord], Host]
+
+    # -- hosts -----------------------------------------------------------------------------------------------------
+
+    async def add_host(self, record: HostRecord) -> HostFacts:
+        """Reach a host, look at it, and keep it. Raises HostError, InputError."""
+        checked_name(record.name, "host")
+        facts = await self._facts(record)
+        await self.inventory.put_host(record)
+        return facts
+
+    async def check_host(self, name: str) -> HostFacts:
+        """Look at a host now. Raises UnknownHostError, HostError."""
+        return await self._facts(await self.inventory.host(name))
+
+    async def _facts(self, record: HostRecord) -> HostFacts:
+        host = self.open_host(record)
+        try:
+            await host.connect()
+            return await host.facts()
+        finally:
+            await host.close()
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host that no guest is on. Raises BusyError, UnknownHostError."""
+        guests = [vm.name for vm in await self.inventory.vms() if vm.host == name]
+        if guests:
+            message = f"{name} still has guests: {', '.join(guests)}"
+            raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
+        await self.inventory.remove_host(name)
+
+    # -- guests ----------------------------------------------------------------------------------------------------
+
+    async def define_vm(self, text: str, origin: str, host: str) -> Vm:
+        """Keep the guest that a definition file describes, to run on `host`. Raises InvalidDefinitionError."""
+        facts = await self.check_host(host)
+        vm = replace(self.hypervisor.define(text, origin, facts), host=host)
+        await self._refuse_known(vm.name)
+        await self.inventory.put_vm(vm)
+        return vm
+
+    async def adopt_vm(self, host: str, socket: str, name: str | None = None, address: str | None = None) -> Vm:
+        """Take over a QEMU that somebody else started. Raises HypervisorError, HostError, InputError."""
+        if name is not None:
+            checked_name(name, "guest")
+        record = await self.inventory.host(host)
+        opened = self.open_host(record)
+        try:
+            await opened.connect()
+            vm = replace(await self.hypervisor.adopt(opened, socket, name), host=host, address=address)
+        finally:
+            await opened.close()
+        checked_name(vm.name, "guest")
+        await self._refuse_known(vm.name)
+        await self.inventory.put_vm(vm)
+        return vm
+
+    async def _refuse_known(self, name: str) -> None:
+        try:
+            known = await self.inventory.vm(name)
+        except UnknownVmError:
+            return
+        message = f"there is a guest {name} already, on {known.host}"
+        raise InputError(message, remedy=f"godwit vm remove {name}, or choose another name")
+
+    async def start_vm(self, name: str) -> Vm:
+        """Start a guest's QEMU. Raises InputError if it runs already, QemuDiedError with QEMU's own words."""
+        vm = await self.inventory.vm(name)
+        async with _Opened(self, vm) as host:
+            view = await host.observe(vm)
+            if view.state is not RunState.ABSENT:
+                message = f"{name} is {view.state} on {vm.host} already {view.detail}".strip()
+                raise InputError(message, remedy=f"godwit vm show {name}")
+            await host.prepare_launch(vm, vm.launch)
+            await host.launch(vm, vm.launch)
+        return vm
+
+    async def stop_vm(self, name: str, *, force: bool = False) -> None:
+        """Press the guest's power button and wait, or end its QEMU at once if `force`. Raises BusyError, HostError."""
+        vm = await self.inventory.vm(name)
+        self._refuse_migrating(name)
+        async with _Opened(self, vm) as host:
+            if not force and (await host.observe(vm)).state is RunState.RUNNING:
+                guest = await host.attach(vm)
+                await guest.powerdown()
+                await guest.close()
+                await self._wait_absent(host, vm)
+            await host.destroy(vm)
+
+    async def _wait_absent(self, host: Host, vm: Vm) -> None:
+        end = self.clock.now() + _POWERDOWN_DEADLINE
+        while (await host.observe(vm)).state is not RunState.ABSENT:
+            if self.clock.now() >= end:
+                message = f"{vm.name} did not switch itself off within {_POWERDOWN_DEADLINE:.0f} s"
+                raise BusyError(message, remedy=f"godwit vm stop --force {vm.name}")
+            await self.clock.sleep(0.2)
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""
+        vm = await self.inventory.vm(name)
+        self._refuse_migrating(name)
+        if not vm.adopted and (view := await self.view_vm(vm)).state is not RunState.ABSENT:
+            message = f"{name} is {view.state} on {vm.host}"
+            raise BusyError(message, remedy=f"godwit vm stop {name}")
+        await self.inventory.remove_vm(name)
+
+    def _refuse_migrating(self, name: str) -> None:
+        if self.runners.alive(name):
+            message = f"{name} is being migrated"
+            raise BusyError(message, remedy="godwit status; godwit cancel ID")
+
+    async def view_vm(self, vm: Vm) -> GuestView:
+        """Say what a guest does now; a silent host is a view, too."""
+        try:
+            async with _Opened(self, vm) as host:
+                return await host.observe(vm)
+        except GodwitError as error:
+            return GuestView(RunState.UNREACHABLE, detail=error.message)
+
+    # -- migrations ------------------------------------------------------------------------------------------------
+
+    async def _spec(self, vm: str, target: str, policy: Policy, probe: ProbeRequest | None, *, defaults: bool) -> Spec:
+        guest = await self.inventory.vm(vm)
+        destination = await self.inventory.host(target)
+        await self.inventory.host(guest.host)
+        if guest.host == destination.name:
+            message = f"{vm} is on {target} already"
+            raise InputError(
+                message, remedy="godwit vm list shows where guests are, godwit host list where they can go"
+            )
+        return Spec(f"{vm}-{secrets.token_hex(4)}", vm, guest.host, target, policy, probe, defaults)
+
+    async def migrate(
+        self,
+        vm: str,
+        target: str,
+        policy: Policy | None = None,
+        probe: ProbeRequest | None = None,
+        *,
+        defaults: bool = False,
+    ) -> str:
+        """Ask for a migration and return its identifier; it goes on whatever becomes of the caller.
+
+        `defaults` leaves every decision to QEMU, for comparison. Raises InputError, BusyError, JournalError.
+        """
+        spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults)
+        await self.journal.create(spec, self.clock.now())
+        self.runners.start(spec.id, vm)
+        return spec.id
+
+    async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
+        """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
+        spec = await self._spec(vm, target, policy or Policy(), None, defaults=False)
+        parts = await self.parts(spec, epoch=0, requested=self.clock.now())
+        try:
+            await asyncio.gather(parts.source.connect(), parts.target.connect())
+            guest = await parts.source.attach(parts.vm)
+            try:
+                return check(await gather(parts, guest))
+            finally:
+                await guest.close()
+        finally:
+            await asyncio.gather(parts.source.close(), parts.target.close())
+
+    async def parts(self, spec: Spec, *, epoch: int, requested: float) -> Parts:
+        """Put together what the engine works with."""
+        vm, source, target = await asyncio.gather(
+            self.inventory.vm(spec.vm), self.inventory.host(spec.source), self.inventory.host(spec.target)
+        )
+        return Parts(
+            spec=spec,
+            vm=vm,
+            source=self.open_host(source),
+            target=self.open_host(target),
+            journal=self.journal,
+            inventory=self.inventory,
+            clock=self.clock,
+            watcher=self.watcher,
+            epoch=epoch,
+            requested=requested,
+        )
+
+    async def cancel(self, identifier: str) -> Status:
+        """Ask a migration to go back. Returns where it stands; it may be too late. Raises UnknownMigrationError."""
+        status = await self.status(identifier)
+        if not status.state.finished:
+            await self.journal.request_cancel(identifier, getpass.getuser(), self.clock.now())
+        return status
+
+    async def status(self, identifier: str) -> Status:
+        """Say where a migration stands. Raises UnknownMigrationError."""
+        row, state = await self.journal.load(identifier)
+        return Status(row, state, self.runners.alive(row.spec.vm))
+
+    async def follow(self, identifier: str, after: int = 0) -> AsyncIterator[Entry]:
+        """Yield the journal's lines as they come, until the migration has ended. Raises UnknownMigrationError."""
+        while True:
+            row, state = await self.journal.load(identifier)
+            for entry in await self.journal.entries(identifier, after):
+                after = entry.sequence
+                yield entry
+            if row.outcome is not None and (state.finished or state.phase is Phase.LIMBO):
+                for entry in await self.journal.entries(identifier, after):
+                    yield entry
+                return
+            await self.clock.sleep(FOLLOW_PERIOD)
+
+    async def outcome(self, identifier: str) -> Outcome:
+        """Wait for the end of a migration and return how it ended. Raises UnknownMigrationError."""
+        async for _ in self.follow(identifier):
+            pass
+        row, _state = await self.journal.load(identifier)
+        assert row.outcome is not None  # noqa: S101 - follow() ends when it is there; for the type checker
+        return row.outcome
+
+    async def take_up(self) -> list[str]:
+        """Start runners for migrations whose runners died with their machine; returns their identifiers."""
+        orphans = [
+            row.spec
+            for row in await self.journal.rows(unfinished=True, limit=1000)
+            if row.phase is not Phase.LIMBO and not self.runners.alive(row.spec.vm)
+        ]
+        for spec in orphans:
+            self.runners.start(spec.id, spec.vm)
+        return [spec.id for spec in orphans]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A guest's host, open for the length of a `with`."""
+
+    service: Service
+    vm: Vm
+    _host: Host | None = None
+
+    async def __aenter__(self) -> Host:
+        self._host = self.service.open_host(await self.service.inventory.host(self.vm.host))
+        await self._host.connect()
+        return self._host
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._host is not None:
+            await self._host.close()
