@@ -154,14 +154,17 @@ def debian_sources(sources: Iterable[Source], codename: str) -> list[Source]:
     """Choose the Debian archive's entries for one release, and add the release's backports.
 
     An entry is Debian's when it is checked with Debian's keyring or, where it names no key, when its path has a part
-    called `debian`. Raises LabError when there is none.
+    called `debian`; one with a key of its own counts only where there is no other. Raises LabError when there is none.
     """
     wanted = (codename, f"{codename}-updates", f"{codename}-security", f"{codename}/updates")
-    chosen = []
+    candidates = []
     for source in sources:
         suites = tuple(suite for suite in source.suites if suite.rstrip("/") in wanted)
-        if suites and "main" in source.components and _is_debian(source):
-            chosen.append(Source(source.uris, suites, ("main",), source.options))
+        if suites and "main" in source.components:
+            candidates.append(Source(source.uris, suites, ("main",), source.options))
+    chosen = [source for source in candidates if _is_debian(source)]
+    if not any(codename in source.suites for source in chosen):
+        chosen = [source for source in candidates if _has_debian_path(source)]
     archive = next((source for source in chosen if codename in source.suites), None)
     if archive is None:
         message = f"apt's sources have no entry of the Debian archive for {codename}"
@@ -171,8 +174,10 @@ def debian_sources(sources: Iterable[Source], codename: str) -> list[Source]:
 
 def _is_debian(source: Source) -> bool:
     signed_by = source.option("Signed-By")
-    if signed_by and "BEGIN PGP" not in signed_by:
-        return _KEYRING in signed_by
+    return _KEYRING in signed_by if signed_by else _has_debian_path(source)
+
+
+def _has_debian_path(source: Source) -> bool:
     return any(_DEBIAN_PATH.search(urlsplit(uri).path) for uri in source.uris)
 
 
@@ -228,9 +233,10 @@ class Archive:
         """Lay out apt's folders; nothing is fetched yet."""
         self.folder = folder
         self.release = release
-        for part in ("state/lists/partial", "cache/archives/partial"):
+        for part in ("state/lists/partial", "cache/archives/partial", "nothing/partial"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "empty").write_text("", encoding="utf-8")
+        (folder / "preferences").write_text("", encoding="utf-8")
         (folder / "debian.sources").write_text("".join(source.stanza() for source in sources), encoding="utf-8")
         (folder / "apt.conf").write_text(self._configuration(), encoding="utf-8")
         (folder / "apt.conf").chmod(0o600)  # a proxy of the machine may carry a password
@@ -245,7 +251,7 @@ class Archive:
         own = {
             "Dir::Etc::main": "/dev/null",
             "Dir::Etc::parts": "/dev/null",
-            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferences": str(self.folder / "preferences"),
             "Dir::Etc::preferencesparts": "/dev/null",
             "Dir::Etc::sourcelist": str(self.folder / "debian.sources"),
             "Dir::Etc::sourceparts": "/dev/null",
@@ -264,6 +270,11 @@ class Archive:
         """Fetch the lists of packages. Raises LabError when the archive does not answer."""
         self._apt("apt-get", "update", "--error-on=any")
 
+    def prefer(self, suite: str, packages: Iterable[str]) -> None:
+        """From now on take `packages` (names or patterns) from one suite, and the rest as the release has it."""
+        pin = f"Package: {' '.join(packages)}\nPin: release n={suite}\nPin-Priority: 900\n"
+        (self.folder / "preferences").write_text(pin, encoding="utf-8")
+
     def versions(self, package: str) -> dict[str, str]:
         """Return the newest version of a package in each suite that has it."""
         found: dict[str, str] = {}
@@ -280,10 +291,13 @@ class Archive:
 
     def closure(self, packages: Sequence[str], status: Path | None = None) -> list[str]:
         """Return the files that `packages` need which `status` lacks; without a status, all of them."""
-        return [match["file"] for match in self._listed(packages, status)]
+        # apt lists only what it has not fetched before, so it is shown a folder where nothing is.
+        listing = ("-o", f"Dir::Cache::archives={self.folder / 'nothing'}", "--print-uris")
+        text = self._apt("apt-get", "install", "--yes", "--allow-downgrades", *listing, *packages, status=status)
+        return [match["file"] for match in map(_FETCHED.match, text.splitlines()) if match]
 
     def fetch(self, packages: Sequence[str], status: Path | None = None) -> list[Package]:
-        """Fetch `packages` (names, or name/suite) and what they need that `status` lacks.
+        """Fetch `packages` and what they need that `status` lacks.
 
         Raises LabError when the archive has no such package or a download fails.
         """
@@ -300,10 +314,6 @@ class Archive:
             raise LabError(message)
         self._apt("apt-get", "download", package, cwd=self.folder / "cache/archives")
         return self._package(match["file"])
-
-    def _listed(self, packages: Sequence[str], status: Path | None) -> list[re.Match[str]]:
-        text = self._apt("apt-get", "install", "--yes", "--allow-downgrades", "--print-uris", *packages, status=status)
-        return [match for match in map(_FETCHED.match, text.splitlines()) if match]
 
     def _package(self, file: str) -> Package:
         name, version, _ = file.split("_", 2)
@@ -329,7 +339,17 @@ def unpack(packages: Iterable[Package], root: Path) -> None:
         if not (root / name).is_symlink():
             (root / name).symlink_to(f"usr/{name}")
     for package in packages:
-        run(["dpkg-deb", "--extract", str(package.file), str(root)])
+        _extract(package.file, root)
+
+
+def _extract(file: Path, root: Path) -> None:
+    """Unpack one package; unlike `dpkg-deb --extract`, keep a symbolic link that stands for a directory."""
+    tar = ["tar", "--extract", "--file=-", "--keep-directory-symlink", "--same-permissions", f"--directory={root}"]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(file)], stdout=subprocess.PIPE) as opened:
+        done = subprocess.run(tar, stdin=opened.stdout, capture_output=True, text=True, check=False)
+    if opened.returncode or done.returncode:
+        message = f"{file.name} cannot be unpacked: {done.stderr.strip()}"
+        raise LabError(message)
 
 
 def newer(one: str, other: str) -> bool:

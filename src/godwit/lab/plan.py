@@ -32,7 +32,7 @@ CLIENT_INTERFACE: Final = "eth0"
 Link = Literal["management", "migration", "all"]
 """A host's connection: `management` carries the guests' traffic too, `migration` only migration streams."""
 
-_NAME: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")
+_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 _FIRST_HOST: Final = 10
 _FIRST_GUEST: Final = 100
 _LAST_GUEST: Final = 254
@@ -44,7 +44,7 @@ def check_name(name: str) -> str:
     Letters, digits, `_`, `.` and `-`, at most 32 characters, not starting with `.` or `-`: the name is a
     folder's name and an argument of commands.
     """
-    if _NAME.match(name) is None:
+    if _NAME.fullmatch(name) is None:
         message = f"{name[:40]!r} cannot be a laboratory's name"
         raise InvalidNameError(
             message, remedy="use 1 to 32 letters, digits, '_', '.' or '-', starting with a letter, a digit or '_'"
@@ -118,7 +118,7 @@ class LabPlan:
     @property
     def controller_interface(self) -> str:
         """The one interface that the laboratory puts into the machine's own network namespace."""
-        return f"gwl{self.network_number}c"
+        return controller_interface(self.network_number)
 
     @property
     def switch_namespace(self) -> str:
@@ -182,6 +182,11 @@ def check_rate(rate: int | None) -> int | None:
         message = f"a link's rate is at least {lowest} bit/s, not {rate}"
         raise InputError(message)
     return rate
+
+
+def controller_interface(number: int) -> str:
+    """Return the name of the controller's interface of the laboratory with this number."""
+    return f"gwl{number}c"
 
 
 def switch_port(machine: str) -> str:

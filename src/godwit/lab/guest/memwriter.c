@@ -84,8 +84,10 @@ static void check(const struct work *w, uint64_t index)
 {
     if (checksum(w->memory + index * WORDS) == w->sums[index])
         return;
+    /* Into the log and onto the console. */
     printf("CORRUPT page %" PRIu64 " of %" PRIu64 "\n", index, w->pages);
     fflush(stdout);
+    fprintf(stderr, "memwriter: CORRUPT page %" PRIu64 " of %" PRIu64 "\n", index, w->pages);
     exit(1);
 }
 

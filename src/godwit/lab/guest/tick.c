@@ -99,7 +99,7 @@ static void tick(void)
         return;
     clock_gettime(CLOCK_MONOTONIC, &t);
     int length = snprintf(line, sizeof line, "%" PRIu64 " %" PRIu64 "\n", ++counter,
-                          (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec);
+                          (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec);
     for (nfds_t i = used; i-- > 2;)
         if (!deliver(i, line, (size_t)length))
             leave(i);

@@ -1,0 +1,141 @@
+"""Make a laboratory useful: its hosts are registered, and a guest with real programs runs on the first one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import GodwitError, LabError
+from godwit.lab.guestimage import KERNEL_ARGUMENTS, personalise
+from godwit.lab.plan import CLIENT
+from godwit.model import HostRecord, RunState
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from godwit.lab.assets import Assets
+    from godwit.lab.laboratory import LabMachine, Laboratory
+    from godwit.model import Vm
+    from godwit.service import Service
+
+DEFAULT_LAB: Final = "lab"
+GUEST_MEMORY: Final = 256 * MIB
+
+_DISK_BYTES: Final = 64 * MIB
+_DEFINITION: Final = """\
+name = "{name}"
+memory = "{memory}M"
+vcpus = 1
+accelerator = "tcg"
+kernel = "/mnt/images/{name}.vmlinuz"
+initrd = "/mnt/images/{name}.initrd"
+append = "{append}"
+address = "{address}"
+
+[[disks]]
+path = "/mnt/images/{name}.qcow2"
+format = "qcow2"
+
+[[nics]]
+bridge = "br0"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestPlan:
+    """A guest of the laboratory: `number` gives its address, `words` go to its init (see lab/guest/rc)."""
+
+    name: str = "web1"
+    number: int = 0
+    memory: int = GUEST_MEMORY
+    words: tuple[str, ...] = ()
+
+
+def prefix(lab: str) -> str:
+    """Return what stands before the names of a laboratory's hosts and guests; the default one's have none."""
+    return "" if lab == DEFAULT_LAB else f"{lab}-"
+
+
+async def register(service: Service, lab: Laboratory) -> list[str]:
+    """Register the laboratory's hosts and its client; returns their names. Raises LabError, HostError."""
+    await forget(service, lab.plan.name)
+    known = {record.name for record in await service.inventory.hosts()}
+    names: list[str] = []
+    for machine in (*lab.hosts.values(), lab.client):
+        name = prefix(lab.plan.name) + machine.name
+        if name in known:
+            message = f"a host {name} is registered already, and is none of this laboratory's"
+            raise LabError(message, remedy=f"godwit host remove {name}, or godwit lab up OTHER-NAME")
+        await service.inventory.put_host(_record(name, machine))
+        names.append(name)
+    return names
+
+
+def _record(name: str, machine: LabMachine) -> HostRecord:
+    return HostRecord(
+        name=name,
+        url=f"ssh://{machine.ssh_user}@{machine.ssh_address}:{machine.ssh_port}",
+        identity_file=str(machine.key_file),
+        known_hosts=str(machine.known_hosts),
+        use_agent=False,
+        migration_address=machine.migration_address or "",
+    )
+
+
+async def forget(service: Service, lab: str) -> None:
+    """Remove from the inventory what belongs to a laboratory of that name, and end what still waits for it."""
+    folder = f"/run/godwit/lab/{lab}/"
+    ours = {record.name for record in await service.inventory.hosts() if (record.identity_file or "").startswith(folder)}
+    for vm in await service.inventory.vms():
+        if vm.host in ours:
+            await service.inventory.remove_vm(vm.name)
+    for name in ours:
+        await service.inventory.remove_host(name)
+
+
+def public_key(lab: Laboratory) -> str:
+    """Return the public key whose private half opens every machine and guest of the laboratory."""
+    return lab.client.key_file.with_suffix(".pub").read_text()
+
+
+async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: GuestPlan, host: str = "host1") -> Vm:
+    """Define a guest with redis, SSH and a ticking program, and start it. Raises LabError, HypervisorError."""
+    name = prefix(lab.plan.name) + plan.name
+    folders = {lab.images(machine) for machine in lab.hosts}
+    for folder in folders:
+        _place(folder, name, assets, public_key(lab))
+    disk = ["qemu-img", "create", "-q", "-f", "qcow2", f"/mnt/images/{name}.qcow2", str(_DISK_BYTES)]
+    created = subprocess.run(lab.command(host, disk), capture_output=True, text=True, check=False)
+    if created.returncode != 0:
+        message = f"no disk for {name}: {created.stderr.strip()}"
+        raise LabError(message)
+    address = lab.plan.guest_address(plan.number)
+    words = (KERNEL_ARGUMENTS, f"godwit.name={name}", f"godwit.address={address}/24", *plan.words)
+    text = _DEFINITION.format(name=name, memory=plan.memory // MIB, address=address, append=" ".join(words))
+    vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
+    return await service.start_vm(vm.name)
+
+
+def _place(folder: Path, name: str, assets: Assets, key: str) -> None:
+    shutil.copyfile(assets.kernel, folder / f"{name}.vmlinuz")
+    personalise(assets, folder / f"{name}.initrd", key)
+
+
+async def stop_guests(service: Service, lab: Laboratory) -> None:
+    """End the laboratory's guests; the laboratory is about to end, so that what fails here is no loss."""
+    ours = {prefix(lab.plan.name) + machine for machine in lab.hosts}
+    for vm in await service.inventory.vms():
+        if vm.host not in ours:
+            continue
+        try:
+            if (await service.view_vm(vm)).state is not RunState.ABSENT:
+                await service.stop_vm(vm.name, force=True)
+        except GodwitError:
+            # Its host may have crashed on purpose; ending the laboratory ends every process in it.
+            continue
+
+
+__all__ = ["CLIENT", "DEFAULT_LAB", "GuestPlan", "add_guest", "forget", "prefix", "register", "stop_guests"]

@@ -1,0 +1,76 @@
+"""Laboratories for the tests: real namespaces, so all of these need root."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.lab import assets, namespaces, state
+from godwit.lab.laboratory import Laboratory
+from godwit.lab.plan import LabPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOST_TREE_VARIABLE = "GODWIT_LAB_HOST_TREE"
+
+
+@pytest.fixture(scope="session")
+def host_tree() -> Path:
+    """Return the tree with the hosts' QEMU: from the environment if it is named there, else from the assets."""
+    named = os.environ.get(HOST_TREE_VARIABLE)
+    return Path(named) if named else assets.prepare(assets.cache_folder(), print).hosttree
+
+
+@pytest.fixture
+def lab_name() -> Iterator[str]:
+    """Return a fresh name, and see to it that no laboratory of that name outlives the test."""
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    Laboratory.remove(name)
+
+
+@pytest.fixture(scope="module")
+def build_lab(host_tree: Path) -> Iterator[Callable[..., Laboratory]]:
+    """Return a function that builds a laboratory of LabPlan's options; all of them are removed at the end."""
+    built: list[Laboratory] = []
+
+    def build(hosts: int = 2, *, link_rate: int | None = 400_000_000, shared_storage: bool = True) -> Laboratory:
+        name = f"test-{secrets.token_hex(4)}"
+        plan = LabPlan(name, hosts=hosts, link_rate=link_rate, shared_storage=shared_storage)
+        built.append(Laboratory.up(plan, host_tree))
+        return built[-1]
+
+    yield build
+    for lab in built:
+        lab.down()
+
+
+@pytest.fixture(scope="module")
+def lab(build_lab: Callable[..., Laboratory]) -> Laboratory:
+    """Return a laboratory of two hosts that the tests of one module share; each leaves it whole."""
+    return build_lab()
+
+
+@pytest.fixture
+def traces() -> Callable[[str, int, Path], list[str]]:
+    """Return a function that lists what is left of a laboratory: its name, its number, its data folder."""
+    return leftovers
+
+
+def leftovers(name: str, number: int, directory: Path) -> list[str]:
+    """Return what is left on the machine of the laboratory `name`."""
+    found = namespaces.namespaces_of_number(number)
+    found += [path.name for path in Path("/sys/class/net").iterdir() if path.name.startswith(f"gwl{number}c")]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [line for line in mounts if f"gwl{number}-" in line or f"/{name}/" in line]
+    for entry in Path("/proc").iterdir():
+        process = namespaces.ProcessId(int(entry.name), 0) if entry.name.isdigit() else None
+        seen = namespaces.executable_and_arguments(process) if process and int(entry.name) != os.getpid() else None
+        if seen is not None and any(f"{name}/" in argument for argument in seen[1]):
+            found.append(f"{entry.name}: {seen}")
+    return [*found, *(str(path) for path in (state.folder(name), directory) if path.exists())]
