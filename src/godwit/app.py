@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Final
 from godwit.runner import RunnerProcesses
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from godwit.measure.watcher import Launch
     from godwit.model import HostRecord
-    from godwit.ports import Host
+    from godwit.ports import Host, Inventory
     from godwit.service import Service
 
 HOME_VARIABLE: Final = "GODWIT_HOME"
@@ -71,7 +72,7 @@ async def opened() -> AsyncIterator[Service]:
             inventory=inventory,
             hypervisor=QemuHypervisor(),
             runners=RunnerProcesses(folder),
-            watcher=ProbeWatcher(inventory.host),
+            watcher=ProbeWatcher(launcher(inventory)),
             clock=RealClock(),
             open_host=open_host,
         )
@@ -84,6 +85,17 @@ def open_host(record: HostRecord) -> Host:
     from godwit.hosts.connect import open_host as connect  # noqa: PLC0415 - start-up time
 
     return connect(record)
+
+
+def launcher(inventory: Inventory) -> Callable[[str], Awaitable[Launch]]:
+    """Return what starts a prober at a registered host, whose own machine stands for the controller's."""
+
+    async def launch_at(vantage: str) -> Launch:
+        from godwit.hosts.spawning import spawner  # noqa: PLC0415 - start-up time
+
+        return spawner(await inventory.host(vantage))
+
+    return launch_at
 
 
 async def run_migration(identifier: str) -> None:

@@ -194,7 +194,8 @@ class GuestFacts:
 
     `machine` is never an alias. `launch` starts the same guest elsewhere: its command line as it is
     now, with what was hot-plugged since, without an earlier `-incoming` or `-S`.
-    `blockers` are QEMU's own reasons why it cannot be migrated.
+    `blockers` are QEMU's own reasons why it cannot be migrated, `refusals` ours why it cannot be started elsewhere
+    exactly as it is.
     """
 
     vm: str
@@ -212,6 +213,7 @@ class GuestFacts:
     libvirt: bool = False
     inherited_descriptors: tuple[str, ...] = ()
     blockers: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +247,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """An outside probe that is to watch a migration: what to ask, and from which vantage point."""
+    """An outside probe that is to watch a migration: what to ask, how often, and from which vantage point.
+
+    `interval` is in seconds, None means what suits the kind; `vantage` is a registered host, None this machine.
+    """
 
     target: str
     vantage: str | None = None
-    interval: float = 0.002
+    interval: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ CAPABILITIES: Final = (
     ),
 )
 
-DEFAULTS_ONLY: Final = frozenset({"events"})
-"""What a migration with QEMU's defaults sets all the same: without events nobody could drive it."""
+DEFAULTS_ONLY: Final = frozenset({"events", "late-block-activate"})
+"""What a migration with QEMU's defaults sets all the same: without them nobody could drive it, or take it back."""
 
 QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
 """QEMU's own values (migration/options.c); set explicitly, for an earlier move may have left others."""

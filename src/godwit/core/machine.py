@@ -56,6 +56,7 @@ _DUTIES: Final[dict[str, e.Command]] = {
     "RemoveSource": e.RemoveSource(),
     "RestoreSendQueue": e.RestoreSendQueue(),
 }
+_RETRY_DELAY: Final = 0.3
 
 
 def step(state: State, event: e.Event) -> Step:
@@ -152,14 +153,14 @@ def _duty_done(state: State, event: e.Event) -> Step:
         case e.Undone(step="RestoreSendQueue", leftover=leftover):
             held = state.held - {Held.SEND_QUEUE}
             state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
-        case e.StepFailed(step=name, message=message):
+        case e.StepFailed(step=name, message=message) if name in state.duties:
             held = state.held - {Held.SEND_QUEUE} if name == "RestoreSendQueue" else state.held
             state = _with_leftover(replace(state, held=held, duties=state.duties - {name}), message)
         case _:
             return Step(state)
     if state.duties:
         return Step(state)
-    return Step(replace(state, phase=Phase.DONE), (e.Finish(),))
+    return Step(replace(state, phase=Phase.FAILED if state.failure else Phase.DONE), (e.Finish(),))
 
 
 # -- the way back --------------------------------------------------------------------------------------------------
@@ -171,14 +172,17 @@ def _with_leftover(state: State, leftover: str) -> State:
 
 def _roll_back(state: State) -> Step:
     """Start to undo. The caller has proven that the target never ran, or knows that it was never told to."""
-    state = replace(state, phase=Phase.ROLLING_BACK, door=Door.CLOSED, owner=Owner.SOURCE)
-    return _next_undo(state)
+    state = replace(state, phase=Phase.ROLLING_BACK, door=Door.CLOSED, owner=Owner.SOURCE, ended=frozenset())
+    return _next_undo(state, again=state.held <= state.tried)
 
 
-def _next_undo(state: State) -> Step:
+def _next_undo(state: State, *, again: bool = False) -> Step:
+    """Go on with what was not tried yet; what failed once is tried again when both sides have been looked at."""
     for held, command in _UNDO_ORDER:
-        if held in state.held:
+        if held in state.held and (again or held not in state.tried):
             return Step(state, (command,))
+    if state.held:
+        return Step(state, (e.Observe(_RETRY_DELAY),))
     phase = Phase.CANCELLED if state.cancel_requested and state.failure is None else Phase.FAILED
     return Step(replace(state, phase=phase), (e.Finish(),))
 
@@ -190,6 +194,9 @@ def _undone(state: State, event: e.Event) -> Step:
     held = _UNDO_STEPS.get(name)
     if held is None or held not in state.held:
         return Step(state)
+    if isinstance(event, e.StepFailed) and held is not Held.TARGET and held not in state.tried:
+        # The source may only have been out of reach; a target that cannot be reached is paused and stays so.
+        return _next_undo(replace(state, tried=state.tried | {held}))
     return _next_undo(_with_leftover(replace(state, held=state.held - {held}), leftover))
 
 
@@ -236,6 +243,14 @@ def _observe(state: State, _: e.Event) -> Step:
     return Step(state, (e.Observe(),))
 
 
+def _source_resumed(state: State, _: e.Event) -> Step:
+    """Take back what its stop had led to: the source runs, so what the target holds may be older than the disks."""
+    state = replace(state, ended=state.ended - {Side.SOURCE.value})
+    if state.door is Door.ARMED:
+        state = replace(state, phase=Phase.PRECOPY, door=Door.CLOSED)
+    return Step(state, (e.Observe(),))
+
+
 def _observe_with(state: State, failure: Failure) -> Step:
     return Step(state.with_failure(failure), (e.Observe(),))
 
@@ -252,8 +267,8 @@ def _too_late(state: State, _: e.Event) -> Step:
 
 def _observed(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Observed)  # noqa: S101 - the table says so; for the type checker
-    if event.restarted and state.door is Door.ARMED:
-        state = replace(state, door=Door.SENT)
+    if event.restarted:
+        state = state.inherited()
     if state.phase is Phase.LIMBO:
         state = replace(state, failure=None)
     ruling = recover(state, event.source, event.target, event.waited)
@@ -272,9 +287,11 @@ def _ruled_lost_source(state: State, story: str) -> Step:
 
 def _ruled_crashed(state: State, story: str) -> Step:
     failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
-    leftovers = (*state.leftovers, "the source keeps the guest's stopped, stale process")
-    state = replace(state, owner=Owner.TARGET, door=Door.SENT, failure=failure, leftovers=leftovers)
-    return Step(replace(state, phase=Phase.FAILED), (e.RestoreSendQueue(), e.Finish()))
+    if state.failure != failure:
+        state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
+    held, duties = state.held & {Held.SEND_QUEUE}, frozenset({"RestoreSendQueue"})
+    state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=duties, failure=failure)
+    return Step(replace(state, phase=Phase.FINISHING), (e.RestoreSendQueue(),))
 
 
 def _ruled_limbo(state: State, story: str) -> Step:
@@ -309,6 +326,13 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
     return Step(state, commands if isinstance(event, e.Observed) and event.restarted else ())
 
 
+def _observed_while_rolling_back(state: State, event: e.Event) -> Step:
+    """Leave a step of the rollback that is under way alone; a new runner, or one that waits to try again, goes on."""
+    ruled = _observed(state, event)
+    under_way = isinstance(event, e.Observed) and not event.restarted and not state.held <= state.tried
+    return Step(state) if under_way and ruled.state.phase is Phase.ROLLING_BACK else ruled
+
+
 def _lost_while_finishing(state: State, event: e.Event) -> Step:
     """Look when the target's monitor is lost; the source's ends because the source is removed."""
     return Step(state, (e.Observe(),) if isinstance(event, e.Lost) and event.side is Side.TARGET else ())
@@ -328,6 +352,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PREPARING, e.StepFailed): _go_back,
     (_P.PREPARING, e.CancelRequested): _go_back,
     (_P.PREPARING, e.GiveUp): _go_back,
+    (_P.PREPARING, e.TargetRunning): _observe,
     (_P.PREPARING, e.Lost): _observe,
     (_P.PREPARING, e.Observed): _observed,
     (_P.PRECOPY, e.StreamStarted): _nothing,
@@ -341,7 +366,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.Lost): _observe,
     (_P.PRECOPY, e.Observed): _observed,
     (_P.SWITCHOVER, e.StreamEnded): _stream_ended,
-    (_P.SWITCHOVER, e.SourceResumed): _observe,
+    (_P.SWITCHOVER, e.SourceResumed): _source_resumed,
     (_P.SWITCHOVER, e.TargetRunning): _observe,
     (_P.SWITCHOVER, e.StepFailed): _step_failed_late,
     (_P.SWITCHOVER, e.CancelRequested): _go_back,
@@ -363,7 +388,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.ROLLING_BACK, e.TargetRunning): _observe,
     (_P.ROLLING_BACK, e.Undone): _undone,
     (_P.ROLLING_BACK, e.StepFailed): _undone,
-    (_P.ROLLING_BACK, e.Observed): _observed,
+    (_P.ROLLING_BACK, e.Observed): _observed_while_rolling_back,
     (_P.LIMBO, e.Observed): _observed,
 }
 
@@ -381,8 +406,8 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}
         ),
         _P.LIMBO: tuple(kind for kind in e.EVENTS if kind is not e.Observed),
-        _P.PENDING: (e.Lost, e.Observed),
-        _P.PREPARING: (e.Begin, e.Checked),
+        _P.PENDING: (e.Lost, e.Observed, e.SourceStopped, e.SourceResumed, e.StreamEnded),
+        _P.PREPARING: (e.Begin, e.Checked, e.SourceStopped, e.SourceResumed, e.StreamEnded),
     }.items()
     for kind in kinds
 )

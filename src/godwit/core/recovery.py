@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.state import Door, Phase, State
-from godwit.model import GuestView, RunState, StreamStatus
+from godwit.core.state import Door, Held, Phase, State
+from godwit.model import GuestView, RunState, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +85,19 @@ class Seen:
 
     @property
     def sent(self) -> bool:
-        """Whether the target may have been told to run."""
-        return self.state.door is Door.SENT
+        """Whether the target may have been told to run; a source that still streams proves that it was not."""
+        return self.state.door is Door.SENT and (self.state.phase is Phase.COMMITTING or not self.streaming)
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the source has given everything away and has not run since: one that failed runs on by itself."""
+        out_of_sight = self.s in {RunState.ABSENT, RunState.UNREACHABLE}
+        return self.s is RunState.POSTMIGRATE or (out_of_sight and Side.SOURCE.value in self.state.ended)
+
+    @property
+    def turned_back(self) -> bool:
+        """Whether going back was decided, though not yet begun."""
+        return self.state.cancel_requested or self.state.failure is not None
 
     @property
     def impatient(self) -> bool:
@@ -95,6 +106,7 @@ class Seen:
 
 
 _SOURCE_CANNOT_RUN: Final = frozenset({RunState.POSTMIGRATE, RunState.ABSENT})
+_ON_THE_SOURCE: Final = frozenset({Phase.PREPARING, Phase.ROLLING_BACK})
 _SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.OTHER})
 
 Rule = tuple["Callable[[Seen], bool]", Verdict, str]
@@ -108,9 +120,13 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     # The target runs: it owns the guest.
     (
-        lambda e: e.t is RunState.RUNNING and e.state.phase in {Phase.PENDING, Phase.PREPARING},
+        lambda e: (
+            e.t is RunState.RUNNING
+            and e.state.door is Door.CLOSED
+            and not (Held.STREAM in e.state.held and e.s in _SOURCE_CANNOT_RUN)
+        ),
         Verdict.LIMBO,
-        "a guest of this name runs on the target though it was never sent there",
+        "a guest of this name runs on the target though it was never handed over",
     ),
     (lambda e: e.t is RunState.RUNNING, Verdict.FINISH, "the target runs the guest"),
     # The guest was handed over for good.
@@ -127,7 +143,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "the source runs and the target does not: the guest was never handed over",
     ),
     (
-        lambda e: e.sent and e.target_complete and (e.s in _SOURCE_CANNOT_RUN or e.state.phase is Phase.COMMITTING),
+        lambda e: e.sent and e.target_complete and (e.handed_over or e.state.phase is Phase.COMMITTING),
         Verdict.COMMIT,
         "the target has everything and waits for the word to run",
     ),
@@ -137,21 +153,51 @@ RULES: Final[tuple[Rule, ...]] = (
         "the target was told to run and its process is gone",
     ),
     (
+        lambda e: e.sent and e.t is RunState.ABSENT and e.s is RunState.ABSENT,
+        Verdict.CRASHED,
+        "the guest's process is gone on both hosts",
+    ),
+    (
         lambda e: e.sent and e.t is RunState.ABSENT and e.s not in _SOURCE_ALIVE | {RunState.STOPPED_FOR_SWITCHOVER},
         Verdict.LIMBO,
         "the target's process is gone, and whether it had been told to run died with the former runner",
     ),
     # Going back was decided, or nothing was streamed yet.
     (
-        lambda e: e.state.phase in {Phase.PREPARING, Phase.ROLLING_BACK} and e.s is not RunState.ABSENT,
+        lambda e: e.state.phase in _ON_THE_SOURCE and e.s is RunState.ABSENT,
+        Verdict.LOST_SOURCE,
+        "the guest's process on the source died while the source owned it",
+    ),
+    (
+        lambda e: (
+            e.state.phase is Phase.ROLLING_BACK
+            and e.s is RunState.UNREACHABLE
+            and e.state.held <= e.state.tried
+            and not e.impatient
+        ),
+        Verdict.WAIT,
+        "the source is silent, and what is left to undo is there",
+    ),
+    (
+        lambda e: e.state.phase in _ON_THE_SOURCE,
         Verdict.ROLL_BACK,
         "nothing was handed over; what was prepared is undone",
     ),
+    (
+        lambda e: e.streaming and e.turned_back and not e.sent,
+        Verdict.ROLL_BACK,
+        "the stream still runs, and going back was decided",
+    ),
     # The source cannot run any more and the target has everything.
     (
-        lambda e: e.target_complete and e.s in _SOURCE_CANNOT_RUN,
+        lambda e: e.target_complete and e.handed_over,
         Verdict.COMMIT,
         "the source has handed everything over and the target has all of it",
+    ),
+    (
+        lambda e: e.target_complete and e.s is RunState.ABSENT,
+        Verdict.LIMBO,
+        "the source's process is gone, and whether it ran on after the target had everything went with it",
     ),
     # The stream goes on.
     (

@@ -65,7 +65,8 @@ class Failure:
 class State:
     """One migration. Only `step` makes new ones.
 
-    `prepared` names the sides that are ready, `ended` those for which the stream has completed;
+    `prepared` names the sides that are ready, `ended` those for which the stream has completed (an entry for the
+    source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
     `duties` is what FINISHING still has to do; `leftovers` is what could not be removed, in words.
     """
 
@@ -76,6 +77,7 @@ class State:
     uri: str = ""
     prepared: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
+    tried: frozenset[Held] = frozenset()
     duties: frozenset[str] = frozenset()
     cancel_requested: bool = False
     failure: Failure | None = None
@@ -86,6 +88,10 @@ class State:
     def finished(self) -> bool:
         """Whether nothing more will happen."""
         return self.phase in TERMINAL
+
+    def inherited(self) -> State:
+        """Return the state as a new runner must take it: the former one may have gone through an armed door."""
+        return replace(self, door=Door.SENT) if self.door is Door.ARMED else self
 
     def with_failure(self, failure: Failure) -> State:
         """Keep the first failure: later ones are consequences."""

@@ -10,7 +10,14 @@ from godwit.core import events as e
 from godwit.core.capabilities import SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
 from godwit.core.preflight import blocking, check
 from godwit.engine.gather import gather
-from godwit.errors import GodwitError, HypervisorError, LimboError, MigrationFailedError, RefusedError
+from godwit.errors import (
+    GodwitError,
+    HostUnreachableError,
+    HypervisorError,
+    LimboError,
+    MigrationFailedError,
+    RefusedError,
+)
 from godwit.model import Finding, GuestFacts, RunState, Severity, Side, StreamStatus
 
 if TYPE_CHECKING:
@@ -43,7 +50,7 @@ class Actions:
     _source_features: Features | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
-    def note(self, kind: str, **data: object) -> None:
+    def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""
         self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)
 
@@ -188,8 +195,9 @@ class Actions:
     async def cancel_stream(self, _: e.CancelStream) -> e.Event:
         """Cancel the stream and wait until it has ended, so that the source is free for another."""
         view = await self.sides.look(Side.SOURCE)
-        if view.state in {RunState.ABSENT, RunState.UNREACHABLE}:
-            return e.Undone("CancelStream", "" if view.state is RunState.ABSENT else "the source does not answer")
+        if view.state is RunState.ABSENT:
+            return e.Undone("CancelStream")
+        self._require_answer(view)
         if view.stream in _LIVE_STREAMS:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.cancel_migration()
@@ -213,14 +221,19 @@ class Actions:
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.ABSENT:
             return e.Undone("ResumeSource", f"{self.parts.vm.name} has no process on {self.parts.source.name} any more")
-        if view.state is RunState.UNREACHABLE:
-            return e.Undone("ResumeSource", f"{self.parts.source.name} does not answer: {view.detail}")
+        self._require_answer(view)
         if view.state is not RunState.RUNNING:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.resume()
             view = await self._wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
         left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
         return e.Undone("ResumeSource", left)
+
+    def _require_answer(self, view: GuestView) -> None:
+        """Refuse to take silence for an answer; the machine tries again when the source is back."""
+        if view.state is RunState.UNREACHABLE:
+            message = f"{self.parts.source.name} does not answer for {self.parts.vm.name}: {view.detail}"
+            raise HostUnreachableError(message)
 
     async def restore_send_queue(self, _: e.RestoreSendQueue) -> e.Event:
         """Give the source host's send queue back."""

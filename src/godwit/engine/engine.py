@@ -34,6 +34,10 @@ CANCEL_POLL: Final = 0.2
 SWITCHOVER_PATIENCE: Final = 5.0
 """Seconds that the guest may stand still before a switchover that does not end is taken back."""
 
+HEARTBEAT: Final = 3.0
+"""Seconds of quiet after which both sides are looked at: an event may have been missed."""
+
+_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING})
 _SETTLE_DEADLINE: Final = 15.0
 _UNDO: Final = (e.CancelStream, e.DestroyTarget, e.ResumeSource)
 
@@ -45,10 +49,11 @@ class Engine:
         """Take a new migration (no state) or one whose former runner died."""
         self._parts = parts
         self._restarted = state is not None and state.phase is not Phase.PENDING
-        self._state = state or State()
+        self._state = state.inherited() if state else State()
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
+        self._last_event = self._last_change = parts.clock.now()
 
     async def run(self) -> Outcome:
         """Carry the migration to its end and return how it ended.
@@ -65,7 +70,10 @@ class Engine:
             self._sides.on_pass = self._sampler.poke
             self._observer = Observer(self._parts.clock, self._sides)
             self._outside = Outside(self._actions)
-            helpers = [tasks.create_task(self._listen_for_cancel(), name="cancel")]
+            helpers = [
+                tasks.create_task(self._listen_for_cancel(), name="cancel"),
+                tasks.create_task(self._look_now_and_then(), name="heartbeat"),
+            ]
             deadline = self._parts.spec.policy.deadline
             if deadline is not None:
                 helpers.append(tasks.create_task(self._keep_deadline(deadline), name="deadline"))
@@ -91,20 +99,27 @@ class Engine:
 
     async def _loop(self) -> None:
         if self._restarted:
+            self._entered(Phase.PENDING, self._state.phase)
             self._start(e.Observe())
         else:
             self._inbox.put_nowait(e.Begin())
         while True:
             event = await self._inbox.get()
+            self._last_event = self._parts.clock.now()
+            if isinstance(event, e.Observed) and self._observer.began < self._last_change:
+                # What was seen before the last transition may contradict what is true since.
+                self._start(e.Observe())
+                continue
+            if isinstance(event, e.SourceStopped):
+                self._sampler.follow(self._tasks, streaming=False)
             result = await self._journalled(event, step(self._state, event))
             self._entered(self._state.phase, result.state.phase)
+            if result.state != self._state:
+                self._last_change = self._parts.clock.now()
             self._state = result.state
             if isinstance(event, e.Observed):
                 self._observer.settled(again=any(isinstance(command, e.Observe) for command in result.commands))
             if any(isinstance(command, e.Finish) for command in result.commands):
-                for command in result.commands:
-                    if isinstance(command, e.RestoreSendQueue):
-                        await self._actions.restore_send_queue(command)
                 return
             for command in result.commands:
                 self._start(command)
@@ -206,6 +221,13 @@ class Engine:
                 self._inbox.put_nowait(e.CancelRequested(by))
                 return
             await self._parts.clock.sleep(CANCEL_POLL)
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await self._parts.clock.sleep(HEARTBEAT)
+            quiet = self._parts.clock.now() - self._last_event
+            if self._state.phase in _WATCHED and quiet >= HEARTBEAT:
+                self._start(e.Observe())
 
     async def _keep_deadline(self, deadline: float) -> None:
         await self._parts.clock.sleep(max(0.0, self._parts.requested + deadline - self._parts.clock.now()))

@@ -20,6 +20,8 @@ class Observer:
 
     clock: Clock
     sides: Sides
+    began: float = 0.0
+    """When the latest look began, on the controller's clock."""
     _since: float | None = None
     _first_round: bool = True
 
@@ -27,8 +29,9 @@ class Observer:
         """Look at both sides at once, after `delay` seconds."""
         if delay:
             await self.clock.sleep(delay)
+        self.began = self.clock.now()
         if self._since is None:
-            self._since = self.clock.now()
+            self._since = self.began
         source, target = await asyncio.gather(self.sides.look(Side.SOURCE), self.sides.look(Side.TARGET))
         first = restarted and self._first_round
         return e.Observed(source, target, self.clock.now() - self._since, first)

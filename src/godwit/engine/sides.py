@@ -31,8 +31,8 @@ _STREAM_WORDS: Final = {
 class Sides:
     """Keeps one monitor per side, turns what it says into events of the machine, and reads clocks on the way.
 
-    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends. `asked` holds when a command that makes
-    an event was sent, so that the event's own timestamp becomes a reading of that host's clock.
+    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends. `asked` holds when a command that
+    makes an event was sent, so that the event's own timestamp becomes a reading of that host's clock.
     """
 
     parts: Parts

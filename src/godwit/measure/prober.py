@@ -33,9 +33,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from typing import Optional, Union
+from typing import Union
 
-Waitable = Union[int, socket.socket]
+Waitable = Union[int, socket.socket]  # noqa: UP007 - evaluated at run time, on 3.9 too
 
 FORMAT_VERSION = 1
 CONNECTION_KINDS = ("tcp", "http", "redis")
@@ -53,7 +53,7 @@ EVENT_PAUSE_NS = 100_000_000  # the same trouble is counted every time and told 
 
 
 def monotonic_ns() -> int:
-    """The instant on the clock that no time daemon slews, in ns."""
+    """Read the clock that no time daemon slews, in ns."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
 
 
@@ -75,7 +75,7 @@ class Output:
         """Open the story with instant 0, now."""
         self.start_ns, self.wall_ns = clock_pair()
         self._flush_ns = flush_ns
-        self._rows: list[list[Optional[int]]] = []
+        self._rows: list[list[int | None]] = []
         self._pending = bytearray()
         self.due_ns = self.start_ns + flush_ns
         self._clock_ns = self.start_ns + CLOCK_EVERY_NS
@@ -88,13 +88,13 @@ class Output:
         """Queue one message."""
         self._pending += json.dumps({"t": t, **fields}, separators=(",", ":")).encode() + b"\n"
 
-    def row(self, number: int, sent_ns: int, rtt_ns: Optional[int], lag_ns: Optional[int]) -> None:
+    def row(self, number: int, sent_ns: int, rtt_ns: int | None, lag_ns: int | None) -> None:
         """Queue the outcome of one request."""
         rtt_us = None if rtt_ns is None else rtt_ns // 1000
         lag_us = None if lag_ns is None else lag_ns // 1000
         self._rows.append([number, self.since_start_us(sent_ns), rtt_us, lag_us])
 
-    def clock(self, identity: Optional[str] = None) -> None:
+    def clock(self, identity: str | None = None) -> None:
         """Queue the wall clock, for drift and for the offset against another machine."""
         instant, wall = clock_pair()
         asked = {} if identity is None else {"id": identity}
@@ -112,9 +112,11 @@ class Output:
         while self._pending and select.select([], [1], [], 0)[1]:
             del self._pending[: os.write(1, self._pending[:PIPE_CHUNK])]
 
-    def close(self) -> None:
-        """Write all that is left, waiting for the reader if need be."""
+    def end(self, **totals: object) -> None:
+        """Write all that is left and the totals, waiting for the reader if need be."""
         self._collect()
+        instant, wall = clock_pair()
+        self.say("end", mono_us=self.since_start_us(instant), real_ns=wall, **totals)
         while self._pending:
             del self._pending[: os.write(1, self._pending)]
 
@@ -128,6 +130,7 @@ class Client:
     """What the loop needs of a kind of request; ``errors`` counts what went wrong, by name."""
 
     method = ""
+    stamped = False  # arrivals are stamped by the kernel, so they need not be fetched at once
 
     def __init__(self, out: Output) -> None:
         """Keep the way to tell of resets and reconnects."""
@@ -173,6 +176,8 @@ def checksum(data: bytes) -> int:
 class IcmpClient(Client):
     """Echo requests over an unprivileged datagram socket, or a raw one; arrivals stamped by the kernel."""
 
+    stamped = True
+
     def __init__(self, out: Output, family: int, address: str) -> None:
         """Open the socket; PermissionError when neither kind is allowed."""
         super().__init__(out)
@@ -184,7 +189,7 @@ class IcmpClient(Client):
         except PermissionError:
             self._socket = socket.socket(family, socket.SOCK_RAW, protocol)
             self._raw, self.method = True, "icmp-raw"
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._socket.connect((address, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._identity = os.getpid() & 0xFFFF
@@ -202,9 +207,9 @@ class IcmpClient(Client):
 
     def replies(self, readable: list[socket.socket], writable: list[socket.socket]) -> list[tuple[int, int]]:
         """Drain the socket; what is not an answer to this very probe is passed over."""
-        del writable
+        del readable, writable
         found: list[tuple[int, int]] = []
-        while readable:
+        while True:
             try:
                 data, ancillary, _, _ = self._socket.recvmsg(2048, 256)
             except BlockingIOError:
@@ -221,12 +226,13 @@ class IcmpClient(Client):
 
     @staticmethod
     def _arrival(ancillary: list[tuple[int, int, bytes]]) -> int:
-        """The kernel's instant of arrival on the monotonic clock, or now where it gave none."""
+        """Put the kernel's instant of arrival on the monotonic clock; now where it gave none."""
         now = monotonic_ns()
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
                 seconds, nanoseconds = struct.unpack("@ll", data[: struct.calcsize("@ll")])
-                return now - max(0, time.time_ns() - seconds * 1_000_000_000 - nanoseconds)
+                age = time.time_ns() - int(seconds) * 1_000_000_000 - int(nanoseconds)
+                return now - max(0, age)
         return now
 
 
@@ -248,7 +254,7 @@ class ConnectClient(Client):
     def send(self, number: int) -> None:
         """Begin one handshake."""
         attempt = socket.socket(self._family, socket.SOCK_STREAM)
-        attempt.setblocking(False)
+        attempt.settimeout(0)
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._numbers[attempt] = number
         self.writes.append(attempt)
@@ -288,9 +294,9 @@ class StreamClient(Client):
         super().__init__(out)
         self.method = talk.method
         self._family, self._address, self._talk = family, address, talk
-        self._socket: Optional[socket.socket] = None
+        self._socket: socket.socket | None = None
         self._open = False
-        self._number: Optional[int] = None
+        self._number: int | None = None
         self._buffer = b""
         self._retry_ns = 0
         self._ever_open = False
@@ -300,7 +306,7 @@ class StreamClient(Client):
         if self._socket is None and now_ns >= self._retry_ns:
             self._retry_ns = now_ns + RECONNECT_PAUSE_NS
             self._socket = socket.socket(self._family, socket.SOCK_STREAM)
-            self._socket.setblocking(False)
+            self._socket.settimeout(0)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.writes = [self._socket]
             try:
@@ -343,12 +349,12 @@ class StreamClient(Client):
             self.trouble(fault, self._buffer[:80].decode("latin-1"))
         if whole:
             self._number = None
-        if not data or self._talk.closes:
+        if not data or (whole and self._talk.closes):
             self._lose("" if whole else "reset", "closed by the guest")
         return [(number, arrived)] if whole and number is not None else []
 
     def expire(self, number: int) -> None:
-        """A connection on which nothing moves any more is given up, and told."""
+        """Give up, and tell of, a connection on which nothing moves any more."""
         if number == self._number:
             self._number = None
             self._lose("timeout", "no reply on an open connection")
@@ -386,7 +392,7 @@ class Talk:
     closes = False
 
     def request(self, number: int) -> bytes:
-        """The bytes of one request."""
+        """Give the bytes of one request."""
         return b"%d\n" % number
 
     def whole(self, buffer: bytes, *, ended: bool) -> tuple[bool, str]:
@@ -405,12 +411,12 @@ class HttpTalk(Talk):
         self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: godwit-probe\r\n\r\n".encode()
 
     def request(self, number: int) -> bytes:
-        """The bytes of one request."""
+        """Give the bytes of one request."""
         del number
         return self._request
 
     def whole(self, buffer: bytes, *, ended: bool) -> tuple[bool, str]:
-        """The reply ends by length, by the last chunk, or with the connection; a status of 5xx is an error."""
+        """End the reply by length, by the last chunk, or with the connection; a status of 5xx is an error."""
         head, found, body = buffer.partition(b"\r\n\r\n")
         if not found:
             return False, ""
@@ -440,7 +446,7 @@ class RedisTalk(Talk):
             self.method = "redis-set-get"
 
     def request(self, number: int) -> bytes:
-        """The bytes of one request."""
+        """Give the bytes of one request."""
         if not self._store:
             return b"*1\r\n$4\r\nPING\r\n"
         if number % 2 == 0 or not self._value:
@@ -450,7 +456,7 @@ class RedisTalk(Talk):
         return b"GET %s\r\n" % self._key
 
     def whole(self, buffer: bytes, *, ended: bool) -> tuple[bool, str]:
-        """A reply ends with its line, a bulk string with its second; an error reply and a wrong value are told."""
+        """End a reply with its line, a bulk string with its second; tell of error replies and wrong values."""
         del ended
         if not buffer.endswith(b"\r\n"):
             return False, ""
@@ -459,6 +465,17 @@ class RedisTalk(Talk):
         if buffer.startswith(b"-"):
             return True, "error-reply"
         return True, "" if buffer == self._expected else "wrong-value"
+
+
+def obey(out: Output) -> str:
+    """Read standard input: ``clock ID`` asks for the clock; its end is the reason to end, which is given back."""
+    data = os.read(0, 4096)
+    for line in data.decode("ascii", "replace").splitlines():
+        word, _, identity = line.partition(" ")
+        if word == "clock":
+            out.clock(identity)
+            out.due_ns = 0
+    return "" if data else "stdin closed"
 
 
 class Loop:
@@ -471,6 +488,7 @@ class Loop:
         self._timeout_ns = int(args.timeout_ms * 1e6)
         self._end_ns = out.start_ns + int(args.duration_s * 1e9) if args.duration_s else 1 << 62
         self._inputs = [0] if args.watch_stdin else []
+        self._slow = args.interval_ms > args.flush_ms
         self._outstanding: dict[int, tuple[int, int]] = {}
         self._number = self._replies = self._lost = self._skipped = self._lag_ns = self._lag_max_ns = 0
         self._last_reply_ns = 0
@@ -482,15 +500,17 @@ class Loop:
         while not self.reason:
             now = monotonic_ns()
             if now >= slot:
+                if self._client.stamped:
+                    self._take([], [])
                 slot += self._serve(slot, now) * self._interval_ns
                 self._expire(now)
-                self._out.pump(now)
                 if now >= self._end_ns:
                     self.reason = "duration"
-            self._wait(slot)
+            self._out.pump(now)
+            self._wait(min(slot, self._out.due_ns) if self._slow else slot, now)
         grace_ns = monotonic_ns() + min(self._timeout_ns, END_GRACE_NS)
         while self._outstanding and monotonic_ns() < grace_ns:
-            self._wait(grace_ns)
+            self._wait(grace_ns, grace_ns)
         for number in list(self._outstanding):
             self._settle(number, None)
         self._tell_end()
@@ -514,22 +534,30 @@ class Loop:
             self._settle(number, None)
         return gone_by
 
-    def _wait(self, until_ns: int) -> None:
-        """Sleep until something comes or the next slot is due; take what came."""
+    def _wait(self, until_ns: int, now: int) -> None:
+        """Sleep until the next slot, or until something comes; take what came.
+
+        While replies that the kernel stamps come steadily they are left until the next slot: half the wake-ups.
+        """
         client = self._client
+        waited: list[Waitable] = [*self._inputs]
+        if not client.stamped or now - self._last_reply_ns > 3 * self._interval_ns:
+            waited += client.reads
         timeout = max(0, until_ns - monotonic_ns()) / 1e9
-        waited: list[Waitable] = [*self._inputs, *client.reads]
         ready, writable, _ = select.select(waited, client.writes, [], timeout)
         if 0 in ready:
-            self._obey()
-        readable = [one for one in ready if isinstance(one, socket.socket)]
-        if readable or writable:
-            for number, arrived in client.replies(readable, writable):
-                self._settle(number, arrived)
-        while client.dropped:
-            self._settle(client.dropped.pop(), None)
+            self.reason = obey(self._out) or self.reason
+        if ready or writable:
+            self._take([one for one in ready if isinstance(one, socket.socket)], writable)
 
-    def _settle(self, number: int, arrived: Optional[int]) -> None:
+    def _take(self, readable: list[socket.socket], writable: list[socket.socket]) -> None:
+        """Settle every request that was answered or given up."""
+        for number, arrived in self._client.replies(readable, writable):
+            self._settle(number, arrived)
+        while self._client.dropped:
+            self._settle(self._client.dropped.pop(), None)
+
+    def _settle(self, number: int, arrived: int | None) -> None:
         """Record how one request ended; a second reply to it is no news."""
         sent, lag = self._outstanding.pop(number, (0, 0))
         if not sent:
@@ -547,7 +575,7 @@ class Loop:
         self._out.row(number, sent, max(0, arrived - sent), lag)
 
     def _expire(self, now: int) -> None:
-        """Requests older than the timeout are lost; the oldest stand first."""
+        """Count requests older than the timeout as lost; the oldest stand first."""
         while self._outstanding:
             number, (sent, _) = next(iter(self._outstanding.items()))
             if now - sent < self._timeout_ns:
@@ -555,25 +583,10 @@ class Loop:
             self._client.expire(number)
             self._settle(number, None)
 
-    def _obey(self) -> None:
-        """Standard input: ``clock ID`` asks for the clock, its end ends the probe."""
-        data = os.read(0, 4096)
-        if not data:
-            self.reason = "stdin closed"
-        for line in data.decode("ascii", "replace").splitlines():
-            word, _, identity = line.partition(" ")
-            if word == "clock":
-                self._out.clock(identity)
-                self._out.due_ns = 0
-
     def _tell_end(self) -> None:
-        """Totals, so that the reader can check what it was given."""
-        instant, wall = clock_pair()
-        self._out.say(
-            "end",
+        """Give totals, so that the reader can check what it was given."""
+        self._out.end(
             reason=self.reason,
-            mono_us=self._out.since_start_us(instant),
-            real_ns=wall,
             sent=self._number,
             replies=self._replies,
             lost=self._lost,
@@ -583,7 +596,6 @@ class Loop:
             reconnects=self._client.reconnects,
             cpu_us=time.process_time_ns() // 1000,
         )
-        self._out.close()
 
 
 class PingCommand(Client):
@@ -612,8 +624,8 @@ class PingCommand(Client):
         while not self.reason:
             readable, _, _ = select.select([*self._inputs, pipe.fileno()], [], [], 0.01)
             now = monotonic_ns()
-            if 0 in readable and not os.read(0, 4096):
-                self.reason = "stdin closed"
+            if 0 in readable:
+                self.reason = obey(self.out) or self.reason
             if pipe.fileno() in readable:
                 self._take(os.read(pipe.fileno(), 65536))
             if now >= self._end_ns:
@@ -623,7 +635,8 @@ class PingCommand(Client):
         _, complaint = self._child.communicate()
         if self._replies == 0 and complaint:
             self.out.say("note", text=complaint.decode("utf-8", "replace").strip())
-        self._finish()
+        totals = {"sent": self._last, "replies": self._replies, "lost": self._last - self._replies}
+        self.out.end(reason=self.reason, skipped=0, lag_max_us=None, errors={}, reconnects=0, cpu_us=None, **totals)
 
     def _take(self, data: bytes) -> None:
         if not data:
@@ -646,17 +659,8 @@ class PingCommand(Client):
             self.out.row(number, sent_ns, rtt_ns, None)
 
     def _unwrapped(self, sequence: int) -> int:
-        """The 16-bit sequence number that is nearest to the last one, counted on."""
+        """Count on from the last number to the nearest one with this 16-bit sequence number."""
         return self._last + (sequence - self._last + 0x8000) % 0x10000 - 0x8000
-
-    def _finish(self) -> None:
-        instant, wall = clock_pair()
-        lost = self._last - self._replies
-        self.out.say(
-            "end", reason=self.reason, mono_us=self.out.since_start_us(instant), real_ns=wall, sent=self._last,
-            replies=self._replies, lost=lost, skipped=0, lag_max_us=None, errors={}, reconnects=0,
-        )  # fmt: skip
-        self.out.close()
 
 
 def prioritise(wanted: str) -> str:

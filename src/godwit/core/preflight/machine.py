@@ -56,6 +56,15 @@ def _may_be_moved(e: Evidence) -> Iterator[Finding]:
             "the same command line cannot be started on another host",
             "start the guest with paths or interface names instead",
         )
+    for refusal in e.guest.refusals:
+        yield Finding(
+            "cannot-be-repeated",
+            Severity.BLOCK,
+            e.vm.name,
+            refusal,
+            "the target must be started with exactly the same devices",
+            "unplug what it names, or restart the guest with it on its command line",
+        )
     for blocker in e.guest.blockers:
         yield Finding(
             "blocked-by-qemu",

@@ -1,0 +1,120 @@
+"""From the prober's lines to a series. Pure: the driver feeds lines, this keeps columns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from godwit.core.clocks import SAME_CLOCK, ClockOffset
+from godwit.measure.series import ProbeSeries
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+
+
+class Collector:
+    """Takes the lines of one prober in order; ``series()`` can be asked for at any time after the header."""
+
+    def __init__(self) -> None:
+        """Begin with nothing seen."""
+        self.header: dict[str, Any] | None = None
+        self.end: dict[str, Any] | None = None
+        self.ready = False
+        self.offset: ClockOffset = SAME_CLOCK
+        self.last_answered_sent_s = -np.inf
+        self._numbers: list[int] = []
+        self._sent_us: list[int] = []
+        self._rtt_us: list[float] = []
+        self._lag_us: list[float] = []
+        self._clocks: list[tuple[int, int]] = []
+        self._notes: list[str] = []
+
+    def feed(self, line: bytes) -> dict[str, Any]:
+        """Take one line and give the message in it; ValueError when it is none of a prober of this version."""
+        message = json.loads(line)
+        if not isinstance(message, dict) or "t" not in message:
+            text = f"not a prober's line: {line[:80]!r}"
+            raise ValueError(text)
+        kind = message["t"]
+        if kind == "header":
+            if message["version"] != FORMAT_VERSION:
+                text = f"a prober of version {message['version']}, this reads {FORMAT_VERSION}"
+                raise ValueError(text)
+            self.header = message
+        elif kind == "rows":
+            self._take_rows(message["rows"])
+        elif kind == "ready":
+            self.ready = True
+        elif kind == "note":
+            self._notes.append(str(message["text"]))
+        elif kind == "end":
+            self.end = message
+        if "real_ns" in message:
+            self._clocks.append((message["mono_us"], message["real_ns"]))
+        return message
+
+    def wall_s(self, mono_us: float) -> float:
+        """Put an instant of the prober on the controller's clock, UNIX seconds, by the nearest clock readings."""
+        return float(self._wall_s(np.asarray([mono_us], dtype=np.float64))[0])
+
+    def series(self) -> ProbeSeries:
+        """Give what was seen so far, in the order of sending; ValueError before the header."""
+        if self.header is None:
+            message = "the prober has not said yet what it does"
+            raise ValueError(message)
+        order = np.argsort(np.asarray(self._numbers, dtype=np.int64), kind="stable")
+        sent_us = np.asarray(self._sent_us, dtype=np.float64)[order]
+        end = self.end or {}
+        last_us = float(end.get("mono_us", max([self._clocks[-1][0], *self._sent_us[-1:]])))
+        return ProbeSeries(
+            kind=self.header["kind"],
+            method=self.header["method"],
+            address=_address(self.header),
+            interval_s=self.header["interval_us"] / 1e6,
+            sent_s=self._wall_s(sent_us),
+            rtt_s=np.asarray(self._rtt_us, dtype=np.float64)[order] / 1e6,
+            lag_s=np.asarray(self._lag_us, dtype=np.float64)[order] / 1e6,
+            started_s=self.wall_s(0),
+            ended_s=self.wall_s(last_us),
+            errors=dict(end.get("errors", {})),
+            reconnects=int(end.get("reconnects", 0)),
+            skipped=int(end.get("skipped", 0)),
+            vantage=self.header["vantage"],
+            scheduling=self.header["scheduling"],
+            clock_offset_s=self.offset.offset_s,
+            clock_uncertainty_s=self.offset.uncertainty_s,
+            notes=tuple(self._notes),
+        )
+
+    def _take_rows(self, rows: list[list[int | None]]) -> None:
+        for number, sent_us, rtt_us, lag_us in rows:
+            if number is None or sent_us is None:
+                text = "a request without number or instant"
+                raise ValueError(text)
+            self._numbers.append(number)
+            self._sent_us.append(sent_us)
+            self._rtt_us.append(np.nan if rtt_us is None else rtt_us)
+            self._lag_us.append(np.nan if lag_us is None else lag_us)
+        answered = [sent_us for _, sent_us, rtt_us, _ in rows if sent_us is not None and rtt_us is not None]
+        if answered:
+            self.last_answered_sent_s = max(self.last_answered_sent_s, self.wall_s(max(answered)))
+
+    def _wall_s(self, mono_us: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Interpolate between clock readings, so that a wall clock which is being slewed is followed."""
+        known_us = np.asarray([mono for mono, _ in self._clocks], dtype=np.float64)
+        base_ns = self._clocks[0][1]
+        ahead_us = np.asarray([(wall - base_ns) / 1e3 - mono for mono, wall in self._clocks], dtype=np.float64)
+        wall_us = mono_us + np.interp(mono_us, known_us, ahead_us)
+        return base_ns / 1e9 + wall_us / 1e6 - self.offset.offset_s
+
+
+def _address(header: dict[str, Any]) -> str:
+    """Write the address as it was asked for."""
+    if header["kind"] == "icmp":
+        return str(header["host"])
+    host = f"[{header['host']}]" if ":" in header["host"] else header["host"]
+    return f"{header['kind']}://{host}:{header['port']}"

@@ -1,0 +1,223 @@
+"""The journal's lines as sentences, for people: the same words on the screen, in `godwit show` and in the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from godwit.ports import Entry
+
+
+class Weight(StrEnum):
+    """How much a line matters to somebody who only watches."""
+
+    DETAIL = "detail"
+    """Told in `show` and the report, not on the screen."""
+    STEP = "step"
+    DECISION = "decision"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One line of a story: UNIX seconds, weight, what happened; `because` and `mend` are word for word."""
+
+    at: float
+    weight: Weight
+    text: str
+    because: str = ""
+    mend: str = ""
+
+
+PHASE_WORDS: Final[Mapping[str, str]] = {
+    "pending": "looking at both hosts",
+    "preparing": "preparing both sides",
+    "precopy": "copying memory while the guest runs",
+    "switchover": "the guest stands still, the rest is sent",
+    "committing": "handing the guest over",
+    "finishing": "the guest runs on the target",
+    "rolling-back": "going back",
+    "done": "done",
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "limbo": "limbo: nobody can know who owns the guest",
+}
+
+_STEPS: Final[Mapping[str, str]] = {
+    "Check": "looking at both hosts",
+    "PrepareTarget": "preparing the target",
+    "PrepareSource": "preparing the source",
+    "StartStream": "starting the stream",
+    "Adjust": "changing the running stream",
+    "ContinueTarget": "telling the target to run",
+    "Verify": "looking whether the guest is alive",
+    "RemoveSource": "removing the source",
+    "CancelStream": "cancelling the stream",
+    "DestroyTarget": "removing the target",
+    "ResumeSource": "making the source run again",
+    "RestoreSendQueue": "giving the source's send queue back",
+}
+
+_UNDONE: Final[Mapping[str, str]] = {
+    "CancelStream": "the stream is cancelled",
+    "DestroyTarget": "nothing of the guest is left on the target",
+    "ResumeSource": "the guest runs on the source",
+    "RestoreSendQueue": "the source's send queue is as it was",
+}
+
+_MARKS: Final[Mapping[str, str]] = {
+    "stream_started": "the source was told to send",
+    "source_stopped": "the source's CPUs stand still (STOP)",
+    "source_completed": "the source has sent everything",
+    "target_completed": "the target has received everything",
+    "continue_sent": "the target was told to run",
+    "target_running": "the target's CPUs run (RESUME)",
+}
+
+
+def sentence(entry: Entry) -> Sentence | None:
+    """Return what a line of the journal says, or None for mere figures (samples, the probe's series)."""
+    match entry.kind:
+        case "transition":
+            return _transition(entry)
+        case "finding":
+            return _finding(entry)
+        case "mark":
+            name = text_of(entry.data, "name")
+            return Sentence(entry.at, Weight.DETAIL, _MARKS.get(name, name.replace("_", " ")))
+        case "note":
+            return Sentence(entry.at, Weight.DETAIL, text_of(entry.data, "text"))
+        case _:
+            return None
+
+
+def text_of(data: Mapping[str, object], key: str) -> str:
+    """Return a text of the journal, empty where there is none."""
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def number_of(data: Mapping[str, object], key: str) -> float | None:
+    """Return a number of the journal, or None."""
+    value = data.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def mapping_of(data: Mapping[str, object], key: str) -> Mapping[str, object]:
+    """Return a nested object of the journal, empty where there is none."""
+    value = data.get(key)
+    return {str(name): one for name, one in value.items()} if isinstance(value, dict) else {}
+
+
+def _finding(entry: Entry) -> Sentence:
+    data = entry.data
+    weight = {"block": Weight.ERROR, "warn": Weight.WARNING}.get(text_of(data, "severity"), Weight.DETAIL)
+    found, why = text_of(data, "found"), text_of(data, "why")
+    return Sentence(entry.at, weight, found, why, text_of(data, "mend"))
+
+
+def _transition(entry: Entry) -> Sentence | None:
+    event, detail = text_of(entry.data, "event"), mapping_of(entry.data, "detail")
+    simple = _SIMPLE.get(event)
+    if simple is not None:
+        return Sentence(entry.at, simple[0], simple[1])
+    tell = _TELLERS.get(event)
+    if tell is None:
+        return Sentence(entry.at, Weight.DETAIL, event)
+    return tell(entry.at, detail)
+
+
+_SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
+    "Begin": (Weight.DETAIL, "the migration was asked for"),
+    "Checked": (Weight.STEP, "preflight found nothing that blocks"),
+    "SourcePrepared": (Weight.DETAIL, "the source is prepared"),
+    "StreamStarted": (Weight.DETAIL, "the stream runs"),
+    "SourceStopped": (Weight.DETAIL, "the source has stopped the guest"),
+    "SourceResumed": (Weight.WARNING, "the source has taken the guest back"),
+    "TargetRunning": (Weight.DETAIL, "the target runs the guest"),
+    "SourceRemoved": (Weight.STEP, "nothing of the guest is left on the source"),
+}
+
+
+def _target_prepared(at: float, detail: Mapping[str, object]) -> Sentence:
+    return Sentence(at, Weight.DETAIL, f"the target waits, paused, at {text_of(detail, 'uri')}")
+
+
+def _decided(at: float, detail: Mapping[str, object]) -> Sentence:
+    parameters = mapping_of(detail, "parameters")
+    changed = ", ".join(f"{name}={value}" for name, value in parameters.items())
+    reason = text_of(detail, "reason")
+    text = f"{reason} [{changed}]" if changed else reason
+    return Sentence(at, Weight.DECISION, text, text_of(detail, "evidence"))
+
+
+def _stream_ended(at: float, detail: Mapping[str, object]) -> Sentence:
+    status = text_of(detail, "status")
+    weight = Weight.DETAIL if status == "completed" else Weight.WARNING
+    return Sentence(at, weight, f"the {text_of(detail, 'side')} says that the stream {status}")
+
+
+def _verified(at: float, detail: Mapping[str, object]) -> Sentence:
+    said = {True: "the guest is alive", False: "the guest does not answer", None: "the guest was started"}
+    alive = detail.get("alive")
+    known = alive if isinstance(alive, bool) else None
+    weight = Weight.WARNING if known is False else Weight.STEP
+    why = text_of(detail, "detail")
+    return Sentence(at, weight, f"{said[known]}: {why}" if why else said[known])
+
+
+def _undone(at: float, detail: Mapping[str, object]) -> Sentence:
+    step, leftover = text_of(detail, "step"), text_of(detail, "leftover")
+    if leftover:
+        return Sentence(at, Weight.WARNING, leftover)
+    return Sentence(at, Weight.STEP, _UNDONE.get(step, f"{step} is undone"))
+
+
+def _step_failed(at: float, detail: Mapping[str, object]) -> Sentence:
+    step = text_of(detail, "step")
+    text = f"{_STEPS.get(step, step)} failed: {text_of(detail, 'message')}"
+    return Sentence(at, Weight.ERROR, text, mend=text_of(detail, "remedy"))
+
+
+def _lost(at: float, detail: Mapping[str, object]) -> Sentence:
+    return Sentence(at, Weight.WARNING, f"the connection to the {text_of(detail, 'side')}'s monitor ended")
+
+
+def _observed(at: float, detail: Mapping[str, object]) -> Sentence:
+    def side(name: str) -> str:
+        view = mapping_of(detail, name)
+        stream = text_of(view, "stream")
+        words = text_of(view, "state") + (f", stream {stream}" if stream not in {"", "none"} else "")
+        return f"{name} {words}"
+
+    restarted = "a new runner looked: " if detail.get("restarted") is True else "both sides were looked at: "
+    weight = Weight.WARNING if detail.get("restarted") is True else Weight.DETAIL
+    return Sentence(at, weight, f"{restarted}{side('source')}; {side('target')}")
+
+
+def _cancel_requested(at: float, detail: Mapping[str, object]) -> Sentence:
+    by = text_of(detail, "by")
+    return Sentence(at, Weight.WARNING, f"{by or 'somebody'} asked to cancel")
+
+
+def _give_up(at: float, detail: Mapping[str, object]) -> Sentence:
+    return Sentence(at, Weight.ERROR, text_of(detail, "reason"), mend=text_of(detail, "remedy"))
+
+
+_TELLERS: Final[Mapping[str, Callable[[float, Mapping[str, object]], Sentence]]] = {
+    "TargetPrepared": _target_prepared,
+    "Decided": _decided,
+    "StreamEnded": _stream_ended,
+    "Verified": _verified,
+    "Undone": _undone,
+    "StepFailed": _step_failed,
+    "Lost": _lost,
+    "Observed": _observed,
+    "CancelRequested": _cancel_requested,
+    "GiveUp": _give_up,
+}

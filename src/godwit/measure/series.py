@@ -1,0 +1,123 @@
+"""What a probe saw, as columns: the value that the probe returns, the journal keeps and the figures are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+UNANSWERED = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProbeSeries:
+    """A run of the outside probe. Arrays have one element a request, all of shape (n,), in the order of sending.
+
+    ``sent_s``    float64, UNIX seconds on the controller's clock
+    ``rtt_s``     float64, seconds to the reply, NaN where none came
+    ``lag_s``     float64, seconds by which the probe itself was late, NaN where it cannot know (system ping)
+
+    ``ended_s`` is when the probe stopped. ``clock_offset_s`` is what was taken off the vantage point's clock to get
+    there, ``clock_uncertainty_s`` how sure that is. ``errors`` counts resets, refusals, wrong values, by name.
+    """
+
+    kind: str
+    method: str
+    address: str
+    interval_s: float
+    sent_s: NDArray[np.float64]
+    rtt_s: NDArray[np.float64]
+    lag_s: NDArray[np.float64]
+    started_s: float
+    ended_s: float
+    errors: Mapping[str, int] = field(default_factory=dict)
+    reconnects: int = 0
+    skipped: int = 0
+    vantage: str = ""
+    scheduling: str = "normal"
+    clock_offset_s: float = 0.0
+    clock_uncertainty_s: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse columns of different lengths (ValueError)."""
+        if not len(self.sent_s) == len(self.rtt_s) == len(self.lag_s):
+            message = f"columns differ: {len(self.sent_s)} sent, {len(self.rtt_s)} rtt, {len(self.lag_s)} lag"
+            raise ValueError(message)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """Which requests got a reply, shape (n,)."""
+        return ~np.isnan(self.rtt_s)
+
+    @property
+    def lost(self) -> int:
+        """How many requests got none."""
+        return int(np.count_nonzero(np.isnan(self.rtt_s)))
+
+    @property
+    def replied_s(self) -> NDArray[np.float64]:
+        """Instants of the replies, sorted, UNIX seconds, shape (answered,)."""
+        mask = self.answered
+        return np.sort(self.sent_s[mask] + self.rtt_s[mask])
+
+    def between(self, start_s: float, end_s: float) -> ProbeSeries:
+        """Keep only the requests sent in [start_s, end_s], to keep a journal or a plot small."""
+        kept = (self.sent_s >= start_s) & (self.sent_s <= end_s)
+        values = {name: getattr(self, name) for name in self.__slots__}
+        for column in ("sent_s", "rtt_s", "lag_s"):
+            values[column] = values[column][kept]
+        values["started_s"] = max(start_s, self.started_s)
+        values["ended_s"] = min(end_s, self.ended_s)
+        return ProbeSeries(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give columns of small integers (microseconds, send instants as differences), for ``json.dumps``."""
+        sent_us = np.rint((self.sent_s - self.started_s) * 1e6).astype(np.int64)
+        scalars = ("kind", "method", "address", "interval_s", "started_s", "ended_s", "reconnects", "skipped")
+        more = ("vantage", "scheduling", "clock_offset_s", "clock_uncertainty_s")
+        return {
+            "version": FORMAT_VERSION,
+            **{name: getattr(self, name) for name in scalars + more},
+            "errors": dict(self.errors),
+            "notes": list(self.notes),
+            "sent_step_us": np.diff(sent_us, prepend=0).tolist(),
+            "rtt_us": _whole_us(self.rtt_s),
+            "lag_us": _whole_us(self.lag_s),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ProbeSeries:
+        """Read what ``to_json`` gave; ValueError on another version or missing columns."""
+        if data.get("version") != FORMAT_VERSION:
+            message = f"probe series of version {data.get('version')!r}, this reads {FORMAT_VERSION}"
+            raise ValueError(message)
+        values = {key: value for key, value in data.items() if key in cls.__slots__}
+        try:
+            steps, rtt, lag = data["sent_step_us"], data["rtt_us"], data["lag_us"]
+        except KeyError as error:
+            message = f"probe series without column {error}"
+            raise ValueError(message) from error
+        values["notes"] = tuple(data.get("notes", ()))
+        values["sent_s"] = data["started_s"] + np.cumsum(np.asarray(steps, dtype=np.int64)) / 1e6
+        values["rtt_s"], values["lag_s"] = _seconds(rtt), _seconds(lag)
+        return cls(**values)
+
+
+def _whole_us(seconds: NDArray[np.float64]) -> list[int]:
+    """Round to microseconds, with -1 for NaN."""
+    whole = np.where(np.isnan(seconds), UNANSWERED, np.rint(np.nan_to_num(seconds) * 1e6))
+    return [int(value) for value in whole]
+
+
+def _seconds(microseconds: Sequence[int]) -> NDArray[np.float64]:
+    """Undo ``_whole_us``."""
+    column = np.asarray(microseconds, dtype=np.float64)
+    return np.where(column < 0, np.nan, column / 1e6)
