@@ -54,15 +54,15 @@ def preload() -> None:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Service]:
-    """Open journal and inventory, and give the use cases over them."""
+async def opened(folder: Path | None = None) -> AsyncIterator[Service]:
+    """Open journal and inventory in `folder` (by default `home()`), and give the use cases over them."""
     from godwit.journal.database import Database  # noqa: PLC0415 - start-up time
     from godwit.journal.sqljournal import SqlInventory, SqlJournal  # noqa: PLC0415 - start-up time
     from godwit.measure.watcher import ProbeWatcher  # noqa: PLC0415 - start-up time
     from godwit.qemu.hypervisor import QemuHypervisor  # noqa: PLC0415 - start-up time
     from godwit.service import Service  # noqa: PLC0415 - start-up time
 
-    folder = home()
+    folder = folder or home()
     database = await Database.open(folder / "journal.db")
     journal = SqlJournal(database)
     inventory = SqlInventory(database)

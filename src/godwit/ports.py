@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Sequence
 
     from godwit.core.state import Phase, State
@@ -153,6 +154,10 @@ class Host(Protocol):
 
         `deadline` in seconds from now. Raises RemoteCommandError on a status other than 0 if `check`.
         """
+        ...
+
+    async def open_socket(self, path: str) -> socket.socket:
+        """Return a non-blocking socket connected to the UNIX socket `path` on the host. Raises MonitorLostError."""
         ...
 
     async def observe(self, vm: Vm) -> GuestView:

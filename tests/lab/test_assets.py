@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,32 @@ def test_a_build_that_fails_leaves_nothing_that_looks_complete(tmp_path: Path, m
     with pytest.raises(LabError, match="does not answer"):
         assets.prepare(tmp_path, lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_only_old_assets_that_nobody_has_mounted_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    building = tmp_path / "building-1"
+    building.mkdir()
+    for name in ("current", "recent", "old", "used"):
+        _complete(tmp_path / name, {})
+        if name != "recent":
+            os.utime(tmp_path / name / "manifest.json", (0, 0))
+    monkeypatch.setattr(assets, "_mounted", lambda folder: folder.name == "used")
+    assets._prune(tmp_path, tmp_path / "current", building)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["building-1", "current", "recent", "used"]
+
+
+@pytest.mark.lab
+def test_an_overlay_in_another_namespace_counts_as_mounted(tmp_path: Path) -> None:
+    tree = tmp_path / "hosttree"
+    (tree / "usr").mkdir(parents=True)
+    assert not assets._mounted(tmp_path)
+    script = 'mount -t overlay overlay -o "lowerdir=$1/usr:/usr" /usr && echo mounted && read -r _'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(tree)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"mounted\n"
+        assert assets._mounted(tmp_path)
+        holder.communicate(b"\n")
 
 
 def test_a_user_for_sshd_is_added_only_where_there_is_none() -> None:

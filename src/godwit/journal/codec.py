@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,3 +33,8 @@ def load(kind: type[T], text: str) -> T:
     except ValidationError as error:
         message = f"the journal holds a {kind.__name__} that cannot be read: {error.errors()[0]['msg']}"
         raise JournalError(message) from error
+
+
+def encode(data: dict[str, object]) -> str:
+    """Return a journal line's data as JSON text. Raises TypeError for what is no plain JSON."""
+    return json.dumps(data, separators=(",", ":"))

@@ -63,18 +63,15 @@ class Database:
         async def work(connection: AsyncConnection) -> None:
             await connection.run_sync(create)
 
-        if not self.path.exists() or not await self._has_tables():
+        if not await self._has_tables():
             await self.write(work, durable=True)
         self._keep_reserve()
 
     async def _has_tables(self) -> bool:
-        async def work(connection: AsyncConnection) -> bool:
-            await connection.execute(select(migrations.c.id).limit(1))
-            return True
-
         with contextlib.suppress(OperationalError):  # "no such table" is the answer, not an error
             async with self._relaxed.connect() as connection:
-                return await work(connection)
+                await connection.execute(select(migrations.c.id).limit(1))
+                return True
         return False
 
     def _engine(self, synchronous: str) -> AsyncEngine:
@@ -82,6 +79,9 @@ class Database:
 
         @event.listens_for(engine.sync_engine, "connect")
         def prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+            # Transactions are begun by `write`, at once for writing: what it reads first must not have changed
+            # when it writes, nor may two processes read the same and both go on.
+            connection.isolation_level = None
             cursor = connection.cursor()
             for pragma in (
                 f"busy_timeout={_BUSY_MILLISECONDS}",
@@ -115,8 +115,11 @@ class Database:
         engine = self._durable if durable else self._relaxed
         for attempt in range(_LOCK_RETRIES):
             try:
-                async with engine.begin() as connection:
-                    return await work(connection)
+                async with engine.connect() as connection:
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    result = await work(connection)
+                    await connection.commit()
+                    return result
             except DatabaseError as error:
                 reason = str(error.orig)
                 if "full" in reason and self._reserve.exists():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from godwit.core.state import State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.journal.codec import encode
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
@@ -23,6 +25,15 @@ class _Story:
     outcome: Outcome | None = None
     cancel_by: str | None = None
     entries: list[Entry] = field(default_factory=list)
+
+    def write(self, kind: str, at: float, data: dict[str, object]) -> None:
+        """Keep a copy, as a file would."""
+        self.entries.append(Entry(len(self.entries) + 1, at, kind, json.loads(encode(data))))
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a runner has something left to do, if only to write the outcome."""
+        return not self.state.finished or self.outcome is None
 
 
 class MemoryJournal:
@@ -58,15 +69,14 @@ class MemoryJournal:
         if story.epoch != epoch:
             message = f"another runner took over {identifier}; this one stops here"
             raise SupersededError(message)
-        story.entries.append(replace(entry, sequence=len(story.entries) + 1))
+        story.write(entry.kind, entry.at, entry.data)
         story.state = state
         if durable:
             story.durable_state = state
 
     def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
         """Write what nobody acts upon; see the port."""
-        story = self._story(identifier)
-        story.entries.append(Entry(len(story.entries) + 1, at, kind, data))
+        self._story(identifier).write(kind, at, data)
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
         """Write the outcome; see the port."""
@@ -99,7 +109,7 @@ class MemoryJournal:
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations; see the port."""
         stories = sorted(self._stories.values(), key=lambda story: story.created, reverse=True)
-        return [self._row(story) for story in stories if not (unfinished and story.state.finished)][:limit]
+        return [self._row(story) for story in stories if story.unfinished or not unfinished][:limit]
 
     async def request_cancel(self, identifier: str, by: str, at: float) -> None:  # noqa: ARG002 - the port has it
         """Ask the runner to cancel; see the port."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import CursorResult, delete, func, insert, select, update
@@ -18,7 +19,7 @@ from godwit.errors import (
     UnknownMigrationError,
     UnknownVmError,
 )
-from godwit.journal.codec import dump, load
+from godwit.journal.codec import dump, encode, load
 from godwit.journal.tables import entries, hosts, migrations, vms
 from godwit.model import HostRecord, Outcome, Spec, Vm
 from godwit.ports import Entry, MigrationRow
@@ -37,10 +38,15 @@ _ENDED: Final = [phase.value for phase in TERMINAL]
 
 @dataclass(frozen=True, slots=True)
 class _Write:
+    """One line that waits to be written, as text: what cannot be stored is refused where it is given."""
+
     identifier: str
-    entry: Entry
-    epoch: int | None = None
+    at: float
+    kind: str
+    data: str
+    epoch: int = 0
     state: State | None = None
+    durable: bool = False
 
 
 class SqlJournal:
@@ -50,8 +56,9 @@ class SqlJournal:
         """Write to `database`."""
         self._database = database
         self._waiting: list[_Write] = []
-        self._sequences: dict[str, int] = {}
+        self._fenced: set[tuple[str, int]] = set()
         self._flushing = asyncio.Lock()
+        self._closing = asyncio.Event()
         self._later: asyncio.Task[None] | None = None
         self._broken: JournalError | None = None
 
@@ -83,85 +90,75 @@ class SqlJournal:
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
         """Write a step of the machine; see the port."""
-        self._waiting.append(_Write(identifier, entry, epoch, state))
+        self._waiting.append(_Write(identifier, entry.at, entry.kind, encode(entry.data), epoch, state, durable))
         if durable:
-            await self._flush(durable=True)
+            await self.flush()
         else:
             self._flush_soon()
+        if (identifier, epoch) in self._fenced:
+            raise _superseded(identifier)
         if self._broken is not None:
             raise self._broken
 
     def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
         """Write what nobody acts upon; see the port."""
-        self._waiting.append(_Write(identifier, Entry(0, at, kind, data)))
+        self._waiting.append(_Write(identifier, at, kind, encode(data)))
         self._flush_soon()
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
         """Write the outcome; see the port."""
-        await self._flush(durable=False)
+        await self.flush()
 
-        async def work(connection: AsyncConnection) -> None:
-            mine = (migrations.c.id == identifier) & (migrations.c.epoch == epoch)
-            done = await connection.execute(update(migrations).where(mine).values(outcome=dump(outcome)))
-            _require_epoch(done, identifier)
+        async def work(connection: AsyncConnection) -> bool:
+            return await _update(connection, identifier, epoch, outcome=dump(outcome))
 
-        await self._database.write(work, durable=True)
-
-    async def flush(self) -> None:
-        """Write what waits."""
-        await self._flush(durable=False)
+        if not await self._database.write(work, durable=True):
+            raise _superseded(identifier)
 
     def _flush_soon(self) -> None:
         if self._later is None or self._later.done():
             self._later = asyncio.create_task(self._flush_later(), name="journal-flush")
 
     async def _flush_later(self) -> None:
-        await asyncio.sleep(_SOON)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), _SOON)
         try:
-            await self._flush(durable=False)
+            await self.flush()
         except JournalError as error:  # told to the next caller, who can act on it
             self._broken = error
 
-    async def _flush(self, *, durable: bool) -> None:
+    async def flush(self) -> None:
+        """Write what waits, all of it durably if any of it must be. What cannot be written goes on waiting."""
         async with self._flushing:
             batch, self._waiting = self._waiting, []
-            if not batch and not durable:
+            if not batch:
                 return
             try:
+                durable = any(write.durable for write in batch)
                 await self._database.write(lambda connection: self._write(connection, batch), durable=durable)
             except JournalError:
                 self._waiting = batch + self._waiting
                 raise
-            if durable:
-                self._broken = None
+            self._broken = None
 
     async def _write(self, connection: AsyncConnection, batch: list[_Write]) -> None:
+        """Write a batch in its order, except what comes from a runner that another has followed."""
+        sequences: dict[str, int] = {}
         rows: list[dict[str, Any]] = []
-        sequences = dict(self._sequences)
         for write in batch:
+            if write.state is not None:
+                values = {"phase": write.state.phase.value, "state": dump(write.state)}
+                if not await _update(connection, write.identifier, write.epoch, **values):
+                    self._fenced.add((write.identifier, write.epoch))
+                    continue
             if write.identifier not in sequences:
                 newest = select(func.max(entries.c.sequence)).where(entries.c.migration == write.identifier)
                 sequences[write.identifier] = (await connection.execute(newest)).scalar() or 0
             sequences[write.identifier] += 1
-            entry = replace(write.entry, sequence=sequences[write.identifier])
-            rows.append(
-                {
-                    "migration": write.identifier,
-                    "sequence": entry.sequence,
-                    "at": entry.at,
-                    "kind": entry.kind,
-                    "data": json.dumps(entry.data, separators=(",", ":")),
-                }
-            )
-            if write.state is not None:
-                mine = (migrations.c.id == write.identifier) & (migrations.c.epoch == write.epoch)
-                values = {"phase": write.state.phase.value, "state": dump(write.state)}
-                _require_epoch(
-                    await connection.execute(update(migrations).where(mine).values(**values)), write.identifier
-                )
+            line = {"sequence": sequences[write.identifier], "at": write.at, "kind": write.kind, "data": write.data}
+            rows.append({"migration": write.identifier, **line})
         if rows:
             await connection.execute(insert(entries), rows)
-        self._sequences = sequences
 
     async def load(self, identifier: str) -> tuple[MigrationRow, State]:
         """Return a migration and its last state; see the port."""
@@ -194,7 +191,7 @@ class SqlJournal:
         async def work(connection: AsyncConnection) -> list[MigrationRow]:
             chosen = select(migrations).order_by(migrations.c.created.desc()).limit(limit)
             if unfinished:
-                chosen = chosen.where(migrations.c.phase.not_in(_ENDED))
+                chosen = chosen.where(migrations.c.phase.not_in(_ENDED) | migrations.c.outcome.is_(None))
             return [_row(row) for row in await connection.execute(chosen)]
 
         return await self._database.read(work)
@@ -221,17 +218,24 @@ class SqlJournal:
 
     async def close(self) -> None:
         """Write what waits and let go."""
-        if self._later is not None:
-            self._later.cancel()
-            await asyncio.gather(self._later, return_exceptions=True)
-        await self._flush(durable=False)
-        await self._database.close()
+        self._closing.set()
+        try:
+            if self._later is not None:
+                await self._later
+            await self.flush()
+        finally:
+            await self._database.close()
 
 
-def _require_epoch(result: CursorResult[Any], identifier: str) -> None:
-    if result.rowcount != 1:
-        message = f"another runner took over {identifier}; this one stops here"
-        raise SupersededError(message)
+async def _update(connection: AsyncConnection, identifier: str, epoch: int, **values: str) -> bool:
+    """Change a migration's row; False if another runner has taken it over since `epoch`."""
+    mine = (migrations.c.id == identifier) & (migrations.c.epoch == epoch)
+    done: CursorResult[Any] = await connection.execute(update(migrations).where(mine).values(**values))
+    return done.rowcount == 1
+
+
+def _superseded(identifier: str) -> SupersededError:
+    return SupersededError(f"another runner took over {identifier}; this one stops here")
 
 
 def _row(row: Row[Any]) -> MigrationRow:

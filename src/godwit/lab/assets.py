@@ -7,12 +7,14 @@ Everything is made of Debian's packages in a cache folder, once, and nothing is 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 CACHE_VARIABLE = "GODWIT_LAB_CACHE"
 CACHE_FOLDER = Path("/var/cache/godwit/lab")
 MINIMUM_QEMU = "1:8.2"  # older ones lose guest writes when they migrate under TCG
+
+_KEPT_SECONDS = 86400
 
 # Always taken from the archive, whatever the machine has: the laboratory must not depend on the machine's own.
 _QEMU_FAMILY = ("qemu-*", "seabios")
@@ -97,6 +101,7 @@ def prepare(cache: Path, report: Callable[[str], None], *, old_qemu: bool = Fals
         if assets is None:
             with _building(cache) as building:
                 _build(folder, building, release, report, old_qemu=old_qemu)
+                _prune(cache, folder, building)
             assets = _ready(folder, old_qemu=old_qemu)
     if assets is None:
         message = f"the machine's packages changed while {folder} was made"
@@ -226,6 +231,28 @@ def _replace(fresh: Path, folder: Path) -> None:
     fresh.rename(folder)
 
 
+def _prune(cache: Path, current: Path, building: Path) -> None:
+    """Remove the assets of earlier versions of Godwit that are a day old and mounted by nobody."""
+    for manifest in cache.glob("*/manifest.json"):
+        folder = manifest.parent
+        if folder != current and time.time() - manifest.stat().st_mtime > _KEPT_SECONDS and not _mounted(folder):
+            folder.rename(building / folder.name)
+
+
+def _mounted(folder: Path) -> bool:
+    """Say whether a mount in any namespace of the machine names a folder, as an overlay names its lower one."""
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            text = mounts.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ESRCH, errno.EINVAL}:
+                continue  # the process has ended meanwhile
+            raise
+        if f"{folder}/" in text:
+            return True
+    return False
+
+
 @contextmanager
 def _locked(cache: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of the cache; the kernel gives it back when its holder dies."""
@@ -248,9 +275,9 @@ def _locked(cache: Path, report: Callable[[str], None]) -> Iterator[None]:
 def _building(cache: Path) -> Iterator[Path]:
     """Give a folder to build in, and remove it and any that a killed build left; the lock must be held."""
     for left in cache.glob("building-*"):
-        shutil.rmtree(left)
-    building = cache / f"building-{os.getpid()}"
-    building.mkdir()
+        # An apt that outlived its killed parent may still write there: what stays now goes the next time.
+        shutil.rmtree(left, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
     try:
         yield building
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -88,7 +89,9 @@ def _record(name: str, machine: LabMachine) -> HostRecord:
 async def forget(service: Service, lab: str) -> None:
     """Remove from the inventory what belongs to a laboratory of that name, and end what still waits for it."""
     folder = f"/run/godwit/lab/{lab}/"
-    ours = {record.name for record in await service.inventory.hosts() if (record.identity_file or "").startswith(folder)}
+    ours = {
+        record.name for record in await service.inventory.hosts() if (record.identity_file or "").startswith(folder)
+    }
     for vm in await service.inventory.vms():
         if vm.host in ours:
             await service.inventory.remove_vm(vm.name)
@@ -108,7 +111,9 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
     for folder in folders:
         _place(folder, name, assets, public_key(lab))
     disk = ["qemu-img", "create", "-q", "-f", "qcow2", f"/mnt/images/{name}.qcow2", str(_DISK_BYTES)]
-    created = subprocess.run(lab.command(host, disk), capture_output=True, text=True, check=False)
+    created = await asyncio.to_thread(
+        subprocess.run, lab.command(host, disk), capture_output=True, text=True, check=False
+    )
     if created.returncode != 0:
         message = f"no disk for {name}: {created.stderr.strip()}"
         raise LabError(message)

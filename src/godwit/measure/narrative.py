@@ -42,9 +42,9 @@ PHASE_WORDS: Final[Mapping[str, str]] = {
     "committing": "handing the guest over",
     "finishing": "the guest runs on the target",
     "rolling-back": "going back",
-    "done": "done",
-    "cancelled": "cancelled",
-    "failed": "failed",
+    "done": "the guest has moved",
+    "cancelled": "the guest stays where it was",
+    "failed": "the migration has failed",
     "limbo": "limbo: nobody can know who owns the guest",
 }
 

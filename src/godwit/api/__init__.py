@@ -1,0 +1,1 @@
+"""Godwit for programs."""

@@ -1,0 +1,239 @@
+"""The library: what the command line does, for programs.
+
+    async with godwit.connect() as g:
+        outcome = await g.migrate("web1", "host2")
+        print(outcome.downtime.client_gap_ms)
+
+A migration is carried by a process of its own: it goes on whatever becomes of the program that asked for it. What is
+awaited here only follows it, except that cancelling the task that awaits `Godwit.migrate` cancels the migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import (
+    GodwitError,
+    GuestCrashedError,
+    LimboError,
+    MigrationCancelledError,
+    MigrationFailedError,
+    RefusedError,
+)
+from godwit.model import HostRecord, Outcome, OutcomeStatus, Policy, ProbeRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from godwit.model import Finding, GuestView, HostFacts, Vm
+    from godwit.ports import Entry, MigrationRow
+    from godwit.service import Service, Status
+
+__all__ = ["Godwit", "Migration", "connect", "error_of"]
+
+_ERRORS: Final[dict[OutcomeStatus, type[GodwitError]]] = {
+    OutcomeStatus.FAILED: MigrationFailedError,
+    OutcomeStatus.CANCELLED: MigrationCancelledError,
+    OutcomeStatus.REFUSED: RefusedError,
+    OutcomeStatus.LIMBO: LimboError,
+    OutcomeStatus.GUEST_CRASHED: GuestCrashedError,
+}
+
+
+def error_of(outcome: Outcome) -> GodwitError | None:
+    """Return the error that a migration's end amounts to, or None for one that completed."""
+    kind = _ERRORS.get(outcome.status)
+    if kind is None:
+        return None
+    plainly = {OutcomeStatus.CANCELLED: f"the migration was cancelled; {outcome.vm} runs on, on {outcome.source}"}
+    message = outcome.error or plainly.get(outcome.status, f"the migration of {outcome.vm} ended: {outcome.status}")
+    return kind(message, remedy=outcome.remedy)
+
+
+@asynccontextmanager
+async def connect(home: Path | None = None) -> AsyncIterator[Godwit]:
+    """Open Godwit's journal and inventory in the folder `home`; by default where the command line has them.
+
+    Migrations whose runners died with their machine are taken up again. Raises JournalError.
+    """
+    from godwit import app  # noqa: PLC0415 - the composition root is above everything
+
+    async with app.opened() if home is None else app.opened(home) as service:
+        await service.take_up()
+        yield Godwit(service)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One migration, running or ended. It does not depend on this object."""
+
+    service: Service
+    id: str
+
+    async def events(self) -> AsyncIterator[Entry]:
+        """Yield the lines of its journal from the first on, until it has ended."""
+        async for entry in self.service.follow(self.id):
+            yield entry
+
+    async def status(self) -> Status:
+        """Say where it stands now."""
+        return await self.service.status(self.id)
+
+    async def cancel(self) -> None:
+        """Ask for the guest to stay where it is; `outcome` says whether it was still possible."""
+        await self.service.cancel(self.id)
+
+    async def outcome(self) -> Outcome:
+        """Wait for the end and return how it ended, whatever that is."""
+        return await self.service.outcome(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Godwit:
+    """Everything that Godwit can be asked to do. Made by `connect`; every method may raise JournalError."""
+
+    service: Service
+
+    # -- migrations ------------------------------------------------------------------------------------------------
+
+    async def migrate(
+        self,
+        vm: str,
+        host: str,
+        *,
+        policy: Policy | None = None,
+        probe: ProbeRequest | str | None = None,
+        on_progress: Callable[[Entry], None] | None = None,
+    ) -> Outcome:
+        """Move the guest `vm` to `host` and return what it cost.
+
+        `policy` limits downtime, time and bandwidth; `probe` is what an outside client asks meanwhile, for example
+        "198.51.100.7" or "redis://198.51.100.7:6379". `on_progress` is called with each line of the journal.
+
+        If the awaiting task is cancelled, the migration is cancelled, too; CancelledError is raised when the guest is
+        back on its source, or when it turned out to be too late and the move is complete.
+
+        Raises InputError, BusyError, and for a migration that does not complete RefusedError, MigrationFailedError,
+        MigrationCancelledError, LimboError or GuestCrashedError.
+        """
+        migration = await self.start(vm, host, policy=policy, probe=probe)
+        following = asyncio.create_task(_follow(migration, on_progress))
+        try:
+            outcome = await asyncio.shield(following)
+        except asyncio.CancelledError:
+            await _settle(asyncio.create_task(_take_back(migration, following)))
+            raise
+        error = error_of(outcome)
+        if error is not None:
+            raise error
+        return outcome
+
+    async def start(
+        self,
+        vm: str,
+        host: str,
+        *,
+        policy: Policy | None = None,
+        probe: ProbeRequest | str | None = None,
+    ) -> Migration:
+        """Ask for a migration and return at once; see `migrate`. Raises InputError, BusyError."""
+        request = ProbeRequest(probe) if isinstance(probe, str) else probe
+        return Migration(self.service, await self.service.migrate(vm, host, policy, request))
+
+    async def check(self, vm: str, host: str, *, policy: Policy | None = None) -> tuple[Finding, ...]:
+        """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
+        return await self.service.dry_run(vm, host, policy)
+
+    def migration(self, identifier: str) -> Migration:
+        """Return the handle of a migration that was asked for earlier."""
+        return Migration(self.service, identifier)
+
+    async def status(self, identifier: str) -> Status:
+        """Say where a migration stands. Raises UnknownMigrationError."""
+        return await self.service.status(identifier)
+
+    async def history(self, *, limit: int = 50) -> list[MigrationRow]:
+        """List migrations, the newest first."""
+        return await self.service.journal.rows(limit=limit)
+
+    # -- hosts -----------------------------------------------------------------------------------------------------
+
+    async def hosts(self) -> list[HostRecord]:
+        """List the registered hosts by name."""
+        return await self.service.inventory.hosts()
+
+    async def add_host(self, record: HostRecord) -> HostFacts:
+        """Reach a host, look at it, and keep it. Raises HostError, InputError."""
+        return await self.service.add_host(record)
+
+    async def check_host(self, name: str) -> HostFacts:
+        """Look at a host now. Raises UnknownHostError, HostError."""
+        return await self.service.check_host(name)
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host that no guest is on. Raises BusyError, UnknownHostError."""
+        await self.service.remove_host(name)
+
+    # -- guests ----------------------------------------------------------------------------------------------------
+
+    async def vms(self) -> list[Vm]:
+        """List the guests that Godwit knows, by name."""
+        return await self.service.inventory.vms()
+
+    async def vm(self, name: str) -> Vm:
+        """Return one guest. Raises UnknownVmError."""
+        return await self.service.inventory.vm(name)
+
+    async def view(self, vm: Vm, *, host: str | None = None) -> GuestView:
+        """Say what a guest does now, on its own host or on another; a silent host is a view, too."""
+        return await self.service.view_vm(vm if host is None else replace(vm, host=host))
+
+    async def define_vm(self, definition: str | Path, host: str) -> Vm:
+        """Keep the guest that a TOML text or file describes, to run on `host`. Raises InvalidDefinitionError."""
+        if isinstance(definition, Path):
+            text = await asyncio.to_thread(definition.read_text)
+            return await self.service.define_vm(text, str(definition), host)
+        return await self.service.define_vm(definition, "definition", host)
+
+    async def adopt_vm(self, host: str, socket: str, *, name: str | None = None, address: str | None = None) -> Vm:
+        """Take over a QEMU whose QMP socket on `host` is `socket`. Raises HypervisorError, HostError, InputError."""
+        return await self.service.adopt_vm(host, socket, name, address)
+
+    async def start_vm(self, name: str) -> Vm:
+        """Start a guest. Raises InputError if it runs already, QemuDiedError."""
+        return await self.service.start_vm(name)
+
+    async def stop_vm(self, name: str, *, force: bool = False) -> None:
+        """Press the guest's power button and wait, or end it at once if `force`. Raises BusyError, HostError."""
+        await self.service.stop_vm(name, force=force)
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest that does not run, or let an adopted one go. Raises BusyError."""
+        await self.service.remove_vm(name)
+
+
+async def _follow(migration: Migration, on_progress: Callable[[Entry], None] | None) -> Outcome:
+    async for entry in migration.events():
+        if on_progress is not None:
+            on_progress(entry)
+    return await migration.outcome()
+
+
+async def _take_back(migration: Migration, following: asyncio.Task[Outcome]) -> None:
+    await migration.cancel()
+    await asyncio.wait([following])
+
+
+async def _settle(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a task, however often the waiting is cancelled meanwhile; its errors are raised."""
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                return
+    task.result()

@@ -1,0 +1,256 @@
+"""The command `godwit`: its commands, and what it says when it cannot go on."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from typer import echo
+from typer.core import TyperGroup
+from typer.exceptions import Abort, TyperException
+
+from godwit import __version__
+from godwit.cli import hosts, moves, vms, watching
+from godwit.cli.moves import EXIT_PIPE
+from godwit.errors import GodwitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+EXIT_DEFECT: Final = 70
+EXIT_OUTPUT: Final = 74
+EXIT_INTERRUPTED: Final = 130
+
+_MOVE: Final = "Move"
+_LOOK: Final = "Look"
+_KEEP: Final = "Hosts and guests"
+_TRY: Final = "Try it out"
+_PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class _InOrder(TyperGroup):
+    """Commands in the order in which people need them."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # typer's own context
+        """Keep the order of registration, groups where they belong."""
+        wanted = [*_ORDER, *(name for name in self.commands if name not in _ORDER)]
+        del ctx
+        return [name for name in wanted if name in self.commands]
+
+
+_ORDER: Final = (
+    *("migrate", "check", "status", "cancel", "report"),
+    *("watch", "history", "show", "probe"),
+    *("host", "vm", "lab", "demo"),
+)
+
+app = typer.Typer(
+    name="godwit",
+    cls=_InOrder,
+    help="Move running QEMU/KVM guests between hosts, and see what their users felt.",
+    epilog="godwit COMMAND --help tells more. Start with: godwit host add, godwit vm adopt, godwit migrate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("migrate", rich_help_panel=_MOVE)(moves.migrate)
+app.command("check", rich_help_panel=_MOVE)(moves.check)
+app.command("status", rich_help_panel=_MOVE)(watching.status)
+app.command("cancel", rich_help_panel=_MOVE)(moves.cancel)
+app.command("report", rich_help_panel=_MOVE)(watching.report)
+app.command("watch", rich_help_panel=_LOOK)(watching.watch)
+app.command("history", rich_help_panel=_LOOK)(watching.history)
+app.command("show", rich_help_panel=_LOOK)(watching.show)
+app.command("probe", rich_help_panel=_LOOK)(watching.probe)
+app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
+app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
+
+
+@app.command("lab", rich_help_panel=_TRY, context_settings=_PASS_ON, add_help_option=False)
+def lab(context: typer.Context) -> None:
+    """Throw-away hosts on this machine, to try things out; needs root."""
+    raise typer.Exit(_passed_on("godwit.lab.commands", "lab_app", context))
+
+
+@app.command("demo", rich_help_panel=_TRY, context_settings=_PASS_ON, add_help_option=False)
+def demo(context: typer.Context) -> None:
+    """See a move in ten seconds, without privileges: --simulated."""
+    raise typer.Exit(_passed_on("godwit.cli.demo", "demo_app", context))
+
+
+def _passed_on(module: str, name: str, context: typer.Context) -> int:
+    """Let a sub-application have the rest of the line; it is imported only now, since few need it."""
+    sub: typer.Typer = getattr(importlib.import_module(module), name)
+    command = typer.main.get_command(sub)
+    status = command.main(list(context.args), prog_name=f"godwit {context.info_name}", standalone_mode=False)
+    return status if isinstance(status, int) else 0
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        echo(f"godwit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+# -- running, and what is said when that fails ---------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; never lets a traceback out."""
+    _keep_descriptors()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _mute()
+        return EXIT_PIPE
+    except OSError as error:
+        _mute()
+        _say(f"godwit: error: cannot write the output: {error.strerror or error}")
+        return EXIT_OUTPUT
+    return status
+
+
+def _run(words: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(words, prog_name="godwit", standalone_mode=False)
+    except TyperException as error:
+        return _usage(error, words)
+    except (GodwitError, BaseExceptionGroup) as error:
+        known = _first_known(error) if isinstance(error, BaseExceptionGroup) else error
+        return _defect(error, words) if known is None else _fail(known, words)
+    except (KeyboardInterrupt, Abort):
+        _say("godwit: interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise  # standard output failed; `main` knows what to say
+        return _defect(error, words)
+    return status if isinstance(status, int) else 0
+
+
+def _first_known(group: BaseExceptionGroup[BaseException]) -> GodwitError | None:
+    """Return the first error of ours if the group holds nothing else."""
+    known = [_first_known(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    ours = [error for error in known if isinstance(error, GodwitError)]
+    return ours[0] if len(ours) == len(known) else None
+
+
+def _fail(error: GodwitError, words: Sequence[str]) -> int:
+    if os.environ.get("GODWIT_DEBUG") == "1":
+        raise error
+    tell(error.code, error.message, error.remedy, error.exit_status, as_json=_wants_json(words))
+    return error.exit_status
+
+
+def _usage(error: TyperException, words: Sequence[str]) -> int:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "godwit"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        echo(error.format_message())
+        return 0 if path == "godwit" else error.exit_code
+    message = error.format_message().strip()
+    tell("usage", message, f"{path} --help", error.exit_code, as_json=_wants_json(words))
+    return error.exit_code
+
+
+def _defect(error: BaseException, words: Sequence[str]) -> int:
+    """Apologise, and keep the traceback where it can be found."""
+    if os.environ.get("GODWIT_DEBUG") == "1":
+        raise error
+    where = _log(error, error.__traceback__, words)
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    message = f"sorry, godwit failed in a way nobody foresaw: {what}"
+    remedy = f"details are in {where}" if where else "GODWIT_DEBUG=1 shows the details"
+    tell("defect", message, f"{remedy}; running migrations are not affected", EXIT_DEFECT, as_json=_wants_json(words))
+    return EXIT_DEFECT
+
+
+def _log(error: BaseException, trace: TracebackType | None, words: Sequence[str]) -> str:
+    """Append the traceback to the log; return its path, empty where it could not be written."""
+    import traceback  # noqa: PLC0415 - only here
+
+    from godwit import app as composition  # noqa: PLC0415 - only here
+
+    path = composition.home() / "log" / "cli.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as log:
+            log.write(f"{datetime.now(UTC).isoformat()} godwit {__version__} {list(words)!r}\n")
+            log.writelines(traceback.format_exception(type(error), error, trace))
+    except OSError:
+        return ""
+    return str(path)
+
+
+def tell(code: str, message: str, remedy: str, status: int, *, as_json: bool) -> None:
+    """Say what is wrong and what mends it: two lines for people on stderr, or an object for programs on stdout."""
+    if as_json:
+        echo(json.dumps({"error": {"code": code, "message": message, "mend": remedy}, "exit_status": status}))
+        return
+    _say(f"godwit: error: {message}")
+    if remedy:
+        _say(f"mend: {remedy}")
+
+
+def _say(text: str) -> None:
+    try:
+        echo(text, err=True)
+    except OSError:
+        # Nobody listens any more; the exit status still says it.
+        _mute()
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    return "--json" in words
+
+
+def _keep_descriptors() -> None:
+    """Fill closed standard streams, so that no file that is opened later becomes one of them by accident."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - lives as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+
+
+def _mute() -> None:
+    """Let nothing more be written to streams that nobody reads, not even when Python ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

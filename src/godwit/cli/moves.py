@@ -1,0 +1,241 @@
+"""Commands that move guests: migrate, check, cancel."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import typer
+from typer import echo
+
+from godwit.cli.ground import LONGEST_DOWNTIME, Json, bandwidth, duration, migration_id, print_json, run, service
+from godwit.errors import GodwitError, InputError, RefusedError
+from godwit.model import OutcomeStatus, Policy, ProbeRequest
+
+if TYPE_CHECKING:
+    from godwit.cli.following import Inbox
+    from godwit.model import Finding, Outcome
+    from godwit.ports import MigrationRow
+    from godwit.service import Service
+
+Manner = Literal["move", "watch", "cancel"]
+EXIT_PIPE: Final = 141
+
+VmName = Annotated[str, typer.Argument(metavar="VM", help="The guest's name.", show_default=False)]
+HostName = Annotated[str, typer.Argument(metavar="HOST", help="Where it shall go.", show_default=False)]
+MaxDowntime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long it may stand still at most, as in 30ms.  \\[300ms]")
+]
+
+
+def migrate(  # noqa: PLR0913 - the options
+    vm: VmName,
+    host: HostName,
+    *,
+    max_downtime: MaxDowntime = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Go back if it is not handed over by then: 10min.")
+    ] = None,
+    bandwidth_: Annotated[
+        str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait; print the migration's ID.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, like godwit check.")] = False,
+    json: Json = False,
+    qemu_defaults: Annotated[bool, typer.Option("--qemu-defaults", hidden=True)] = False,
+) -> None:
+    """Move a running guest to another host.
+
+    The move is carried by a process of its own: Ctrl-C asks what to do, and a
+    closed terminal changes nothing. Follow it from anywhere: godwit watch VM.
+    """
+    if detach and dry_run:
+        message = "--detach and --dry-run contradict each other"
+        raise InputError(message)
+    policy = policy_of(max_downtime, deadline, bandwidth_)
+    if dry_run:
+        run(_check(vm, host, policy, as_json=json))
+        return
+    request = probe_of(probe)
+    raise typer.Exit(run(_migrate(vm, host, policy, request, defaults=qemu_defaults, detach=detach, as_json=json)))
+
+
+def policy_of(max_downtime: str | None, deadline: str | None, rate: str | None) -> Policy:
+    """Return what the options permit. Raises InputError naming the option."""
+    longest = duration("--max-downtime", max_downtime, longest=LONGEST_DOWNTIME)
+    return Policy(
+        max_downtime=Policy().max_downtime if longest is None else longest,
+        deadline=duration("--deadline", deadline),
+        bandwidth=bandwidth("--bandwidth", rate),
+    )
+
+
+def probe_of(text: str | None) -> ProbeRequest | None:
+    """Return the probe that TARGET[@HOST] asks for. Raises InputError saying what is wrong."""
+    if text is None:
+        return None
+    target, _, vantage = text.rpartition("@") if "@" in text else (text, "", "")
+    from godwit.measure.probe import ProbeSpec  # noqa: PLC0415 - loads numpy, which only this option needs
+
+    try:
+        ProbeSpec.parse(target)
+    except ValueError as error:
+        message = f"--probe: {error}"
+        raise InputError(message, remedy="write for example 198.51.100.7, or redis://198.51.100.7:6379") from error
+    return ProbeRequest(target, vantage or None)
+
+
+async def _migrate(
+    vm: str,
+    host: str,
+    policy: Policy,
+    probe: ProbeRequest | None,
+    *,
+    defaults: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
+
+    async with service(take_up=True) as opened:
+        if probe is not None and probe.vantage is not None:
+            await opened.inventory.host(probe.vantage)
+        with listening() as inbox:
+            identifier = await opened.migrate(vm, host, policy, probe, defaults=defaults)
+            if detach:
+                _tell_detached(identifier, as_json=as_json)
+                return 0
+            return await follow(opened, identifier, inbox, as_json=as_json, manner="move")
+
+
+def _tell_detached(identifier: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"id": identifier, "kind": "detached"})
+        return
+    echo(identifier)
+    echo(f"godwit: follow it with godwit watch {identifier}", err=True)
+
+
+async def follow(opened: Service, identifier: str, inbox: Inbox, *, as_json: bool, manner: Manner) -> int:
+    """Show a migration until it ends or the user leaves; return the exit status. Only for a mover Ctrl-C may cancel."""
+    from godwit.cli.following import Detached, Follower  # noqa: PLC0415 - start-up time
+    from godwit.cli.screens import screen_for  # noqa: PLC0415 - start-up time
+
+    row = (await opened.status(identifier)).row
+    if as_json:
+        print_json({"id": identifier, "kind": "started", "at": row.created, "data": row.spec})
+    asks = manner == "move" and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    follower = Follower(opened, identifier, screen_for(row, opened.clock.now, as_json=as_json), inbox, asks=asks)
+    try:
+        end = await follower.run()
+    except BrokenPipeError:
+        _say_detached(row, as_json=False)
+        return EXIT_PIPE
+    if isinstance(end, Detached):
+        _say_detached(row, as_json=as_json)
+        return end.status
+    return conclude(end, as_json=as_json, manner=manner)
+
+
+def _say_detached(row: MigrationRow, *, as_json: bool) -> None:
+    """Say that the migration goes on, if there is still somebody to hear it."""
+    identifier = row.spec.id
+    with contextlib.suppress(OSError):
+        if as_json:
+            print_json({"id": identifier, "kind": "detached"})
+        echo("godwit: detached; the migration goes on", err=True)
+        echo(f"godwit: follow it with godwit watch {identifier}, take it back with godwit cancel {identifier}", err=True)
+
+
+def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
+    """Say how it ended, and return the exit status of that end: for who wanted it cancelled, that is success."""
+    from godwit.api.client import error_of  # noqa: PLC0415 - start-up time
+    from godwit.cli.summary import summary  # noqa: PLC0415 - start-up time
+
+    as_wanted = manner == "cancel" and outcome.status is OutcomeStatus.CANCELLED
+    error = None if as_wanted else error_of(outcome)
+    if manner == "cancel" and outcome.status is OutcomeStatus.COMPLETED:
+        message = f"too late to cancel: {outcome.vm} had been handed over and runs on {outcome.target}"
+        error = GodwitError(message, remedy=f"godwit migrate {outcome.vm} {outcome.source} takes it back")
+    if as_json:
+        print_json({"id": outcome.id, "kind": "outcome", "data": outcome})
+        return error.exit_status if error else 0
+    for line in ("", *summary(outcome)):
+        echo(line)
+    if error is None:
+        return 0
+    echo(f"godwit: error: {error.message}", err=True)
+    if error.remedy:
+        echo(f"mend: {error.remedy}", err=True)
+    return error.exit_status
+
+
+# -- check ---------------------------------------------------------------------------------------------------------
+
+
+def check(vm: VmName, host: HostName, *, max_downtime: MaxDowntime = None, json: Json = False) -> None:
+    """Say what would keep a guest from moving; change nothing."""
+    run(_check(vm, host, policy_of(max_downtime, None, None), as_json=json))
+
+
+async def _check(vm: str, host: str, policy: Policy, *, as_json: bool) -> None:
+    async with service(take_up=True) as opened:
+        findings = await opened.dry_run(vm, host, policy)
+    blocked = [finding for finding in findings if finding.severity == "block"]
+    if as_json:
+        print_json({"vm": vm, "host": host, "possible": not blocked, "findings": findings})
+        if blocked:
+            raise typer.Exit(RefusedError.exit_status)
+        return
+    for finding in findings:
+        for line in finding_lines(finding):
+            echo(line)
+    if blocked:
+        message = f"{vm} cannot move to {host}: {blocked[0].found}"
+        raise RefusedError(message, remedy=blocked[0].mend)
+    echo(f"{vm} can move to {host}" + (", with the warnings above" if findings else ""))
+
+
+def finding_lines(finding: Finding) -> list[str]:
+    """Return a finding as lines: what, why, and the mend."""
+    words = {"block": "blocks", "warn": "warning", "info": "note"}[finding.severity.value]
+    lines = [f"{words}: {finding.found} ({finding.subject})", f"  because: {finding.why}"]
+    return [*lines, f"  mend: {finding.mend}"] if finding.mend else lines
+
+
+# -- cancel --------------------------------------------------------------------------------------------------------
+
+
+def cancel(
+    migration: Annotated[str, typer.Argument(metavar="ID|VM", help="The migration, or its guest.", show_default=False)],
+    *,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")] = False,
+    json: Json = False,
+) -> None:
+    """Take a migration back: the guest stays on its source."""
+    raise typer.Exit(run(_cancel(migration, wait=not no_wait, as_json=json)))
+
+
+async def _cancel(text: str, *, wait: bool, as_json: bool) -> int:
+    from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
+
+    async with service(take_up=True) as opened:
+        identifier = await migration_id(opened, text)
+        with listening() as inbox:
+            status = await opened.cancel(identifier)
+            if status.state.finished:
+                ended = status.row.outcome.status.value if status.row.outcome else status.state.phase.value
+                message = f"{identifier} has ended already: {ended}"
+                raise InputError(message, remedy=f"godwit show {identifier}")
+            if not wait:
+                if as_json:
+                    print_json({"id": identifier, "kind": "cancel-requested"})
+                else:
+                    echo(f"asked {identifier} to go back; follow it with godwit watch {identifier}")
+                return 0
+            return await follow(opened, identifier, inbox, as_json=as_json, manner="cancel")

@@ -1,0 +1,157 @@
+"""How far a migration is, folded from its journal. Pure: lines in, figures out; the percentage never goes backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.measure.narrative import number_of, text_of
+from godwit.units import format_bandwidth, format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from godwit.ports import Entry
+
+_FLOORS: Final[Mapping[str, float]] = {
+    "preparing": 1.0,
+    "precopy": 2.0,
+    "switchover": 96.0,
+    "committing": 97.0,
+    "finishing": 98.0,
+    "done": 100.0,
+}
+"""The least that a phase stands for, in percent."""
+
+_FIRST_PASS_ENDS: Final = 80.0
+"""What the first pass stands for: each later one is shorter, unless the guest writes faster than the link carries."""
+
+_PRECOPY_ENDS: Final = 95.0
+_CLOSE: Final = 1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The newest sample: bytes and bytes a second; `eta` is the shortest and longest time left in seconds."""
+
+    at: float
+    iteration: int
+    transferred: float
+    remaining: float
+    total: float
+    rate: float
+    dirty_rate: float
+    eta: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a watcher needs to know now. `percent` runs from 0 to 100, and reaches 100 only with the guest moved."""
+
+    phase: str = "pending"
+    owner: str = "source"
+    percent: float = 0.0
+    begun: float | None = None
+    at: float = 0.0
+    reading: Reading | None = None
+    cancelling: bool = False
+
+
+def advance(progress: Progress, entry: Entry) -> Progress:
+    """Return the progress after one more line of the journal."""
+    progress = replace(progress, at=max(entry.at, progress.at))
+    if entry.kind == "transition":
+        return _after_transition(progress, entry)
+    if entry.kind == "mark" and text_of(entry.data, "name") == "stream_started" and progress.begun is None:
+        return replace(progress, begun=entry.at)
+    if entry.kind == "sample":
+        reading = read(entry)
+        begun = reading.at if progress.begun is None else progress.begun
+        progress = replace(progress, reading=reading, begun=begun)
+        return replace(progress, percent=max(progress.percent, _percent(progress, reading, begun)))
+    return progress
+
+
+def _after_transition(progress: Progress, entry: Entry) -> Progress:
+    phase = text_of(entry.data, "phase") or progress.phase
+    return replace(
+        progress,
+        phase=phase,
+        owner=text_of(entry.data, "owner") or progress.owner,
+        percent=max(progress.percent, _FLOORS.get(phase, 0.0)),
+        cancelling=progress.cancelling or text_of(entry.data, "event") == "CancelRequested",
+    )
+
+
+def read(entry: Entry) -> Reading:
+    """Return a sample of the journal; figures that are missing count as nothing."""
+
+    def figure(name: str) -> float:
+        return max(0.0, number_of(entry.data, name) or 0.0)
+
+    return Reading(
+        at=number_of(entry.data, "at") or entry.at,
+        iteration=int(figure("iteration")),
+        transferred=figure("transferred"),
+        remaining=figure("remaining"),
+        total=figure("total"),
+        rate=figure("rate"),
+        dirty_rate=figure("dirty_rate"),
+        eta=_eta(entry.data.get("eta")),
+    )
+
+
+def _eta(value: object) -> tuple[float, float] | None:
+    match value:
+        case [int() | float() as shortest, int() | float() as longest]:
+            return float(shortest), float(longest)
+        case _:
+            return None
+
+
+def _percent(progress: Progress, reading: Reading, begun: float) -> float:
+    """Say how far the stream is: by bytes in the first pass, then by time, as far as anybody can say."""
+    if progress.phase not in {"preparing", "precopy"} or reading.total <= 0:
+        return 0.0
+    floor = _FLOORS["precopy"]
+    if reading.iteration <= 1:
+        done = 1.0 - min(1.0, reading.remaining / reading.total)
+        return floor + (_FIRST_PASS_ENDS - floor) * done
+    if reading.eta is None:
+        return _FIRST_PASS_ENDS
+    elapsed = max(0.0, reading.at - begun)
+    left = max(0.0, reading.eta[1])
+    share = elapsed / (elapsed + left) if elapsed + left > 0 else 1.0
+    return _PRECOPY_ENDS * share
+
+
+def eta_words(reading: Reading) -> str:
+    """Say how long it may still take, as a range, or why nobody can say."""
+    if reading.eta is None:
+        if reading.iteration > 1 and reading.dirty_rate >= reading.rate > 0:
+            return "does not converge so far"
+        return "no estimate yet"
+    shortest, longest = reading.eta
+    if longest <= max(shortest * _CLOSE, 1.0):
+        return f"about {_seconds(longest)} left" if longest >= 1 else "under 1 s left"
+    return f"{_seconds(shortest)} to {_seconds(longest)} left"
+
+
+def _seconds(seconds: float) -> str:
+    minute, hour, ten = 60, 3600, 10
+    if seconds < ten:
+        return f"{seconds:.1f} s"
+    if seconds < 2 * minute:
+        return f"{seconds:.0f} s"
+    if seconds < 2 * hour:
+        return f"{seconds / minute:.0f} min"
+    return f"{seconds / hour:.1f} h"
+
+
+def figures(reading: Reading) -> str:
+    """Say pass, what is left, and both rates in one line."""
+    parts = [f"pass {max(1, reading.iteration)}", f"{format_size(reading.remaining)} left"]
+    parts += [f"{format_size(reading.transferred)} sent", f"at {format_bandwidth(reading.rate)}"]
+    if reading.iteration > 1:
+        parts.append(f"dirtied at {format_bandwidth(reading.dirty_rate)}")
+    return ", ".join(parts)

@@ -1,0 +1,189 @@
+"""Reads what a host says of itself. Pure: text in, values out."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import HostError
+from godwit.model import BridgeFacts, QemuFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_VERSION: Final = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
+_MACHINE: Final = re.compile(r"^(?P<name>\S+)\s+(?P<about>.*?)\s*$")
+_ALIAS: Final = re.compile(r"\(alias of (\S+)\)")
+_KIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """The host's processor; `vendor` and `model` are empty where the kernel does not say."""
+
+    model: str
+    vendor: str
+    flags: frozenset[str]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The host's interfaces, as far as guests care: its bridges, and which interface is plugged into which."""
+
+    bridges: tuple[BridgeFacts, ...]
+    masters: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A host's clock minus the controller's in seconds, known to within `uncertainty`."""
+
+    offset: float
+    uncertainty: float
+
+
+def split_sections(text: str) -> dict[str, str]:
+    """Return what follows each line "== NAME", by name."""
+    sections: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("== "):
+            lines = sections.setdefault(line.removeprefix("== "), [])
+        else:
+            lines.append(line)
+    return {name: "\n".join(body).strip() for name, body in sections.items()}
+
+
+def parse_processor(cpuinfo: str) -> Processor:
+    """Read /proc/cpuinfo, of x86 or of Arm; see proc(5)."""
+    values: dict[str, str] = {}
+    count = 0
+    for line in cpuinfo.splitlines():
+        key, separator, value = line.partition(":")
+        if separator:
+            count += key.strip() == "processor"
+            values.setdefault(key.strip(), value.strip())
+    return Processor(
+        model=values.get("model name") or values.get("cpu") or values.get("CPU part", ""),
+        vendor=values.get("vendor_id") or values.get("CPU implementer", ""),
+        flags=frozenset((values.get("flags") or values.get("Features", "")).split()),
+        count=max(count, 1),
+    )
+
+
+def parse_memory(meminfo: str) -> tuple[int, int]:
+    """Return total and available memory in bytes from /proc/meminfo. Raises HostError where they are missing."""
+    values = {key.strip(): value.split() for key, _, value in (line.partition(":") for line in meminfo.splitlines())}
+    try:
+        return int(values["MemTotal"][0]) * _KIB, int(values["MemAvailable"][0]) * _KIB
+    except (KeyError, IndexError, ValueError) as error:
+        message = f"the host's /proc/meminfo does not say how much memory there is: {error!r}"
+        raise HostError(message) from None
+
+
+def parse_network(links: str) -> Network:
+    """Read `ip -j -d link show`. Raises HostError when it is no such thing."""
+    try:
+        interfaces = json.loads(links or "[]")
+        bridges = tuple(
+            BridgeFacts(name=link["ifname"], mtu=int(link["mtu"]), up="UP" in link.get("flags", ()))
+            for link in interfaces
+            if link.get("linkinfo", {}).get("info_kind") == "bridge"
+        )
+        masters = tuple((str(link["ifname"]), str(link["master"])) for link in interfaces if "master" in link)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"the host's `ip -j -d link show` cannot be read: {error!r}"
+        raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
+    return Network(bridges, masters)
+
+
+def parse_addresses(addresses: str) -> tuple[str, ...]:
+    """Return the host's addresses that others may reach, from `ip -j addr show scope global`; IPv4 first."""
+    try:
+        found = [
+            (entry["family"] != "inet", str(entry["local"]))
+            for link in json.loads(addresses or "[]")
+            for entry in link.get("addr_info", ())
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"the host's `ip -j addr show` cannot be read: {error!r}"
+        raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
+    return tuple(address for _, address in sorted(found, key=lambda pair: pair[0]))
+
+
+def parse_version(text: str) -> tuple[int, int, int] | None:
+    """Return QEMU's version from `qemu --version`, None where the program is no QEMU."""
+    match = _VERSION.search(text)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def parse_machines(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Return machine types and (alias, type) pairs from `qemu -machine help`."""
+    types: list[str] = []
+    aliases: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        match = _MACHINE.match(line)
+        if match is None or line.rstrip().endswith(":"):
+            continue
+        alias = _ALIAS.search(match["about"])
+        if alias is None:
+            types.append(match["name"])
+        else:
+            aliases.append((match["name"], alias[1]))
+    return tuple(types), tuple(aliases)
+
+
+def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
+    """Put together what the sections "version" and "machines" say of the QEMU at `path`."""
+    version = parse_version(sections.get("version", ""))
+    if not path or version is None:
+        return None
+    types, aliases = parse_machines(sections.get("machines", ""))
+    return QemuFacts(path=path, version=version, machine_types=types, machine_aliases=aliases)
+
+
+def parse_accelerators(available: str, kvm: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the accelerators that run a guest, and notes on those that do not.
+
+    `available` is what `qemu -accel help` says, `kvm` the verdict of the probe: a word and its details.
+    """
+    offered = {line.strip() for line in available.splitlines()}
+    verdict, _, details = kvm.strip().partition(" ")
+    notes: list[str] = []
+    usable: list[str] = []
+    if verdict == "works":
+        usable.append("kvm")
+    elif verdict in _KVM_NOTES:
+        notes.append(_KVM_NOTES[verdict])
+    elif verdict == "fails":
+        notes.append(f"KVM cannot be used: {details}")
+    if verdict == "unprobed":
+        usable.append("kvm")
+    if "tcg" in offered:
+        usable.append("tcg")
+    return tuple(usable), tuple(notes)
+
+
+_KVM_NOTES: Final[dict[str, str]] = {
+    "absent": "there is no /dev/kvm: the processor's virtualisation is off or not passed on to this machine",
+    "forbidden": "/dev/kvm may not be opened by this user: add it to the group kvm",
+    "hangs": "KVM opens, but a guest hangs in it: a nested or broken virtualisation; TCG is used instead",
+    "unprobed": "KVM opens; whether a guest runs in it was not tried on this architecture",
+    "unsupported": "this QEMU is built without KVM",
+}
+
+
+def parse_clock(before: float, said: str, after: float) -> Clock:
+    """Put the host's `date +%s.%N` between the controller's clock before and after the question.
+
+    The answer was made somewhere in between, so half the round trip is what is not known.
+    """
+    try:
+        host = float(said.strip())
+    except ValueError:
+        message = f"the host's `date +%s.%N` cannot be read: {said.strip()!r}"
+        raise HostError(message, remedy="install coreutils on the host") from None
+    return Clock(offset=host - (before + after) / 2, uncertainty=max(after - before, 0.0) / 2)

@@ -1,0 +1,319 @@
+"""A simulated host: stateful, careless where QEMU is, with faults. It backs the simulated demonstration and the tests.
+
+world = FakeWorld(LoopClock(speed=10), seed=7)
+one, two = FakeHost(world, "one"), FakeHost(world, "two")
+world.add_file("/images/web.raw")
+vm = world.start_guest("one", vm, Workload(dirty_rate=30e6))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import (
+    BusyError,
+    HostError,
+    HostUnreachableError,
+    InputError,
+    MonitorBusyError,
+    QemuDiedError,
+    QemuMissingError,
+    RemoteCommandError,
+)
+from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
+from godwit.hosts.fakeguest import VERSION, FakeGuest, FakeQemu
+from godwit.hosts.fakestream import Link, Workload
+from godwit.hosts.fakeworld import FakeWorld
+from godwit.model import BridgeFacts, GuestView, HostFacts, Launch, QemuFacts, RunState, Vm
+from godwit.ports import Completed
+from godwit.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["FakeGuest", "FakeHost", "FakeQemu", "FakeWorld", "Link", "LoopClock", "VirtualTimeLoop", "Workload"]
+
+SILENCE: Final = 3.0
+"""Seconds after which a host or monitor that does not answer is given up."""
+
+BOOT: Final = 0.15
+"""Seconds from starting QEMU until its monitor answers."""
+
+LONG_QUEUE: Final = 4 * MIB
+"""Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
+
+FIRST_PORT: Final = 49152
+_NO_SUCH_PROGRAM: Final = 127
+_PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
+    "true": lambda _argv, _stdin: Completed(0, b"", b""),
+    "false": lambda _argv, _stdin: Completed(1, b"", b""),
+    "cat": lambda _argv, stdin: Completed(0, stdin, b""),
+    "echo": lambda argv, _stdin: Completed(0, " ".join(argv[1:]).encode() + b"\n", b""),
+}
+
+
+class FakeHost:
+    """One simulated machine. Implements `godwit.ports.Host`."""
+
+    def __init__(
+        self,
+        world: FakeWorld,
+        name: str,
+        *,
+        memory: int = 8 * GIB,
+        bridges: Sequence[str] = ("br0",),
+        has_qemu: bool = True,
+        clock_offset: float = 0.0,
+        may_shorten_send_queue: bool = True,
+    ) -> None:
+        """Join a world. `clock_offset` is in seconds against the controller's clock."""
+        self.world = world
+        self._name = name
+        self._memory = memory
+        self._bridges = tuple(bridges)
+        self._has_qemu = has_qemu
+        self._clock_offset = clock_offset
+        self._may_shorten = may_shorten_send_queue
+        self._prepared: set[str] = set()
+        self._ports = FIRST_PORT
+        self.leases: dict[str, int] = {}
+        self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
+        self.qemus: dict[str, FakeQemu] = {}
+        self.last_words: dict[str, str] = {}
+        self.crashed = False
+        self.cut_off = False
+        self.late = 0.0
+        world.add_host(self)
+
+    # -- for the world ---------------------------------------------------------------------------------------------
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the controller gets through."""
+        return not self.crashed and not self.cut_off
+
+    @property
+    def send_queue(self) -> float:
+        """Bytes that a socket here keeps unsent."""
+        return min(self.leases.values(), default=LONG_QUEUE)
+
+    def time(self) -> float:
+        """Return what this host's clock shows."""
+        return self.world.clock.now() + self._clock_offset
+
+    def boot(self, vm: Vm) -> None:
+        """Start a guest on the spot."""
+        self.qemus[vm.name] = FakeQemu(self, vm, vm.launch, self.world.workloads[vm.name], incoming=False)
+
+    def qemu_ended(self, qemu: FakeQemu, words: str) -> None:
+        """Forget a process that has ended, but not its last words."""
+        self.qemus.pop(qemu.vm.name, None)
+        self.last_words[qemu.vm.name] = words
+
+    def monitors(self) -> list[FakeGuest]:
+        """Return the monitors that are held here."""
+        return [qemu.monitor for qemu in self.qemus.values() if qemu.monitor is not None]
+
+    def ports_in_use(self) -> frozenset[int]:
+        """Return the ports at which a QEMU listens."""
+        return frozenset(qemu.port for qemu in self.qemus.values() if qemu.port is not None)
+
+    async def round_trip(self) -> None:
+        """Let the way to the host and back take its time."""
+        await self.world.clock.sleep(0.0005 * self.world.chance.uniform(0.8, 1.2) + self.late)
+
+    async def _reach(self) -> None:
+        """Take a round trip. Raises HostUnreachableError after SILENCE."""
+        await self.round_trip()
+        if not await self.world.until(lambda: self.reachable, SILENCE):
+            message = f"{self.name} does not answer within {SILENCE:g} s"
+            raise HostUnreachableError(message, remedy="see whether the host is up and the network works")
+
+    # -- the host --------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name under which the host is registered."""
+        return self._name
+
+    async def connect(self) -> None:
+        """Reach the host."""
+        await self._reach()
+
+    async def close(self) -> None:
+        """Let go of the host; monitors that are open stay so. Never raises."""
+
+    async def facts(self, qemu: str | None = None) -> HostFacts:
+        """Describe the host."""
+        await self._reach()
+        used = sum(process.workload.memory for process in self.qemus.values())
+        program = qemu or "qemu-system-x86_64"
+        aliases = (("q35", "pc-q35-10.0"), ("pc", "pc-i440fx-10.0"))
+        return HostFacts(
+            name=self.name,
+            hostname=f"{self.name}.simulated",
+            machine_id=f"{self.world.seed:016x}{self.migration_address}",
+            kernel="6.1.0-simulated",
+            architecture="x86_64",
+            cpu_model="simulated",
+            cpu_vendor="GenuineIntel",
+            cpu_flags=frozenset({"nx", "lm", "sse4_2"}),
+            cpu_count=4,
+            memory_total=self._memory,
+            memory_available=self._memory - used,
+            qemu=QemuFacts(program, VERSION, tuple(name for _, name in aliases), aliases) if self._has_qemu else None,
+            accelerators=("tcg",),
+            bridges=tuple(BridgeFacts(name, 1500, up=True) for name in self._bridges),
+            migration_address=self.migration_address,
+            clock_offset=self._clock_offset,
+            clock_uncertainty=0.0005,
+            can_shorten_send_queue=self._may_shorten,
+            notes=("a simulated host",),
+        )
+
+    async def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0, check: bool = True
+    ) -> Completed:
+        """Run a command; a simulated host has but a few. Raises RemoteCommandError as the real one does."""
+        del deadline  # all that it has end at once
+        await self._reach()
+        program = _PROGRAMS.get(argv[0])
+        missing = Completed(_NO_SUCH_PROGRAM, b"", f"{argv[0]}: no such program on a simulated host\n".encode())
+        completed = program(argv, stdin) if program else missing
+        if check and completed.status != 0:
+            message = f"{argv[0]} on {self.name} failed with status {completed.status}: {completed.stderr.decode()}"
+            raise RemoteCommandError(message)
+        return completed
+
+    async def free_port(self, address: str) -> int:
+        """Return a port at which no QEMU listens."""
+        del address
+        await self._reach()
+        self._ports += 1
+        while self._ports in self.ports_in_use():
+            self._ports += 1
+        return self._ports
+
+    async def reaches(self, address: str, port: int) -> bool:
+        """Say whether the host that owns `address` can be reached from here."""
+        del port  # a refusal proves the way just as well
+        await self._reach()
+        owner = next((host for host in self.world.hosts.values() if host.migration_address == address), None)
+        return owner is not None and not owner.crashed and (owner is self or self.world.link(self.name, owner.name).up)
+
+    # -- guests ----------------------------------------------------------------------------------------------------
+
+    async def observe(self, vm: Vm) -> GuestView:
+        """Say what the guest does here; silence is a view, too."""
+        try:
+            await self._reach()
+        except HostUnreachableError as error:
+            return GuestView(RunState.UNREACHABLE, detail=error.message)
+        qemu = self.qemus.get(vm.name)
+        if qemu is None:
+            return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
+        if not await self.world.until(lambda: not qemu.hung or not qemu.alive, SILENCE):
+            return GuestView(RunState.UNREACHABLE, pid=qemu.pid, detail="its monitor is silent")
+        if not qemu.alive:
+            return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
+        if vm.observe is None and qemu.monitor is not None:
+            return GuestView(RunState.UNREACHABLE, pid=qemu.pid, detail="its only monitor is held by another client")
+        return qemu.view()
+
+    async def attach(self, vm: Vm) -> FakeGuest:
+        """Open the control monitor, which serves one client.
+
+        Raises MonitorBusyError after 3 s of silence, QemuDiedError where there is no process.
+        """
+        await self._reach()
+        qemu = self.qemus.get(vm.name)
+        if qemu is not None:
+            await self.world.until(lambda: not qemu.alive or (not qemu.hung and qemu.monitor is None), SILENCE)
+        if qemu is None or not qemu.alive:
+            message = f"{vm.name} does not run on {self.name}: {self.last_words.get(vm.name, 'no such process')}"
+            raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs")
+        if qemu.hung or qemu.monitor is not None:
+            message = f"the monitor of {vm.name} on {self.name} is silent for {SILENCE:g} s: another client holds it"
+            raise MonitorBusyError(message, remedy="close the other client of this socket")
+        return FakeGuest(qemu)
+
+    async def prepare_launch(self, vm: Vm, launch: Launch) -> None:
+        """Make what the launch needs. Raises HostError for a bridge that is missing, BusyError for a name taken."""
+        await self._reach()
+        if vm.name in self.qemus:
+            message = f"{vm.name} runs on {self.name} already"
+            raise BusyError(message)
+        for tap in launch.taps:
+            if tap.bridge not in self._bridges:
+                message = f"{self.name} has no bridge {tap.bridge} for {tap.interface}"
+                raise HostError(message, remedy=f"ip link add {tap.bridge} type bridge  (on {self.name})")
+        self._prepared.add(vm.name)
+
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
+        """Start QEMU, running or waiting for a stream; returns its pid when its monitor answers.
+
+        Raises QemuMissingError, or QemuDiedError with QEMU's words.
+        """
+        await self._reach()
+        if not self._has_qemu:
+            message = f"{self.name} has no {launch.argv[0]}"
+            raise QemuMissingError(message, remedy=f"install QEMU on {self.name}")
+        words = self.world.planted_refusal(self, "launch")
+        if vm.name in self.qemus:
+            words = f"qemu-system-x86_64: -qmp unix:{vm.control}: Address already in use"
+        if words is not None:
+            message = f"QEMU of {vm.name} on {self.name} ended at once: {words}"
+            raise QemuDiedError(message, remedy="see its command line with `godwit vm show`")
+        workload = self.world.workloads.setdefault(vm.name, Workload())
+        await self.world.clock.sleep(BOOT * self.world.chance.uniform(0.9, 1.1))
+        await self._reach()
+        self.qemus[vm.name] = FakeQemu(self, vm, launch, workload, incoming=incoming)
+        return self.qemus[vm.name].pid
+
+    async def destroy(self, vm: Vm) -> None:
+        """End the guest's QEMU if there is one; a stopped process is killed like any other."""
+        await self._reach()
+        qemu = self.qemus.get(vm.name)
+        if qemu is not None:
+            qemu.exit("it was destroyed")
+        self._prepared.discard(vm.name)
+
+    # -- storage and network ---------------------------------------------------------------------------------------
+
+    async def plant_token(self, path: str, token: str) -> None:
+        """Leave `token` beside a file. Raises RemoteCommandError where the disk is full or the file is absent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is None or self.name in self.world.full:
+            words = "No such file or directory" if file is None else "No space left on device"
+            message = f"no token can be left beside {path} on {self.name}: {words}"
+            raise RemoteCommandError(message)
+        self.world.tokens[file.inode] = token
+
+    async def find_token(self, path: str) -> tuple[str | None, str]:
+        """Return the token beside a file, and the file's identity."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        return (self.world.tokens.get(file.inode), f"{file.size} {file.inode}") if file else (None, "")
+
+    async def remove_token(self, path: str) -> None:
+        """Remove what `plant_token` left. Idempotent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is not None:
+            self.world.tokens.pop(file.inode, None)
+
+    async def shorten_send_queue(self, lease: str, size: int) -> bool:
+        """Keep the unsent queue under `size` bytes while `lease` lasts; False where it is not permitted."""
+        if size <= 0:
+            message = f"a send queue of {size} bytes cannot be meant"
+            raise InputError(message)
+        await self._reach()
+        if self._may_shorten:
+            self.leases[lease] = size
+        return self._may_shorten
+
+    async def restore_send_queue(self, lease: str) -> None:
+        """Give the lease back. Idempotent."""
+        await self._reach()
+        self.leases.pop(lease, None)

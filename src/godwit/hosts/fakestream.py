@@ -1,0 +1,240 @@
+"""A simulated migration stream: passes over a link of given rate, in the manner of QEMU's precopy.
+
+Memory is a quantity, not pages: in `t` seconds a guest dirties hot * (1 - exp(-rate * t / hot)) distinct bytes, the
+saturating curve that page sampling shows on real guests. What QEMU believes to have sent may still wait in the
+kernel's send queue; that part of the blackout QEMU does not report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import Sample
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.ports import Clock
+
+DEVICE_STATE: Final = 0.002
+"""Seconds to save the devices on the source, and to load them on the target."""
+
+MINIMUM_PASS: Final = 0.005
+"""Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
+
+LIVE: Final = frozenset({"setup", "active", "device"})
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a simulated guest does with its memory: sizes in bytes, `dirty_rate` in bytes a second.
+
+    `used` is what a first pass has to send; the guest rewrites `hot_set` over and over.
+    """
+
+    memory: int = 512 * MIB
+    used: int = 128 * MIB
+    hot_set: int = 16 * MIB
+    dirty_rate: float = 8.0 * MIB
+
+    def dirtied(self, seconds: float) -> float:
+        """Return the distinct bytes that are dirtied in `seconds`."""
+        return self.hot_set * -math.expm1(-self.dirty_rate * seconds / self.hot_set) if self.hot_set else 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """The way between two hosts: `bandwidth` in bytes a second, `latency` in seconds one way."""
+
+    bandwidth: float
+    latency: float
+    up: bool = True
+    streams: int = 0
+
+
+class FakeStream:
+    """One stream from `source` to `target`. It owns both sides' migration status while it lives."""
+
+    def __init__(self, clock: Clock, link: Link, source: FakeQemu, target: FakeQemu) -> None:
+        """Prepare the stream; `start` lets it flow."""
+        self.source, self.target, self.link = source, target, link
+        self.iteration = 0
+        self.transferred = 0.0
+        self.remaining = float(source.workload.used)
+        self.dirty_rate = 0.0
+        self.result: dict[str, float] = {}
+        self._clock = clock
+        self._began = self._accounted = clock.now()
+        self._stopped: float | None = None
+        self._was_running = False
+        self._queued = self._flowing = 0.0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to set up."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"stream-{self.source.vm.name}")
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that flow now."""
+        cap = float(self.source.parameters["max-bandwidth"]) or math.inf
+        flows = self.link.up and not self.source.hung and not self.target.hung and self.target.alive
+        return min(cap, self.link.bandwidth / max(1, self.link.streams)) if flows else 0.0
+
+    @property
+    def limit(self) -> float:
+        """Seconds of downtime at which the source switches over."""
+        return float(self.source.parameters["downtime-limit"]) / 1000
+
+    def changed(self) -> None:
+        """Look again at what decides the rate: a link, a parameter or a process has changed."""
+        self._account()
+        self._changed.set()
+
+    def sample(self) -> Sample:
+        """Return the counters of this instant."""
+        self._account()
+        rate = self.rate
+        return Sample(
+            at=self._clock.now(),
+            iteration=max(1, self.iteration),
+            transferred=int(self.transferred),
+            remaining=int(max(0.0, self.remaining)),
+            total=self.source.workload.memory,
+            rate=rate,
+            dirty_rate=self.dirty_rate,
+            expected_downtime=self.remaining / rate if rate else None,
+        )
+
+    def end(self, status: str) -> None:
+        """End the stream before its time: "failed" or "cancelled". QEMU takes a stopped source back by itself."""
+        if self.source.migration not in LIVE and self.source.migration != "cancelling":
+            return
+        self._stop_task()
+        if self.source.alive:
+            self.source.set_migration(status)
+            if self.source.raw == "finish-migrate":
+                self.source.halt("paused")
+                if self._was_running:
+                    self.source.execute()
+        if self.target.alive and self.target.raw == "inmigrate":
+            self.target.set_migration("failed")
+            self.target.exit("load of migration failed: the stream ended")
+
+    def _stop_task(self) -> None:
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        self._task = None
+
+    # -- the stages ------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        self._say("setup")
+        await self._pause(4 * self.link.latency + DEVICE_STATE)
+        self._say("active")
+        self.link.streams += 1
+        try:
+            await self._precopy()
+            await self._switch_over()
+        finally:
+            self.link.streams -= 1
+
+    def _say(self, status: str) -> None:
+        self.source.set_migration(status)
+        self.target.set_migration(status if status in {"setup", "active"} else self.target.migration)
+
+    async def _precopy(self) -> None:
+        """Send passes until what is left fits into the downtime limit (migration_iteration_run)."""
+        self._account()
+        self._next_pass(0.0, 0.0)
+        while True:
+            began = self._clock.now()
+            await self._send(leave=self.limit)
+            executed = self.source.executed_since(began)
+            self._next_pass(self.source.workload.dirtied(executed), self._clock.now() - began)
+            if self.rate and self.remaining <= self.rate * self.limit:
+                return
+
+    def _next_pass(self, dirtied: float, seconds: float) -> None:
+        self.iteration += 1
+        self.remaining += dirtied
+        self.dirty_rate = dirtied / seconds if seconds else 0.0
+        self.source.tell("MIGRATION_PASS", number=self.iteration)
+
+    async def _switch_over(self) -> None:
+        """Stop the guest, send the rest, load it; then the target is complete, and the source learns of it."""
+        self._stopped = self._clock.now()
+        self._was_running = self.source.raw == "running"
+        self.source.halt("finish-migrate")
+        self.source.set_migration("device")
+        self._queued = unsent = min(self.source.send_queue, self.transferred)
+        self.remaining += unsent
+        await self._send(leave=0.0, minimum=0.0)
+        believed = self._clock.now() - self._stopped - unsent / self.rate
+        await self._pause(DEVICE_STATE + self.link.latency)
+        if not self.source.capabilities.get("return-path"):
+            self._complete_source(believed)
+        await self._pause(DEVICE_STATE * self.source.jitter())
+        self.target.receive(self.source)
+        await self._pause(self.link.latency)
+        self._complete_source(believed)
+
+    def _complete_source(self, believed: float) -> None:
+        if self.source.migration == "completed":
+            return
+        self.result = {
+            "total-time": (self._clock.now() - self._began) * 1000,
+            "downtime": (max(0.0, believed) + DEVICE_STATE) * 1000,
+            "setup-time": DEVICE_STATE * 1000,
+            "transferred": self.transferred,
+            "passes": float(self.iteration),
+        }
+        self.source.halt("postmigrate")
+        self.source.set_migration("completed")
+
+    # -- bytes and time --------------------------------------------------------------------------------------------
+
+    def _account(self) -> None:
+        """Book what has flowed since the last look."""
+        now = self._clock.now()
+        if self.source.migration in {"active", "device"}:
+            sent = min(max(0.0, self.remaining), self._flowing * (now - self._accounted))
+            self.remaining -= sent
+            fresh = sent - min(sent, self._queued)
+            self._queued -= sent - fresh
+            self.transferred += fresh
+        self._accounted, self._flowing = now, self.rate
+
+    async def _send(self, *, leave: float, minimum: float = MINIMUM_PASS) -> None:
+        """Let bytes flow until no more is left than `leave` seconds' worth, `minimum` seconds at least."""
+        end = self._clock.now() + minimum
+        while True:
+            self._account()
+            now, rate = self._clock.now(), self.rate
+            if rate and self.remaining <= rate * leave + 1 and now >= end:
+                return
+            seconds = max((self.remaining - rate * leave) / rate, end - now) if rate else None
+            await self._wait(seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let `seconds` pass, and go on when both sides work and the link is up."""
+        end = self._clock.now() + seconds
+        while (left := end - self._clock.now()) > 0 or not self.rate:
+            await self._wait(left if left > 0 else None)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Wait `seconds`, or until something has changed."""
+        self._changed.clear()
+        changed = asyncio.ensure_future(self._changed.wait())
+        waits: list[asyncio.Task[bool] | asyncio.Task[None]] = [changed]
+        if seconds is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()

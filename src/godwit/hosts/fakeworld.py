@@ -1,0 +1,313 @@
+"""The world of the simulation: hosts, links, storage, faults, and the book that is kept of who executed when.
+
+A world is deterministic: the same seed, clock and calls give the same story. What may never happen is not prevented,
+since QEMU does not prevent it: it is written down in `broken_laws`, where tests look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import InputError
+from godwit.hosts.fakeclock import LoopClock
+from godwit.hosts.fakestream import Link, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from godwit.hosts.fake import FakeHost
+    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.model import Vm
+    from godwit.ports import Clock
+
+GIGABIT: Final = 125_000_000
+LINK_BANDWIDTH: Final = 50_000_000
+"""Bytes a second: 400 Mbit/s, the rate of the laboratory."""
+
+LOST_AFTER: Final = 10.0
+"""Seconds of silence after which a connection counts as lost (the keepalive of the real one)."""
+
+ROUND_TRIP: Final = 0.0005
+"""Seconds from the client to the guest and back, for the outside view."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file on some hosts' storage: the same `inode` on two hosts is the same file."""
+
+    inode: int
+    size: int
+    hosts: frozenset[str]
+
+
+@dataclass(slots=True)
+class Run:
+    """One stretch of time in which a process executed the guest."""
+
+    vm: str
+    host: str
+    pid: int
+    began: float
+    ended: float | None = None
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A planted refusal of a command; `left` counts down, None lasts."""
+
+    words: str
+    left: int | None
+
+
+@dataclass(slots=True)
+class FakeWorld:
+    """Everything that a simulation knows. `chance` is seeded; nothing else is left to it."""
+
+    clock: Clock = field(default_factory=LoopClock)
+    seed: int = 0
+    hosts: dict[str, FakeHost] = field(default_factory=dict)
+    workloads: dict[str, Workload] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    broken_laws: list[str] = field(default_factory=list)
+    chance: random.Random = field(init=False)
+    tokens: dict[int, str] = field(default_factory=dict)
+    full: set[str] = field(default_factory=set)
+    _links: dict[frozenset[str], Link] = field(default_factory=dict)
+    _files: dict[str, list[File]] = field(default_factory=dict)
+    _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    _newest: dict[str, int] = field(default_factory=dict)
+    _number: int = 1000
+    _waiters: set[asyncio.Event] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Seed chance."""
+        self.chance = random.Random(self.seed)  # noqa: S311 - a simulation, no secrets
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def add_host(self, host: FakeHost) -> FakeHost:
+        """Let a host exist, linked to all others at the laboratory's rate."""
+        for other in self.hosts:
+            self._links[frozenset({host.name, other})] = Link(LINK_BANDWIDTH, 0.0002)
+        self.hosts[host.name] = host
+        return host
+
+    def add_file(self, path: str, hosts: Iterable[str] | None = None, *, size: int = 1 << 30) -> None:
+        """Put a file on storage that the named hosts share (all, if none are named)."""
+        there = frozenset(self.hosts if hosts is None else hosts)
+        self._files.setdefault(path, []).append(File(self.next_number(), size, there))
+
+    def start_guest(self, host: str, vm: Vm, workload: Workload | None = None) -> Vm:
+        """Let a guest run on a host, and return it as the one that lives there."""
+        self.workloads[vm.name] = workload or Workload()
+        self.hosts[host].boot(vm)
+        return replace(vm, host=host)
+
+    def file(self, path: str, host: str) -> File | None:
+        """Return the file that a host sees at a path."""
+        return next((file for file in self._files.get(path, ()) if host in file.hosts), None)
+
+    def disks_of(self, qemu: FakeQemu) -> list[tuple[str, int]]:
+        """Return path and size of the files that a command line names."""
+        line = ",".join(qemu.launch.argv).split(",")
+        words = [word.partition("=")[2] if "=" in word else word for word in line]
+        found = [(word, self.file(word, qemu.host.name)) for word in words if word in self._files]
+        return [(path, file.size) for path, file in found if file is not None]
+
+    def link(self, one: str, other: str) -> Link:
+        """Return the way between two hosts; raises InputError where there is none."""
+        link = self._links.get(frozenset({one, other}))
+        if link is None:
+            message = f"there is no link between {one} and {other}"
+            raise InputError(message)
+        return link
+
+    def listener(self, source: FakeHost, uri: str) -> tuple[FakeQemu | None, Link | None]:
+        """Return the QEMU that waits at a migration URI, and the way there."""
+        address, _, port = uri.removeprefix("tcp:").rpartition(":")
+        host = next((host for host in self.hosts.values() if host.migration_address == address.strip("[]")), None)
+        if host is None or host is source or host.crashed:
+            return None, None
+        link = self.link(source.name, host.name)
+        qemus = (qemu for qemu in host.qemus.values() if qemu.port == int(port))
+        return (next(qemus, None), link) if link.up else (None, None)
+
+    def next_number(self) -> int:
+        """Return a number that was never used here: a pid, an inode, the name of a memory's content."""
+        self._number += 1
+        return self._number
+
+    # -- who executes ----------------------------------------------------------------------------------------------
+
+    def boot(self, qemu: FakeQemu) -> None:
+        """Note that a guest starts anew: whatever its disks hold is what it begins with."""
+        self._newest[qemu.vm.name] = qemu.memory
+
+    def began(self, qemu: FakeQemu) -> None:
+        """Note that a process executes from now on, and whether that broke the law."""
+        name, where = qemu.vm.name, qemu.host.name
+        others = [run.host for run in self.runs if run.vm == name and run.ended is None and run.pid != qemu.pid]
+        if others:
+            self.broken_laws.append(f"{name} executes on {where} and on {', '.join(others)}: two writers of its disks")
+        elif self._newest.get(name, qemu.memory) != qemu.memory:
+            self.broken_laws.append(f"{name} executes on {where} with memory older than its disks")
+        qemu.memory = self._newest[name] = self.next_number()
+        self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
+
+    def ceased(self, qemu: FakeQemu) -> None:
+        """Note that a process executes no more."""
+        for run in self.runs:
+            if run.pid == qemu.pid and run.ended is None:
+                run.ended = self.clock.now()
+
+    def executed(self, qemu: FakeQemu, since: float) -> float:
+        """Return for how many seconds a process has executed since an instant."""
+        now = self.clock.now()
+        mine = (run for run in self.runs if run.pid == qemu.pid)
+        return sum(max(0.0, (now if run.ended is None else run.ended) - max(since, run.began)) for run in mine)
+
+    def executing(self, vm: str) -> list[str]:
+        """Return the hosts on which a guest executes now: one at most, if the law holds."""
+        return [run.host for run in self.runs if run.vm == vm and run.ended is None]
+
+    def probe(self, vm: str, begin: float, end: float, interval: float) -> list[tuple[float, float | None]]:
+        """Return what a client outside would have seen: when it asked, and after how many seconds it was answered.
+
+        A request reaches the guest half a round trip later; it is lost (None) where nobody executes then.
+        """
+        runs = [run for run in self.runs if run.vm == vm]
+        seen: list[tuple[float, float | None]] = []
+        for number in range(max(0, int((end - begin) / interval) + 1)):
+            sent = begin + number * interval
+            there = sent + ROUND_TRIP / 2
+            answered = any(run.began <= there and (run.ended is None or there < run.ended) for run in runs)
+            seen.append((sent, ROUND_TRIP if answered else None))
+        return seen
+
+    # -- faults ----------------------------------------------------------------------------------------------------
+
+    def crash_host(self, name: str) -> None:
+        """Let a host lose its power: every QEMU on it is gone, and it is silent."""
+        host = self.hosts[name]
+        host.crashed = True
+        for qemu in list(host.qemus.values()):
+            qemu.exit("the host lost its power")
+        self._silence(host)
+
+    def restore_host(self, name: str) -> None:
+        """Let a host come back: it answers, and runs nothing."""
+        self.hosts[name].crashed = False
+        self.stir()
+
+    def kill(self, host: str, vm: str) -> None:
+        """End a QEMU at once (SIGKILL)."""
+        self.hosts[host].qemus[vm].exit("it was killed")
+
+    def hang(self, host: str, vm: str) -> None:
+        """Stop a QEMU process (SIGSTOP)."""
+        self.hosts[host].qemus[vm].hang()
+
+    def wake(self, host: str, vm: str) -> None:
+        """Let a stopped QEMU process go on (SIGCONT)."""
+        self.hosts[host].qemus[vm].wake()
+
+    def cut(self, one: str, other: str | None = None) -> None:
+        """Cut two hosts off from each other, or a host from the controller; nothing says so to anybody."""
+        if other is not None:
+            self.link(one, other).up = False
+            self.stir()
+            return
+        self.hosts[one].cut_off = True
+        self._silence(self.hosts[one])
+
+    def heal(self, one: str, other: str | None = None) -> None:
+        """Mend what `cut` cut; what was said meanwhile arrives, if the connection was not lost by then."""
+        if other is not None:
+            self.link(one, other).up = True
+        else:
+            self.hosts[one].cut_off = False
+            for guest in self.hosts[one].monitors():
+                guest.heal()
+        self.stir()
+
+    def shape(self, one: str, other: str, bandwidth: float) -> None:
+        """Give a link another rate, in bytes a second."""
+        self.link(one, other).bandwidth = bandwidth
+        self.stir()
+
+    def refuse(self, host: str, command: str, words: str = "it was planted so", *, times: int | None = None) -> None:
+        """Let a host's QEMUs refuse a monitor command (or "launch"), `times` times or always."""
+        self._refusals[host, command] = Refusal(words, times)
+
+    def delay(self, host: str, seconds: float) -> None:
+        """Let every answer of a host come `seconds` late."""
+        self.hosts[host].late = seconds
+
+    def fill_disk(self, host: str) -> None:
+        """Let nothing be written on a host any more."""
+        self.full.add(host)
+
+    def drop_controller(self) -> None:
+        """Let the controller's process die: its connections end, what it leased stays leased."""
+        for host in self.hosts.values():
+            for guest in host.monitors():
+                guest.lose("the controller died")
+
+    def planted_refusal(self, host: FakeHost, command: str) -> str | None:
+        """Return the words with which a command is refused now, or None."""
+        refusal = self._refusals.get((host.name, command))
+        if refusal is None or refusal.left == 0:
+            return None
+        if refusal.left is not None:
+            refusal.left -= 1
+        return refusal.words
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    def stir(self) -> None:
+        """Let everybody who waits for the world look again."""
+        for host in self.hosts.values():
+            for qemu in host.qemus.values():
+                if qemu.stream is not None:
+                    qemu.stream.changed()
+        for waiter in self._waiters:
+            waiter.set()
+
+    async def until(self, holds: Callable[[], bool], deadline: float) -> bool:
+        """Wait until something holds, `deadline` seconds at most; say whether it does."""
+        end = self.clock.now() + deadline
+        while not holds():
+            left = end - self.clock.now()
+            if left <= 0:
+                return False
+            await self._next_stir(left)
+        return True
+
+    async def _next_stir(self, seconds: float) -> None:
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        stirred = asyncio.ensure_future(waiter.wait())
+        slept = asyncio.ensure_future(self.clock.sleep(seconds))
+        try:
+            await asyncio.wait([stirred, slept], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.discard(waiter)
+            stirred.cancel()
+            slept.cancel()
+
+    def _silence(self, host: FakeHost) -> None:
+        self.stir()
+        task = asyncio.get_running_loop().create_task(self._lose_later(host), name=f"silence-{host.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _lose_later(self, host: FakeHost) -> None:
+        """End the connections to a host that stays silent."""
+        if not await self.until(lambda: host.reachable, LOST_AFTER):
+            for guest in host.monitors():
+                guest.lose("the host does not answer")
+            self.stir()

@@ -1,0 +1,194 @@
+"""Asks a host what it is: one script, whose expensive answers are kept on the host until it is started anew.
+
+What QEMU says of itself is kept per binary (path, time and size); whether KVM really runs a guest per binary and boot.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import HostError
+from godwit.hosts import factsparse
+from godwit.hosts.shell import run_script
+from godwit.model import HostFacts
+
+if TYPE_CHECKING:
+    from godwit.hosts.transport import Transport
+    from godwit.model import QemuFacts
+
+FACTS_DEADLINE: Final = 25.0
+_CLOCK_QUESTIONS: Final = 3
+
+_PROBE_PROGRAM: Final = (
+    "+jHAjtiOwI7QvAB8vwAQZjHAuQAM/Gbzq2bHBgAQAyAAAGbHBgAgAzAAAGbHBgAwgwAAAOSSDALmkma4IAAAAA8i4Ga4ABAAAA8i2Ga5gAAAwA8y"
+    "Zg0AAQAADzAPIMBmDQEAAIAPIsAPARbAfOpyfAgAZrgQAI7YjtBIx8EAACAAMdtIActIiRwlAFAAAOLzsEdmugIE7rAxZroBBe706/0PH4AAAAAA"
+    "AAAAAAAAAAAAAAAAAJogAAAAAAAAkgAAFwCofAAAAAAAAAA="
+)
+"""A boot sector: it goes from real mode over protected mode into long mode with paging, adds up two million numbers in
+memory, and writes 0x31 to port 0x501, where isa-debug-exit makes QEMU end with status 99. A firmware's output would
+prove less: there are machines where KVM runs real mode, and everything beyond hangs."""
+
+_FACTS: Final = r"""
+LC_ALL=C
+export LC_ALL
+wanted=$1 program=$2 accelerator=$3
+section() { echo "== $1"; }
+section hostname; uname -n
+section kernel; uname -r
+section architecture; uname -m
+section machine-id; cat /etc/machine-id 2>/dev/null
+section cpuinfo; cat /proc/cpuinfo
+section meminfo; cat /proc/meminfo
+section links; ip -j -d link show
+section addresses; ip -j addr show scope global
+section send-queue
+if [ -w /proc/sys/net/ipv4/tcp_notsent_lowat ] && command -v flock >/dev/null && runtime >/dev/null; then echo yes; fi
+
+machine=$(uname -m)
+case $machine in i?86) machine=i386 ;; armv*) machine=arm ;; ppc64le) machine=ppc64 ;; esac
+qemu=
+for name in ${wanted:+"$wanted"} ${wanted:-"qemu-system-$machine" /usr/libexec/qemu-kvm qemu-kvm}; do
+    qemu=$(command -v -- "$name") && [ -x "$qemu" ] && break
+    qemu=
+done
+section path; echo "$qemu"
+[ -n "$qemu" ] || exit 0
+
+place=$(runtime) && mkdir -p -m 700 -- "$place/facts" && place=$place/facts || place=
+key="$qemu $(stat -L -c '%Y %s' -- "$qemu")"
+name=$(printf '%s' "$key" | cksum | tr ' ' -)
+keep() {
+    if [ -z "$place" ]; then cat; return; fi
+    cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
+}
+known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
+known "qemu-$name" "$key" || {
+    section key; echo "$key"
+    section version; "$qemu" --version < /dev/null 2>&1
+    section machines; "$qemu" -machine help < /dev/null 2>&1
+    section accelerators; "$qemu" -accel help < /dev/null 2>&1
+} | keep "qemu-$name"
+
+probe() {
+    section kvm-key; echo "$1"
+    section kvm
+    [ -e /dev/kvm ] || { echo absent; return; }
+    { [ -r /dev/kvm ] && [ -w /dev/kvm ]; } || { echo forbidden; return; }
+    "$qemu" -accel help < /dev/null 2>/dev/null | grep -qx "$accelerator" || { echo unsupported; return; }
+    [ "$machine" = x86_64 ] || { echo unprobed; return; }
+    disk=$(mktemp) || { echo "fails no temporary file can be made"; return; }
+    printf %s "$program" | base64 -d > "$disk"
+    printf '\125\252' | dd of="$disk" bs=1 seek=510 conv=notrunc 2>/dev/null
+    truncate -s 1M "$disk"
+    said=$(timeout -k 1 3 "$qemu" -accel "$accelerator" -machine q35 -m 32 -nodefaults -no-user-config \
+        -display none -no-reboot -drive "file=$disk,format=raw,snapshot=on" \
+        -device isa-debug-exit,iobase=0x501,iosize=1 < /dev/null 2>&1 > /dev/null)
+    status=$?
+    rm -f -- "$disk"
+    case $status in
+        99) echo works ;;
+        124 | 137) echo hangs ;;
+        *) echo "fails $(printf %s "$said" | tail -n 1)" ;;
+    esac
+}
+boot="$key $(cat /proc/sys/kernel/random/boot_id) $(stat -c '%a %G' /dev/kvm 2>/dev/null) $(id -u)"
+known "$accelerator-$name" "$boot" || probe "$boot" | keep "$accelerator-$name"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the controller knows of a host without asking it: its name, and where others send streams to."""
+
+    name: str
+    migration_address: str
+
+
+async def ask(transport: Transport, identity: Identity, qemu: str | None) -> HostFacts:
+    """Ask the host. `qemu` names a binary, None means the one on its PATH. Raises HostError."""
+    said = await ask_sections(transport, qemu)
+    clock = await ask_clock(transport)
+    return read_facts(said, clock, identity, await _address(transport, identity, said), qemu)
+
+
+async def ask_sections(transport: Transport, qemu: str | None, accelerator: str = "kvm") -> dict[str, str]:
+    """Run the facts script; `accelerator` is the one whose ability to run a guest is probed, as section "kvm"."""
+    arguments = (qemu or "", _PROBE_PROGRAM, accelerator)
+    completed = await run_script(transport, _FACTS, *arguments, deadline=FACTS_DEADLINE)
+    return factsparse.split_sections(completed.stdout.decode(errors="replace"))
+
+
+async def _address(transport: Transport, identity: Identity, said: dict[str, str]) -> str:
+    if identity.migration_address:
+        return identity.migration_address
+    peer = await transport.peer_address()
+    if peer:
+        return peer
+    addresses = factsparse.parse_addresses(said.get("addresses", ""))
+    return addresses[0] if addresses else "127.0.0.1"
+
+
+def read_facts(
+    said: dict[str, str], clock: factsparse.Clock, identity: Identity, address: str, wanted: str | None
+) -> HostFacts:
+    """Put a host's answers together. Raises HostError where an answer without which nothing goes is missing."""
+    missing = [name for name in ("hostname", "kernel", "architecture", "cpuinfo", "meminfo") if not said.get(name)]
+    if missing:
+        message = f"{identity.name} did not say its {', '.join(missing)}"
+        raise HostError(message, remedy="see whether it is a Linux host with /proc mounted and coreutils installed")
+    processor = factsparse.parse_processor(said["cpuinfo"])
+    total, available = factsparse.parse_memory(said["meminfo"])
+    qemu = factsparse.parse_qemu(said.get("path", ""), said)
+    accelerators, notes = factsparse.parse_accelerators(said.get("accelerators", ""), said.get("kvm", ""))
+    return HostFacts(
+        name=identity.name,
+        hostname=said["hostname"],
+        machine_id=said.get("machine-id", ""),
+        kernel=said["kernel"],
+        architecture=said["architecture"],
+        cpu_model=processor.model,
+        cpu_vendor=processor.vendor,
+        cpu_flags=processor.flags,
+        cpu_count=processor.count,
+        memory_total=total,
+        memory_available=available,
+        qemu=qemu,
+        accelerators=accelerators if qemu else (),
+        bridges=factsparse.parse_network(said.get("links", "")).bridges,
+        migration_address=address,
+        clock_offset=clock.offset,
+        clock_uncertainty=clock.uncertainty,
+        can_shorten_send_queue=said.get("send-queue") == "yes",
+        notes=(*_qemu_notes(qemu, wanted, said), *notes),
+    )
+
+
+def _qemu_notes(qemu: QemuFacts | None, wanted: str | None, said: dict[str, str]) -> tuple[str, ...]:
+    if qemu is not None:
+        return ()
+    if said.get("path"):
+        return (f"{said['path']} does not say that it is a QEMU: {said.get('version', '')[:200]}",)
+    looked = wanted or f"qemu-system-{said['architecture']} on the PATH, nor /usr/libexec/qemu-kvm"
+    return (f"there is no {looked}",)
+
+
+async def ask_clock(transport: Transport) -> factsparse.Clock:
+    """Compare the host's clock with ours; the quickest of several answers is the one that says most."""
+    answers: list[factsparse.Clock] = []
+    for _ in range(_CLOCK_QUESTIONS):
+        before = time.time()
+        completed = await transport.run(["date", "+%s.%N"])
+        answers.append(factsparse.parse_clock(before, completed.stdout.decode(errors="replace"), time.time()))
+    return min(answers, key=lambda answer: answer.uncertainty)
+
+
+async def ask_network(transport: Transport) -> factsparse.Network:
+    """Ask for the host's interfaces alone."""
+    completed = await run_script(transport, "ip -j -d link show\n")
+    try:
+        return factsparse.parse_network(completed.stdout.decode(errors="replace"))
+    except HostError as error:
+        message = f"{transport.where}: {error.message}"
+        raise HostError(message, remedy=error.remedy) from None

@@ -1,0 +1,109 @@
+"""The machine that Godwit itself runs on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import HostError, MonitorBusyError, MonitorLostError, RemoteCommandError
+from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, check_arguments, shown
+from godwit.ports import Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NO_SUCH_PROGRAM: Final = 127
+
+
+class LocalTransport:
+    """Commands and sockets of this very machine. Implements Transport."""
+
+    def __init__(self, name: str) -> None:
+        """Serve the host registered as `name`."""
+        self._name = name
+
+    @property
+    def where(self) -> str:
+        """How messages call the host."""
+        return f"{self._name} (this machine)"
+
+    async def connect(self) -> None:
+        """Do nothing: we are there."""
+
+    async def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE) -> Completed:
+        """Run a command in a session of its own, so that a closed terminal or Ctrl-C does not reach it."""
+        arguments = check_arguments(argv)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(os.fsencode(argument) for argument in arguments),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            return Completed(_NO_SUCH_PROGRAM, b"", f"{arguments[0]}: {error.strerror}\n".encode())
+        try:
+            async with asyncio.timeout(deadline):
+                stdout, stderr = await process.communicate(stdin)
+        except TimeoutError:
+            message = f"{shown(arguments)} on {self.where} did not end within {deadline:g} s"
+            raise RemoteCommandError(message, remedy="see whether the machine is overloaded or a disk hangs") from None
+        finally:
+            if process.returncode is None:
+                await _kill_group(process)
+        return Completed(process.returncode or 0, stdout, stderr)
+
+    async def open_unix(self, path: str, *, deadline: float = CONNECT_DEADLINE) -> socket.socket:
+        """Connect to a UNIX socket; the kernel answers at once, so `deadline` is never needed here."""
+        del deadline
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(0)
+        try:
+            connection.connect(os.fsencode(path))
+        except BlockingIOError:
+            connection.close()
+            message = f"the socket {path} on {self.where} has other clients waiting already"
+            raise MonitorBusyError(message, remedy="close the other client of this socket") from None
+        except OSError as error:
+            connection.close()
+            message = f"nothing accepts at the socket {path} on {self.where}: {error.strerror or error}"
+            raise MonitorLostError(message, remedy="see whether the guest runs and whether the path is right") from None
+        return connection
+
+    async def reaches(self, address: str, port: int, *, deadline: float = CONNECT_DEADLINE) -> Reach:
+        """Open a TCP connection and close it again."""
+        try:
+            async with asyncio.timeout(deadline):
+                _, writer = await asyncio.open_connection(address, port)
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
+            return "silent"
+        except OSError as error:
+            if isinstance(error, socket.gaierror):
+                message = f"{self.where} cannot resolve the name {address}: {error.strerror}"
+                raise HostError(message, remedy="give the host a numeric migration address") from None
+            # Of a name with several addresses asyncio joins the errors into one text.
+            return "refused" if f"[Errno {errno.ECONNREFUSED}]" in str(error) else "silent"
+        writer.transport.abort()
+        return "accepted"
+
+    async def peer_address(self) -> str:
+        """Return nothing: there is no connection that would have an address."""
+        return ""
+
+
+async def _kill_group(process: asyncio.subprocess.Process) -> None:
+    """End a command that ran out of time with all that it started, and wait for its end."""
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

@@ -1,0 +1,323 @@
+"""A host with plain QEMU, and nothing of ours on it: the port `Host` over a transport.
+
+What it needs of the host: a POSIX shell, coreutils, grep, util-linux, iproute2, and QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import (
+    BusyError,
+    GodwitError,
+    HostError,
+    HypervisorError,
+    InputError,
+    MonitorLostError,
+    MonitorProtocolError,
+    QemuDiedError,
+    RemoteCommandError,
+)
+from godwit.hosts import hostfacts, launching, processes, sendqueue, tcpports
+from godwit.hosts.shell import run_script, words_of
+from godwit.hosts.transport import COMMAND_DEADLINE, shown
+from godwit.model import GuestView, RunState, Tap
+from godwit.network import tap as taps
+from godwit.qemu.commandline import incoming_argv
+from godwit.qemu.guest import QemuGuest
+from godwit.qemu.monitor import Monitor
+from godwit.storage import sharedproof
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from godwit.hosts.processes import QemuProcess
+    from godwit.hosts.transport import Transport
+    from godwit.model import GuestFacts, HostFacts, Launch, Vm
+    from godwit.ports import Completed
+    from godwit.qemu.process import ProcessFacts
+
+MONITOR_DEADLINE: Final = 3.0
+"""Seconds after which a silent monitor counts as held by somebody else, or its QEMU as stopped."""
+
+VIEW_DEADLINE: Final = 1.5
+"""Seconds that one monitor may take while the guest is observed."""
+
+OBSERVE_DEADLINE: Final = 8.0
+"""Seconds that observing may take in all, reaching the host included."""
+
+_FIRST_RETRY: Final = 0.01
+_ENDING: Final = 1.0
+"""Seconds that a QEMU whose monitor has closed may take to end."""
+
+
+class PlainGuest(QemuGuest):
+    """A guest of this host: what its monitor says, completed by what only the host knows."""
+
+    def __init__(self, vm: Vm, monitor: Monitor, transport: Transport) -> None:
+        """Own `monitor`, which speaks for `vm` on the host behind `transport`."""
+        super().__init__(vm.name, monitor, self._look)
+        self._vm = vm
+        self._transport = transport
+
+    async def _look(self) -> ProcessFacts:
+        found = await launching.running(self._transport, self._vm)
+        if not found:
+            message = f"no process of {self._vm.name} can be seen on {self._transport.where}"
+            raise HostError(message, remedy="log in as root, or as the user that runs the guest")
+        return await processes.read_process(self._transport, found[-1])
+
+    async def facts(self) -> GuestFacts:
+        """Describe the running machine; the bridge of each tap comes from the host."""
+        facts = await super().facts()
+        masters = dict((await hostfacts.ask_network(self._transport)).masters)
+        nics = tuple(nic if nic.tap is None else replace(nic, tap=_plugged(nic.tap, masters)) for nic in facts.nics)
+        launch = replace(facts.launch, taps=tuple(_plugged(tap, masters) for tap in facts.launch.taps))
+        return replace(facts, nics=nics, launch=launch)
+
+
+def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
+    return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
+
+
+class PlainHost:
+    """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
+
+    def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:
+        """Serve the host `identity` over `transport`, which this owns."""
+        self._identity = identity
+        self._transport = transport
+
+    @property
+    def name(self) -> str:
+        """The name under which the host is registered."""
+        return self._identity.name
+
+    async def connect(self) -> None:
+        """Reach the host; every other call does so on demand, too."""
+        await self._transport.connect()
+
+    async def close(self) -> None:
+        """Let go of the host. Never raises."""
+        await self._transport.close()
+
+    async def facts(self, qemu: str | None = None) -> HostFacts:
+        """Describe the host; `qemu` names the binary to look at, else the one on the host's PATH."""
+        return await hostfacts.ask(self._transport, self._identity, qemu)
+
+    async def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE, check: bool = True
+    ) -> Completed:
+        """Run a command to its end, `deadline` seconds at most; no argument ever meets a shell unquoted.
+
+        Raises RemoteCommandError on a status other than 0 if `check`, and when the deadline passes.
+        """
+        completed = await self._transport.run(argv, stdin=stdin, deadline=deadline)
+        if check and completed.status != 0:
+            where = self._transport.where
+            message = f"{shown(argv)} on {where} failed with status {completed.status}: {words_of(completed)}"
+            raise RemoteCommandError(message)
+        return completed
+
+    async def open_socket(self, path: str) -> socket.socket:
+        """Return a non-blocking socket connected to the UNIX socket `path` on the host. Raises MonitorLostError."""
+        return await self._transport.open_unix(path)
+
+    async def observe(self, vm: Vm) -> GuestView:
+        """Say what the guest does here, within OBSERVE_DEADLINE seconds; a silent host or monitor is a view, too."""
+        try:
+            async with asyncio.timeout(OBSERVE_DEADLINE):
+                seen = await processes.scan(self._transport, socket=vm.control, name=vm.name, pidfile=vm.pidfile)
+                return await self._view(vm, seen)
+        except TimeoutError:
+            detail = f"{self._transport.where} did not answer within {OBSERVE_DEADLINE:g} s"
+            return GuestView(RunState.UNREACHABLE, detail=detail)
+        except GodwitError as error:
+            return GuestView(RunState.UNREACHABLE, detail=error.message)
+
+    async def _view(self, vm: Vm, seen: processes.Scan) -> GuestView:
+        found = processes.processes_of(vm, seen)
+        others = processes.namesakes(vm, seen)
+        if not found and others:
+            pid = others[-1].pid
+            detail = f"another QEMU named {vm.name} runs on {self._transport.where}; it does not serve {vm.control}"
+            return GuestView(RunState.OTHER, raw="namesake", pid=pid, detail=detail)
+        if not found:
+            return GuestView(RunState.ABSENT, detail=f"{self._transport.where} has no process of {vm.name}")
+        silence = ""
+        for socket in (vm.observe, vm.control):
+            if socket is None:
+                continue
+            try:
+                view = await self._look_through(socket, vm)
+            except (HypervisorError, HostError) as error:
+                silence = error.message
+                continue
+            return replace(view, pid=found[-1].pid)
+        return await self._silent(vm, found[-1], silence)
+
+    async def _look_through(self, socket: str, vm: Vm) -> GuestView:
+        connection = await self._transport.open_unix(socket, deadline=VIEW_DEADLINE)
+        monitor = await Monitor.open(connection, where=f"{vm.name} on {self.name}", deadline=VIEW_DEADLINE)
+        guest = PlainGuest(vm, monitor, self._transport)
+        try:
+            async with asyncio.timeout(VIEW_DEADLINE):
+                return await guest.view()
+        except TimeoutError:
+            message = f"the monitor {socket} greeted and then fell silent"
+            raise MonitorLostError(message) from None
+        finally:
+            await guest.close()
+
+    async def _silent(self, vm: Vm, process: QemuProcess, silence: str) -> GuestView:
+        """Tell a process that ended while we looked from one that lives and does not speak."""
+        left = await launching.running(self._transport, vm)
+        if not left:
+            return GuestView(RunState.ABSENT, detail=f"pid {process.pid} has just ended")
+        detail = f"pid {left[-1].pid} lives and does not answer: {silence}"
+        return GuestView(RunState.UNREACHABLE, pid=left[-1].pid, detail=detail)
+
+    async def attach(self, vm: Vm) -> PlainGuest:
+        """Open the guest's control monitor.
+
+        Raises MonitorBusyError after MONITOR_DEADLINE seconds of silence, MonitorProtocolError, QemuDiedError where
+        there is no process.
+        """
+        try:
+            connection = await self._transport.open_unix(vm.control, deadline=MONITOR_DEADLINE)
+            monitor = await Monitor.open(connection, where=f"{vm.name} on {self.name}", deadline=MONITOR_DEADLINE)
+        except MonitorLostError as error:
+            if await launching.running(self._transport, vm):
+                raise
+            message = f"{vm.name} does not run on {self._transport.where}: {error.message}"
+            raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs") from None
+        return PlainGuest(vm, monitor, self._transport)
+
+    async def find_qemu(self, socket: str) -> ProcessFacts:
+        """Return the process that serves the QMP socket `socket`, for a guest that is to be adopted.
+
+        Raises InputError where there is no such socket or no single process behind it, MonitorProtocolError where that
+        process is no QEMU.
+        """
+        process = await processes.find_qemu(self._transport, socket)
+        return await processes.read_process(self._transport, process)
+
+    async def prepare_launch(self, vm: Vm, launch: Launch) -> None:
+        """Make folders and taps that the launch needs; `destroy` removes the taps again, folders stay."""
+        arguments = taps.plug_arguments(launch)
+        where = self._transport.where
+        if await launching.running(self._transport, vm):
+            message = f"{vm.name} runs on {where} already"
+            raise BusyError(message)
+        folders = (str(len(launch.folders)), *launch.folders)
+        prepared = await run_script(self._transport, launching.FOLDERS + taps.PLUG, *folders, *arguments, check=False)
+        if prepared.status == launching.NO_FOLDER:
+            message = f"{where} cannot make the folders of {vm.name}: {words_of(prepared)}"
+            raise HostError(message, remedy="see the folders' rights and whether their disk is full")
+        if prepared.status != 0:
+            raise taps.plug_error(where, prepared.stdout.decode(errors="replace") or words_of(prepared))
+
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
+        """Start QEMU detached from everything; returns its pid when its monitor answers.
+
+        `incoming` starts it paused and waiting for a stream instead of running the guest.
+        Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
+        """
+        wanted = replace(launch, argv=incoming_argv(launch)) if incoming else launch
+        pid = await launching.start(self._transport, vm, wanted)
+        try:
+            async with asyncio.timeout(launching.LAUNCH_DEADLINE):
+                await self._await_monitor(vm)
+        except TimeoutError:
+            message = f"the monitor of {vm.name} on {self._transport.where} does not answer"
+            raise HypervisorError(message, remedy="see its log on the host") from None
+        return pid or await self._pid(vm)
+
+    async def _await_monitor(self, vm: Vm) -> None:
+        """Return when a monitor has greeted: the one for observing if there is one, since control is for migrations."""
+        socket = vm.observe or vm.control
+        pause = _FIRST_RETRY
+        asked = time.monotonic()
+        while True:
+            try:
+                connection = await self._transport.open_unix(socket, deadline=MONITOR_DEADLINE)
+                monitor = await Monitor.open(
+                    connection, where=f"{vm.name} on {self.name}", deadline=launching.LAUNCH_DEADLINE
+                )
+            except (MonitorLostError, MonitorProtocolError) as error:
+                # Between the birth of the socket file and its listen(), or when QEMU is just ending.
+                await self._check_alive(vm)
+                if isinstance(error, MonitorProtocolError) and time.monotonic() - asked > _ENDING:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 0.2)
+            else:
+                await monitor.close()
+                return
+
+    async def _check_alive(self, vm: Vm) -> None:
+        if not await launching.running(self._transport, vm):
+            words = await launching.last_words(self._transport, vm)
+            raise launching.died(self._transport.where, vm, words)
+
+    async def _pid(self, vm: Vm) -> int:
+        found = await launching.running(self._transport, vm)
+        if not found:
+            await self._check_alive(vm)
+            message = f"{vm.name} answers on {self._transport.where}, but its process cannot be seen"
+            raise HypervisorError(message)
+        return found[-1].pid
+
+    async def destroy(self, vm: Vm) -> None:
+        """End the guest's QEMU if there is one and return when it is proven gone, its taps and sockets removed.
+
+        Idempotent. Raises HostError when the proof cannot be had.
+        """
+        await launching.end(self._transport, vm)
+
+    async def free_port(self, address: str) -> int:
+        """Return a TCP port that nothing on the host uses, on any address, out of the range kept for migrations."""
+        del address  # a port that is free everywhere is free there
+        completed = await run_script(self._transport, tcpports.LIST)
+        return tcpports.choose(tcpports.parse_used(completed.stdout.decode()), secrets.SystemRandom())
+
+    async def reaches(self, address: str, port: int) -> bool:
+        """Say whether the path to `address`:`port` works: a connection is accepted, or actively refused.
+
+        Never ask it of a port where a QEMU waits for a stream: any connection uses that up.
+        """
+        return await self._transport.reaches(address, port) != "silent"
+
+    async def plant_token(self, path: str, token: str) -> None:
+        """Leave `token` beside the file `path`. Raises BusyError when another check of the same disk goes on."""
+        arguments = (sharedproof.check_path(path), sharedproof.check_token(token))
+        limits = (str(sharedproof.PATIENCE), str(sharedproof.LEFT_OVER))
+        completed = await run_script(self._transport, sharedproof.PLANT, *arguments, *limits)
+        error = sharedproof.planting_error(self._transport.where, path, completed.stdout.decode(errors="replace"))
+        if error is not None:
+            raise error
+
+    async def find_token(self, path: str) -> tuple[str | None, str]:
+        """Return the token beside `path` (None if there is none) and the file's size and inode (empty if absent)."""
+        completed = await run_script(self._transport, sharedproof.FIND, sharedproof.check_path(path))
+        return sharedproof.parse_found(completed.stdout.decode(errors="replace"))
+
+    async def remove_token(self, path: str) -> None:
+        """Remove what `plant_token` left. Idempotent."""
+        await run_script(self._transport, sharedproof.REMOVE, sharedproof.check_path(path))
+
+    async def shorten_send_queue(self, lease: str, size: int) -> bool:
+        """Keep the unsent queue of TCP sockets on this host under `size` bytes while `lease` lasts."""
+        if size <= 0:
+            message = f"a send queue of {size} bytes cannot be meant"
+            raise InputError(message)
+        return await sendqueue.shorten(self._transport, lease, size)
+
+    async def restore_send_queue(self, lease: str) -> None:
+        """Give the lease back; the last one restores the host's own value. Idempotent."""
+        await sendqueue.restore(self._transport, lease)

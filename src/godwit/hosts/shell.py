@@ -1,0 +1,58 @@
+"""Small POSIX shell scripts, run on a host in one round trip each.
+
+A script is constant text: what varies reaches it as positional parameters, never as part of the text. It needs a POSIX
+shell, coreutils and grep; some need iproute2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import RemoteCommandError
+
+if TYPE_CHECKING:
+    from godwit.hosts.transport import Transport
+    from godwit.ports import Completed
+
+SCRIPT_DEADLINE: Final = 10.0
+
+_PRELUDE: Final = """\
+set -u
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+export PATH
+runtime() {
+    for folder in /run/godwit "${XDG_RUNTIME_DIR:-/nonexistent}/godwit" "${HOME:-/nonexistent}/.cache/godwit"; do
+        if mkdir -p -m 700 -- "$folder" 2>/dev/null && [ -w "$folder" ]; then
+            echo "$folder"
+            return 0
+        fi
+    done
+    return 1
+}
+"""
+"""Daemons' tools are on the path for every user; `runtime` prints a folder of Godwit's own that ends with the boot, or,
+where the user may not make one, at least a private one."""
+
+
+async def run_script(
+    transport: Transport, text: str, *arguments: str, deadline: float = SCRIPT_DEADLINE, check: bool = True
+) -> Completed:
+    """Run the script `text` with `arguments` as $1, $2 and so on.
+
+    Raises RemoteCommandError with the script's own words on a status other than 0 if `check`.
+    """
+    script = (_PRELUDE + text).encode()
+    completed = await transport.run(["sh", "-s", "--", *arguments], stdin=script, deadline=deadline)
+    if check and completed.status != 0:
+        message = f"a command on {transport.where} failed with status {completed.status}: {words_of(completed)}"
+        raise RemoteCommandError(message)
+    return completed
+
+
+def words_of(completed: Completed) -> str:
+    """Return the error output of a command for a message, the end of it where it is long."""
+    lines = completed.stderr.decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-_LAST_LINES:]) or "it said nothing"
+
+
+_LAST_LINES: Final = 12

@@ -1,0 +1,1 @@
+"""Everything Godwit knows about QEMU: its monitor, its command line, its versions."""

@@ -1,0 +1,147 @@
+"""What a running guest is, and how to start it elsewhere: its QEMU's answers put beside its command line."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import GuestFacts, Launch, NicFacts, Tap
+from godwit.qemu import hotplug, media, qom
+from godwit.qemu.commandline import Running, parse, resolver_of, target_launch
+from godwit.qemu.options import CommandLineError
+from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
+from godwit.qemu.paths import split
+from godwit.qemu.quirks import MEMORY_KILLS, quirks_of
+from godwit.qemu.reply import as_object, as_objects, flag, number, text, texts
+from godwit.qemu.views import make_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from godwit.qemu.options import Option
+    from godwit.qemu.process import ProcessFacts
+    from godwit.qemu.qom import Asks, NetworkClient
+
+_CPU_TYPE: Final = "-x86_64-cpu"
+
+
+async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestFacts:
+    """Describe the guest `name` behind `monitor`, whose process is `process`.
+
+    The bridges of its taps are empty: QEMU does not know them. What keeps it from being started elsewhere exactly as
+    it is stands in `refusals`, `inherited_descriptors` and `libvirt`. Raises what Monitor.execute raises.
+    """
+    status, migration, kvm, memory, cpus, machine, block = await asyncio.gather(
+        monitor.execute("query-status"),
+        monitor.execute("query-migrate"),
+        monitor.execute("query-kvm"),
+        monitor.execute("query-memory-size-summary"),
+        monitor.execute("query-cpus-fast"),
+        monitor.execute("qom-get", {"path": "/machine", "property": "type"}),
+        monitor.execute("query-block"),
+    )
+    stream = as_object(migration, "query-migrate")
+    memory_sizes = as_object(memory, "query-memory-size-summary")
+    processors = list(as_objects(cpus, "query-cpus-fast"))
+    accelerator = "kvm" if flag(as_object(kvm, "query-kvm"), "enabled") else "tcg"
+    canonical = str(machine).removesuffix("-machine")
+    backends = await hotplug.read_backends(monitor)
+    rows = tuple(as_objects(block, "query-block"))
+    found, unreadable = _read(process)
+    launch, refusals = await _launch(monitor, process, found, backends, rows, (canonical, accelerator))
+    return GuestFacts(
+        vm=name,
+        run_state=make_view(as_object(status, "query-status"), stream).state,
+        qemu_version=monitor.version,
+        machine=canonical,
+        accelerator=accelerator,
+        cpu_model=await _cpu_model(monitor, found, processors),
+        memory=int(number(memory_sizes, "base-memory") + number(memory_sizes, "plugged-memory")),
+        vcpus=len(processors),
+        disks=tuple(media.disks(rows, resolver_of(process, found))),
+        nics=tuple(nics(backends.clients)),
+        launch=launch,
+        pid=process.pid,
+        libvirt=owned_by_libvirt(found),
+        inherited_descriptors=inherited_descriptors(found),
+        blockers=texts(stream, "blocked-reasons"),
+        refusals=(
+            *unreadable,
+            *refusals,
+            *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
+        ),
+    )
+
+
+def _deadly(version: tuple[int, int, int], accelerator: str, plugged_memory: float) -> Iterator[str]:
+    """Yield a refusal for a machine that QEMU itself cannot migrate without dying."""
+    if plugged_memory:
+        for quirk in quirks_of(version, accelerator):
+            if quirk.code == MEMORY_KILLS:
+                yield f"it has plugged-in memory: {quirk.effect} ({quirk.source})"
+
+
+def _read(process: ProcessFacts) -> tuple[tuple[Option, ...], tuple[str, ...]]:
+    try:
+        return parse(process.argv), ()
+    except CommandLineError as error:
+        return (), (f"its command line cannot be read: {error}",)
+
+
+async def _launch(
+    monitor: Asks,
+    process: ProcessFacts,
+    found: tuple[Option, ...],
+    backends: hotplug.Backends,
+    rows: tuple[Mapping[str, object], ...],
+    running: tuple[str, str],
+) -> tuple[Launch, tuple[str, ...]]:
+    """Return how to start the guest elsewhere, and why that would not be the same; `running`: machine, accelerator."""
+    if not found:
+        return Launch(argv=process.argv), ()
+    difference = await hotplug.compare(monitor, found, process, backends)
+    emptied, unclear = media.ejected(rows, found)
+    put = {place: {**difference.put.get(place, {}), **values} for place, values in _taps_by_hand(found, backends)}
+    put = difference.put | put
+    put |= {place: {**put.get(place, {}), **values} for place, values in emptied.items()}
+    launch, refusals = target_launch(
+        process, Running(*running, put=put, removed=frozenset(difference.removed), added=tuple(difference.added))
+    )
+    changed = media.changed(rows, found, difference.added, resolver_of(process, found))
+    return launch, (*refusals, *difference.refusals, *unclear, *changed)
+
+
+def _taps_by_hand(found: tuple[Option, ...], backends: hotplug.Backends) -> Iterator[tuple[int, dict[str, str]]]:
+    """Name the interface of each tap that the kernel named and no script plugged in: somebody did, so Godwit must."""
+    for place, option in enumerate(found):
+        if option.name not in {"net", "netdev", "nic"}:
+            continue
+        pairs = split(option)
+        client = backends.clients.get(pairs.get("id") or "")
+        if pairs.get("type") != "tap" or pairs.get("script") != "no" or pairs.get("ifname") or client is None:
+            continue
+        if "ifname" in client.info:
+            yield place, {"ifname": client.info["ifname"]}
+
+
+def nics(clients: Mapping[str, NetworkClient]) -> Iterator[NicFacts]:
+    """Return the NICs among the network's clients, each with the tap that it is connected to."""
+    for client in clients.values():
+        if client.type != "nic":
+            continue
+        peers = [
+            other
+            for other in clients.values()
+            if other.type == "tap" and (other.peer == client.name or (client.peer and other.peer == client.peer))
+        ]
+        interface = peers[0].info.get("ifname") if peers else None
+        yield NicFacts(client.name, client.info.get("macaddr", ""), Tap(interface, "") if interface else None)
+
+
+async def _cpu_model(monitor: Asks, found: tuple[Option, ...], processors: list[Mapping[str, object]]) -> str:
+    """Return what -cpu says, else the model that the machine has by default."""
+    given = [option.value for option in found if option.name == "cpu" and option.value]
+    if given:
+        return given[-1]
+    kind = await qom.get(monitor, text(processors[0], "qom-path"), "type")
+    return str(kind or "").removesuffix(_CPU_TYPE)

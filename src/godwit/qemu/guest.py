@@ -1,0 +1,141 @@
+"""A running guest behind its QEMU's monitor: the port `Guest` over QMP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import MonitorLostError
+from godwit.qemu import facts, features
+from godwit.qemu.quirks import LATE_FIGURES, has_quirk
+from godwit.qemu.reply import as_object, text, whole
+from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from godwit.model import Features, GuestFacts, GuestView, Sample
+    from godwit.qemu.monitor import Monitor
+    from godwit.qemu.process import ProcessFacts
+
+QUIT_DEADLINE: Final = 5.0
+"""Seconds that QEMU may take from `quit` until its monitor closes."""
+
+ANNOUNCE: Final = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
+"""Milliseconds between repeated RARP packets, QEMU's own defaults of announce-*."""
+
+_REREAD: Final = 0.02
+_REREADS: Final = 25
+
+
+class QemuGuest:
+    """One guest's QEMU over one monitor, which this owns. Implements `godwit.ports.Guest`."""
+
+    def __init__(self, name: str, monitor: Monitor, read_process: Callable[[], Awaitable[ProcessFacts]]) -> None:
+        """Speak for the guest `name`; `read_process` looks at its process in /proc on its host."""
+        self._name = name
+        self._monitor = monitor
+        self._read_process = read_process
+        self._features: Features | None = None
+
+    @property
+    def monitor(self) -> Monitor:
+        """The connection, for commands that the port does not have."""
+        return self._monitor
+
+    async def features(self) -> Features:
+        """Return what this QEMU can do; asked once, since it cannot change."""
+        if self._features is None:
+            self._features = await features.probe(self._monitor)
+        return self._features
+
+    def events(self) -> GuestEvents:
+        """Yield events from the moment of the call on, in order; ends after LOST."""
+        return GuestEvents(self._monitor.events())
+
+    async def view(self) -> GuestView:
+        """Return run state and stream status of this instant, in one round trip."""
+        status, migration = await asyncio.gather(
+            self._monitor.execute("query-status"), self._monitor.execute("query-migrate")
+        )
+        return make_view(as_object(status, "query-status"), as_object(migration, "query-migrate"))
+
+    async def facts(self) -> GuestFacts:
+        """Describe the running machine and how to start it elsewhere; `refusals` says why where that cannot be."""
+        return await facts.guest_facts(self._name, self._monitor, await self._read_process())
+
+    async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
+        """Switch migration capabilities; QEMU refuses it while a stream runs."""
+        rows = [{"capability": name, "state": state} for name, state in capabilities.items()]
+        await self._monitor.execute("migrate-set-capabilities", {"capabilities": rows})
+
+    async def set_parameters(self, parameters: dict[str, int | str | bool]) -> None:
+        """Set migration parameters in QEMU's own units, such as milliseconds for downtime-limit."""
+        await self._monitor.execute("migrate-set-parameters", dict(parameters))
+
+    async def listen(self, uri: str) -> None:
+        """Make an `-incoming defer` guest accept a stream at `uri`."""
+        await self._monitor.execute("migrate-incoming", {"uri": uri})
+
+    async def migrate(self, uri: str) -> None:
+        """Start the stream to `uri`; returns when QEMU accepted the command."""
+        await self._monitor.execute("migrate", {"uri": uri})
+
+    async def sample(self) -> Sample | None:
+        """Read the stream's counters, or None before there are any."""
+        return make_sample(await self._query_migrate(), self._monitor.now())
+
+    async def migration_result(self) -> dict[str, float]:
+        """Return QEMU's final figures: `total-time`, `downtime`, `setup-time` (ms), `transferred` (bytes), `passes`.
+
+        Figures that QEMU does not give are absent.
+        """
+        reply = await self._query_migrate()
+        if has_quirk(LATE_FIGURES, self._monitor.version, "tcg"):
+            for _ in range(_REREADS):  # no event says when the figures are there
+                if text(reply, "status") != "completed" or whole(reply, "total-time"):
+                    break
+                await asyncio.sleep(_REREAD)
+                reply = await self._query_migrate()
+        return make_result(reply)
+
+    async def resume(self) -> None:
+        """Tell the guest to run (`cont`), in one round trip; returning does not mean that it runs."""
+        await self._monitor.execute("cont")
+
+    async def pause(self) -> None:
+        """Stop the guest's CPUs (`stop`)."""
+        await self._monitor.execute("stop")
+
+    async def cancel_migration(self) -> None:
+        """Cancel the stream; returns when QEMU accepted it, not when it ended."""
+        await self._monitor.execute("migrate_cancel")
+
+    async def announce(self) -> None:
+        """Send the guest's addresses to the network again (`announce-self`)."""
+        await self._monitor.execute("announce-self", ANNOUNCE)
+
+    async def powerdown(self) -> None:
+        """Press the guest's power button."""
+        await self._monitor.execute("system_powerdown")
+
+    async def quit(self) -> None:
+        """End QEMU; returns when the monitor has closed. Raises MonitorLostError when it does not close."""
+        try:
+            await self._monitor.execute("quit", deadline=QUIT_DEADLINE)
+        except MonitorLostError:
+            if self._monitor.connected:
+                raise
+        try:
+            async with asyncio.timeout(QUIT_DEADLINE):
+                await self._monitor.lost()
+        except TimeoutError:
+            message = f"QEMU of {self._monitor.where} was told to quit and has not ended within {QUIT_DEADLINE:g} s"
+            raise MonitorLostError(message, remedy="see whether its disk or network hangs") from None
+
+    async def close(self) -> None:
+        """Close the connection; the guest is not touched. Never raises."""
+        await self._monitor.close()
+
+    async def _query_migrate(self) -> Mapping[str, object]:
+        return as_object(await self._monitor.execute("query-migrate"), "query-migrate")

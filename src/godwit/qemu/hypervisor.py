@@ -1,0 +1,78 @@
+"""The port `Hypervisor` for QEMU: definitions that people write, and processes that somebody else started."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, cast
+
+from godwit.errors import HypervisorError, InputError, QemuMissingError
+from godwit.model import Launch, Vm
+from godwit.qemu.commandline import guest_name
+from godwit.qemu.define import load_definition, valid_name
+from godwit.qemu.vmline import to_vm
+
+if TYPE_CHECKING:
+    from godwit.model import GuestFacts, HostFacts
+    from godwit.ports import Host
+    from godwit.qemu.process import ProcessFacts
+
+
+class _FindsQemu(Protocol):
+    async def find_qemu(self, socket: str) -> ProcessFacts: ...
+
+
+class QemuHypervisor:
+    """See `godwit.ports.Hypervisor`."""
+
+    def define(self, text: str, origin: str, host: HostFacts) -> Vm:
+        """Read a definition for a guest that is to run on `host`; see the port."""
+        definition = load_definition(text, origin)
+        if host.qemu is None:
+            message = f"{host.name} has no QEMU to run {definition.name}"
+            raise QemuMissingError(message, remedy=f"install QEMU on {host.name}")
+        machine = dict(host.qemu.machine_aliases).get(definition.machine, definition.machine)
+        if machine not in host.qemu.machine_types:
+            message = f"the QEMU of {host.name} has no machine type {definition.machine}"
+            raise InputError(message, remedy="name one that `qemu-system-x86_64 -machine help` lists")
+        accelerator = definition.accelerator
+        if accelerator == "auto":
+            accelerator = "kvm" if "kvm" in host.accelerators else "tcg"
+        elif accelerator not in host.accelerators:
+            message = f"{host.name} cannot run guests under {accelerator}: {'; '.join(host.notes)}"
+            raise InputError(message, remedy=f"usable there: {', '.join(host.accelerators)}")
+        return to_vm(definition, host=host.name, machine=machine, accelerator=accelerator, source_text=text)
+
+    async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
+        """Describe the QEMU that serves `socket` on `host`; see the port."""
+        process = await cast("_FindsQemu", host).find_qemu(socket)
+        probe = Vm(
+            name or f"pid-{process.pid}",
+            host.name,
+            launch=Launch(process.argv, process.cwd),
+            control=socket,
+            adopted=True,
+        )
+        guest = await host.attach(probe)
+        try:
+            facts = await guest.facts()
+        finally:
+            await guest.close()
+        _refuse(facts)
+        found = name or guest_name(process.argv) or f"vm-{process.pid}"
+        try:
+            valid_name(found)
+        except ValueError as error:
+            message = f"the guest calls itself {found!r}, which {error}"
+            raise InputError(message, remedy="give it another with --name") from error
+        return replace(probe, name=found, launch=facts.launch)
+
+
+def _refuse(facts: GuestFacts) -> None:
+    """Name what makes a QEMU impossible to start elsewhere as it is."""
+    if facts.libvirt:
+        message = "libvirt owns this QEMU"
+        raise HypervisorError(message, remedy="move it with libvirt's own tools, or let libvirt go of it first")
+    reasons = (*(f"it was given an open file: {one}" for one in facts.inherited_descriptors), *facts.refusals)
+    if reasons:
+        message = f"this QEMU cannot be started elsewhere as it is: {'; '.join(reasons)}"
+        raise HypervisorError(message, remedy="start it with paths and interface names instead, then adopt it")

@@ -1,0 +1,146 @@
+"""The command line of a guest that Godwit defines: made so that it moves well.
+
+- Machine type and PCI addresses are fixed, so that they do not depend on what was plugged when.
+- The disks go past the page cache, so that the other host sees what was written.
+- virtio-balloon reports free pages as the guest frees them: they are not sent at all.
+- Two QMP sockets: one to control, one to observe, since each serves one client.
+- No -daemonize: whoever starts it detaches it, and what it says until its end goes to its log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import InvalidDefinitionError
+from godwit.model import Launch, Tap, Vm
+from godwit.qemu.define import GuestDefinition, mac_of
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from godwit.qemu.define import DiskDefinition
+
+RUN_FOLDER: Final = "/run/godwit"
+HOTPLUG_PORTS: Final = 4
+"""Empty root ports of a q35 machine: its root bus takes no devices while the guest runs."""
+
+_CACHE: Final = {"none": True, "directsync": True, "writeback": False}
+_DISPLAY_SLOT, _RANDOM_SLOT, _SERIAL_SLOT, _BALLOON_SLOT = 0x2, 0x3, 0x4, 0x5
+_DISK_SLOTS: Final = 0x6
+_NIC_SLOTS: Final = 0x10
+_PORT_SLOT: Final = 0x1C
+"""Slots 0, 1 and 0x1f belong to the chipsets of q35 and i440fx."""
+
+
+def tap_name(name: str, index: int) -> str:
+    """Return the host interface of a guest's NIC: at most 15 characters (IFNAMSIZ), and its own for every guest."""
+    return f"gw{hashlib.sha256(name.encode()).hexdigest()[:8]}{index}"
+
+
+def to_vm(definition: GuestDefinition, *, host: str, machine: str, accelerator: str, source_text: str = "") -> Vm:
+    """Make the guest that a definition describes, to be started on `host`.
+
+    `machine` is the canonical machine type that stands for the definition's on that host's QEMU, `accelerator` "kvm"
+    or "tcg". Raises InvalidDefinitionError for a machine type without PCI as PCs have it.
+    """
+    folder = f"{RUN_FOLDER}/{definition.name}"
+    taps = tuple(Tap(tap_name(definition.name, index), nic.bridge) for index, nic in enumerate(definition.nics))
+    argv = (
+        definition.qemu,
+        *_base(definition, machine, accelerator),
+        *_channels(folder),
+        *_devices(definition, _root_bus(machine), accelerator),
+        *definition.extra_arguments,
+        *("-pidfile", f"{folder}/pid"),
+    )
+    return Vm(
+        name=definition.name,
+        host=host,
+        launch=Launch(argv=argv, folders=(folder,), taps=taps),
+        control=f"{folder}/control.sock",
+        observe=f"{folder}/observe.sock",
+        console=f"{folder}/console.sock",
+        pidfile=f"{folder}/pid",
+        log=f"{folder}/qemu.log",
+        address=definition.address,
+        source_text=source_text,
+    )
+
+
+def _root_bus(machine: str) -> str:
+    for prefix, bus in (("pc-q35-", "pcie.0"), ("pc-i440fx-", "pci.0")):
+        if machine.startswith(prefix):
+            return bus
+    message = f"machine is {machine!r}: guests are defined with pc-q35-X.Y or pc-i440fx-X.Y"
+    raise InvalidDefinitionError(message)
+
+
+def _base(definition: GuestDefinition, machine: str, accelerator: str) -> Iterator[str]:
+    yield from ("-name", f"guest={definition.name},process=qemu:{definition.name},debug-threads=on")
+    yield from ("-machine", f"{machine},accel={accelerator}")
+    # `max` means another CPU in every version of QEMU; qemu64 under TCG is the same everywhere.
+    yield from ("-cpu", definition.cpu or ("host" if accelerator == "kvm" else "qemu64"))
+    yield from ("-m", f"size={definition.memory // MIB}M")
+    yield from ("-smp", f"cpus={definition.vcpus}")
+    yield from ("-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on")
+    if definition.vnc is not None:
+        yield from ("-vnc", definition.vnc)
+    for option, value in (("kernel", definition.kernel), ("initrd", definition.initrd), ("append", definition.append)):
+        if value is not None:
+            yield from (f"-{option}", value)
+
+
+def _channels(folder: str) -> Iterator[str]:
+    """Sockets: two monitors, the serial console, and the guest agent's."""
+    for name in ("control", "observe", "console", "agent"):
+        yield from ("-chardev", f"socket,id={name},path={folder}/{name}.sock,server=on,wait=off")
+    for name in ("control", "observe"):
+        yield from ("-mon", f"chardev={name},mode=control")
+    yield from ("-serial", "chardev:console")
+
+
+def _devices(definition: GuestDefinition, bus: str, accelerator: str) -> Iterator[str]:
+    def device(driver: str, slot: int, rest: str = "") -> tuple[str, str]:
+        return "-device", f"{driver},bus={bus},addr={slot:#x}{rest}"
+
+    if definition.vnc is not None:
+        yield from device("VGA", _DISPLAY_SLOT, ",id=display0")
+    yield from ("-object", "rng-random,id=random0,filename=/dev/urandom")
+    yield from device("virtio-rng-pci", _RANDOM_SLOT, ",id=rng0,rng=random0")
+    yield from device("virtio-serial-pci", _SERIAL_SLOT, ",id=serial0")
+    yield from ("-device", "virtserialport,bus=serial0.0,nr=1,id=agent0,chardev=agent,name=org.qemu.guest_agent.0")
+    yield from device("virtio-balloon-pci", _BALLOON_SLOT, ",id=balloon0,free-page-reporting=on")
+    for index, disk in enumerate(definition.disks):
+        yield from _block_nodes(index, disk)
+        boot = f",bootindex={index}" if definition.kernel is None else ""
+        write_cache = ",write-cache=off" if disk.cache == "directsync" else ""
+        rest = f",id=disk{index},drive=disk{index}-format{write_cache}{boot}"
+        yield from device("virtio-blk-pci", _DISK_SLOTS + index, rest)
+    vhost = ",vhost=on" if accelerator == "kvm" else ""
+    for index in range(len(definition.nics)):
+        interface = tap_name(definition.name, index)
+        yield from ("-netdev", f"tap,id=net{index},ifname={interface},script=no,downscript=no{vhost}")
+        # No boot ROM: it would be one more thing that must be the same on both hosts.
+        rest = f",id=nic{index},netdev=net{index},mac={mac_of(definition, index)},romfile="
+        yield from device("virtio-net-pci", _NIC_SLOTS + index, rest)
+    if bus == "pcie.0":
+        for port in range(HOTPLUG_PORTS):
+            multifunction = ",multifunction=on" if port == 0 else ""
+            address = f"{_PORT_SLOT:#x}.{port}"
+            yield from (
+                "-device",
+                f"pcie-root-port,id=hotplug{port},bus=pcie.0,addr={address},chassis={port + 1}{multifunction}",
+            )
+
+
+def _block_nodes(index: int, disk: DiskDefinition) -> Iterator[str]:
+    """Yield the file below and the format above it, in JSON: a path may hold any character."""
+    cache = {"direct": _CACHE[disk.cache], "no-flush": False}
+    common = {"read-only": disk.read_only, "discard": "unmap", "cache": cache}
+    below = {"driver": "file", "node-name": f"disk{index}-file", "filename": disk.path, **common}
+    above = {"driver": disk.format, "node-name": f"disk{index}-format", "file": f"disk{index}-file", **common}
+    for node in (below, above):
+        yield from ("-blockdev", json.dumps(node, separators=(",", ":")))

@@ -1,0 +1,112 @@
+"""The walk finds what it is there to find: each planted defect breaks the law, or the walk, soon."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from walking import tapes, walk
+from worldmodel import LawViolationError
+
+from godwit.core import events as e
+from godwit.core import machine, recovery
+from godwit.core.machine import TRANSITIONS, IllegalTransitionError, Step
+from godwit.core.recovery import Verdict
+from godwit.core.state import Door, Held, LawBrokenError, Phase, State
+from godwit.model import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Plant = Callable[[pytest.MonkeyPatch], None]
+
+WALKS = 20_000
+
+
+def handler(phase: Phase, kind: type[e.Event], made: machine.Handler) -> Plant:
+    return lambda patch: patch.setitem(TRANSITIONS, (phase, kind), made)
+
+
+def ruling(verdict: Verdict, made: Callable[[State, str], Step]) -> Plant:
+    return lambda patch: patch.setitem(machine._RULINGS, verdict, made)
+
+
+def forced_back(state: State, _: object) -> Step:
+    return machine._roll_back(replace(state, door=Door.CLOSED))
+
+
+def commit_at_the_first_completed(state: State, event: e.Event) -> Step:
+    return machine._commit(replace(state, ended=machine._STREAMED)) if isinstance(event, e.StreamEnded) else Step(state)
+
+
+def commit_and_remove(state: State) -> Step:
+    state = replace(state, phase=Phase.COMMITTING, door=Door.SENT)
+    return Step(state, (e.ContinueTarget(), e.RemoveSource()))
+
+
+def done_at_once(state: State, _: e.Event) -> Step:
+    return Step(replace(machine._running(state, e.TargetRunning()).state, phase=Phase.DONE, held=frozenset()), (e.Finish(),))
+
+
+def without_retry(state: State, event: e.Event) -> Step:
+    name = event.step if isinstance(event, e.Undone | e.StepFailed) else ""
+    held = machine._UNDO_STEPS.get(name)
+    if held is None or held not in state.held:
+        return Step(state)
+    return machine._next_undo(replace(state, held=state.held - {held}, leftovers=("something",)))
+
+
+def without_undo(left_out: Held) -> Plant:
+    kept = tuple((held, command) for held, command in machine._UNDO_ORDER if held is not left_out)
+    return lambda patch: patch.setattr(machine, "_UNDO_ORDER", kept)
+
+
+def without_rule(why: str) -> Plant:
+    kept = tuple(rule for rule in recovery.RULES if not rule[2].startswith(why))
+    assert len(kept) == len(recovery.RULES) - 1
+    return lambda patch: patch.setattr(recovery, "RULES", kept)
+
+
+def evidence(name: str, made: Callable[[recovery.Seen], bool]) -> Plant:
+    return lambda patch: patch.setattr(recovery.Seen, name, property(made))
+
+
+DEFECTS: dict[str, Plant] = {
+    "commits when one side has completed": handler(Phase.SWITCHOVER, e.StreamEnded, commit_at_the_first_completed),
+    "sends cont before the record is durable": lambda p: p.setattr(machine, "_must_be_durable", lambda *_: False),
+    "cancels behind the door": handler(Phase.COMMITTING, e.CancelRequested, forced_back),
+    "gives up behind the door": handler(Phase.COMMITTING, e.GiveUp, forced_back),
+    "takes a failed cont for a proof": handler(Phase.COMMITTING, e.StepFailed, forced_back),
+    "takes a lost target for a dead one": handler(Phase.COMMITTING, e.Lost, forced_back),
+    "takes over an armed door as unopened": lambda p: p.setattr(State, "inherited", lambda self: self),
+    "removes the source while it commits": lambda p: p.setattr(machine, "_commit", commit_and_remove),
+    "is done before its duties": handler(Phase.COMMITTING, e.TargetRunning, done_at_once),
+    "resumes the source of a guest that crashed": ruling(Verdict.CRASHED, forced_back),
+    "guesses instead of limbo": ruling(Verdict.LIMBO, forced_back),
+    "never looks again": ruling(Verdict.WAIT, lambda state, _: Step(state)),
+    "commits what only may be complete": ruling(Verdict.CONTINUE, machine._recommit),
+    "forgets to destroy the target": without_undo(Held.TARGET),
+    "forgets to resume the source": without_undo(Held.SOURCE_STOPPED),
+    "forgets to cancel the stream": without_undo(Held.STREAM),
+    "does not try an undo again": handler(Phase.ROLLING_BACK, e.StepFailed, without_retry),
+    "trusts a source that is gone": evidence(
+        "handed_over", lambda seen: seen.s in {RunState.POSTMIGRATE, RunState.ABSENT}
+    ),
+    "forgets that a streaming source is a proof": evidence("sent", lambda seen: seen.state.door is Door.SENT),
+    "stays when it was decided to go back": without_rule("the stream still runs, and going back"),
+    "knows nothing of late decisions": lambda p: p.setattr(
+        machine, "LATE", machine.LATE - {(Phase.SWITCHOVER, e.Decided)}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_the_walk_finds_a_planted_defect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    DEFECTS[name](monkeypatch)
+    chance = random.Random(1)  # noqa: S311 - not for secrets
+
+    with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
+        for tape, length, silent in tapes(chance, WALKS):
+            walk(tape, length, silent)

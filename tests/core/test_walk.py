@@ -1,0 +1,56 @@
+"""The machine against a world: whatever happens, in whatever order, the law holds and the walk ends."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from walking import HARMLESS, tapes, walk
+
+from godwit.core.state import Phase
+from godwit.model import Owner, RunState, Side
+
+SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(tape=st.binary(max_size=160), length=st.integers(0, 100), silent=SILENT)
+def test_every_walk_keeps_the_law_and_ends(tape: bytes, length: int, silent: Side | None) -> None:
+    made = walk(tape, length, silent)
+
+    assert made.state.finished or made.state.phase is Phase.LIMBO
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_more_walks_keep_the_law(seed: int) -> None:
+    """Hypothesis finds the short stories; the long ones take numbers."""
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    reached = {walk(tape, length, silent).state.phase for tape, length, silent in tapes(chance, 1500)}
+
+    assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
+
+
+def test_a_walk_without_faults_moves_the_guest() -> None:
+    made = walk(b"")
+
+    assert made.state.phase is Phase.DONE
+    assert made.state.owner is Owner.TARGET
+    assert made.world.target.state is RunState.RUNNING
+    assert made.world.source.state is RunState.ABSENT
+    assert not made.state.held
+    assert not made.state.leftovers
+
+
+def test_what_does_no_harm_never_ends_in_limbo() -> None:
+    """A killed runner, a cancel, a moment's loss of a monitor: the move is finished or undone."""
+    chance = random.Random(7)  # noqa: S311 - not for secrets
+    harmless = [
+        made
+        for tape, length, _ in tapes(chance, 2000)
+        if set((made := walk(tape, length)).faults) <= HARMLESS and made.faults
+    ]
+
+    assert len(harmless) > 100
+    assert all(made.state.finished for made in harmless)

@@ -1,0 +1,383 @@
+"""A stand-in for the engine that walks the machine through a world along a tape of choices.
+
+The tape is a sequence of numbers; each picks one of the moves that are possible at that instant, the harmless first,
+so that a tape that shrinks towards zeros tells the shortest story. What it asks of the real engine, as a contract:
+
+- an event is journalled with its state before its commands start; a durable record is on disk by then;
+- when the machine turns back, the commands on the way are ended, with or without their effect, before it goes on;
+- an observation that began before the last transition is looked up again, never handed in stale;
+- a command whose like is still under way is not started twice; Finish ends whatever is under way;
+- a new runner takes the last state as `State.inherited` gives it;
+- `waited` counts from the first look that was answered by "look again".
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from worldmodel import SOURCE, TARGET, LawViolationError, World
+
+from godwit.core import events as e
+from godwit.core import machine
+from godwit.core.state import Door, Phase, State
+from godwit.model import GuestView, Owner, RunState, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from random import Random
+
+T = TypeVar("T")
+FORWARD = (e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust)
+HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide"})
+FAULTS = 5
+DRAIN = 400
+PATIENCE = 150
+
+
+@dataclass
+class Order:
+    """A command that was issued and has not ended; an observation keeps the half that it has seen."""
+
+    command: e.Command
+    source: GuestView | None = None
+    began: int = -1
+
+
+@dataclass
+class Walk:
+    """One migration, its controller and its world."""
+
+    tape: Iterator[int]
+    silent: Side | None = None
+    world: World = field(default_factory=World)
+    state: State = field(default_factory=State)
+    journal: list[State] = field(default_factory=lambda: [State()])
+    durable: int = 0
+    orders: list[Order] = field(default_factory=list)
+    results: deque[e.Event] = field(default_factory=deque)
+    restarted: bool = False
+    now: float = 0.0
+    looking_since: float | None = None
+    faults: list[str] = field(default_factory=list)
+    failed_steps: Counter[str] = field(default_factory=Counter)
+    story: list[tuple[object, ...]] = field(default_factory=list)
+
+    # -- the engine ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, or go on after a crash."""
+        if self.state.phase is Phase.PENDING:
+            self.handle(e.Begin())
+        elif not self.state.finished:
+            self.orders.append(Order(e.Observe()))
+
+    def handle(self, event: e.Event) -> None:
+        """Hand an event to the machine, journal what follows, issue its commands."""
+        self.story.append((self.state.phase, self.state.door, event))
+        before = self.state
+        result = machine.step(before, event)
+        self.state = result.state
+        self.journal.append(result.state)
+        if result.durable:
+            self.durable = len(self.journal) - 1
+        if result.state.phase is Phase.ROLLING_BACK and before.phase is not Phase.ROLLING_BACK:
+            self.end_orders(FORWARD)
+        if any(isinstance(command, e.Finish) for command in result.commands):
+            self.end_orders(e.COMMANDS)
+            return
+        under_way = {type(order.command) for order in self.orders}
+        self.orders.extend(Order(command) for command in result.commands if type(command) not in under_way)
+        if any(isinstance(command, e.Observe) for command in result.commands):
+            self.looking_since = self.now if self.looking_since is None else self.looking_since
+        elif isinstance(event, e.Observed):
+            self.looking_since = None
+
+    def end_orders(self, kinds: tuple[type[e.Command], ...]) -> None:
+        """Abandon orders; each may have had its effect already."""
+        for order in [order for order in self.orders if isinstance(order.command, kinds)]:
+            self.orders.remove(order)
+            if self.pick((False, True)):
+                self.effect(order.command)
+
+    def perform(self, order: Order) -> None:
+        """Carry an order out and report its result."""
+        command = order.command
+        self.story.append(("does", type(command).__name__))
+        if isinstance(command, e.Observe):
+            self.observe(order, command.delay)
+            return
+        self.orders.remove(order)
+        result = self.effect(command)
+        if isinstance(result, e.StepFailed):
+            self.failed_steps[result.step] += 1
+        if result is not None:
+            self.results.append(result)
+
+    def observe(self, order: Order, delay: float) -> None:
+        """Look at the source, then, at another instant, at the target."""
+        if order.source is None or order.began != len(self.journal):
+            self.now += max(delay, 0.05)
+            order.source, order.began = self.world.source.view(), len(self.journal)
+            return
+        self.orders.remove(order)
+        waited = 0.0 if self.looking_since is None else self.now - self.looking_since
+        restarted, self.restarted = self.restarted, False
+        self.handle(e.Observed(order.source, self.world.target.view(), waited, restarted))
+
+    def fail(self, order: Order, *, effect: bool) -> None:
+        """Let an order fail, or let it have its effect and lose the reply."""
+        self.orders.remove(order)
+        name = type(order.command).__name__
+        if effect:
+            self.effect(order.command)
+        self.failed_steps[name] += 1
+        self.story.append(("reply lost" if effect else "fails", name))
+        self.results.append(e.StepFailed(name, "test", f"{name} failed"))
+
+    def effect(self, command: e.Command) -> e.Event | None:  # noqa: C901, PLR0911, PLR0912 - one case for each command
+        """Do to the world what a command does; return the event that its success or failure is."""
+        world, name = self.world, type(command).__name__
+        at_source = isinstance(
+            command, e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource
+        )
+        at_target = isinstance(command, e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
+        if (at_source and not world.source.reachable) or (at_target and not world.target.reachable):
+            return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
+        match command:
+            case e.Check():
+                return e.Checked()
+            case e.PrepareTarget():
+                if world.target.state is RunState.ABSENT:
+                    world.target.state, world.target.connected = RunState.INCOMING, True
+                return e.TargetPrepared("tcp:target:1")
+            case e.PrepareSource():
+                if world.source.state is RunState.ABSENT:
+                    return e.StepFailed(name, "monitor-lost", name)
+                world.send_queue_shortened = world.source.connected = True
+                return e.SourcePrepared()
+            case e.StartStream():
+                if world.source.state is RunState.ABSENT:
+                    return e.StepFailed(name, "monitor-lost", name)
+                world.source.stream = StreamStatus.ACTIVE
+                if world.target.state is not RunState.INCOMING:
+                    world.end_stream(StreamStatus.FAILED)
+                return e.StreamStarted()
+            case e.ContinueTarget():
+                return self.continue_target()
+            case e.Verify():
+                return e.Verified(world.target.state is RunState.RUNNING)
+            case e.RemoveSource():
+                world.remove_source()
+                return e.SourceRemoved()
+            case e.CancelStream():
+                world.end_stream(StreamStatus.CANCELLED)
+                return e.Undone(name)
+            case e.DestroyTarget():
+                world.destroy_target()
+                return e.Undone(name)
+            case e.ResumeSource():
+                return self.resume_source()
+            case e.RestoreSendQueue():
+                if not world.source.reachable:
+                    return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
+                world.send_queue_shortened = False
+                return e.Undone(name)
+            case _:
+                return None
+
+    def continue_target(self) -> e.Event | None:
+        """`cont` on the target, permitted only by a record that is on disk."""
+        if self.journal[self.durable].door is Door.CLOSED:
+            raise LawViolationError("cont was sent before the record that arms the door was durable")
+        if self.world.target.state is RunState.ABSENT:
+            return e.StepFailed("ContinueTarget", "monitor-lost", "no target")
+        self.world.run_target()
+        return None
+
+    def resume_source(self) -> e.Event:
+        """See to it that the source runs."""
+        source = self.world.source
+        if source.state is RunState.ABSENT or source.stream is StreamStatus.SWITCHOVER:
+            return e.StepFailed("ResumeSource", "monitor-command", "cannot run")
+        if source.state in {RunState.POSTMIGRATE, RunState.STOPPED_FOR_SWITCHOVER}:
+            self.world.run_source()
+        return e.Undone("ResumeSource")
+
+    # -- moves -----------------------------------------------------------------------------------------------------
+
+    def pick(self, options: tuple[T, ...]) -> T:
+        """Let the tape choose."""
+        return options[next(self.tape, 0) % len(options)]
+
+    def deliver(self, queue: deque[e.Event]) -> None:
+        """Hand over the oldest event of a queue; a lost connection is noticed before it is used again."""
+        event = queue.popleft()
+        self.handle(event)
+
+    def harmless_moves(self) -> list[Callable[[], None]]:
+        """List what happens without a fault."""
+        queues = (self.world.source.events, self.world.target.events, self.results)
+        moves: list[Callable[[], None]] = [lambda q=queue: self.deliver(q) for queue in queues if queue]
+        moves += [lambda o=order: self.perform(o) for order in self.orders]
+        if self.world.can_progress():
+            moves.append(self.world.progress)
+        return moves
+
+    def faulty_moves(self) -> list[tuple[str, Callable[[], None]]]:
+        """List the faults that are possible now."""
+        world = self.world
+        moves: list[tuple[str, Callable[[], None]]] = [
+            ("crash", self.crash),
+            ("cancel", lambda: self.handle(e.CancelRequested("test"))),
+            ("give up", lambda: self.handle(e.GiveUp("stalled", "stands still"))),
+            ("kill source", lambda: world.kill(SOURCE)),
+            ("kill target", lambda: world.kill(TARGET)),
+            ("operator", world.toggle_pause),
+            ("decide", self.decide),
+            ("break stream", lambda: world.end_stream(StreamStatus.FAILED)),
+            ("silence", lambda: self.wait(70.0)),
+            ("link", world.toggle_link),
+        ]
+        for qemu in (world.source, world.target):
+            moves.append(("cut" if qemu.reachable else "heal", lambda q=qemu: self.toggle_reachable(q)))
+            if qemu.connected and qemu.reachable:
+                moves.append(("blip", lambda q=qemu: self.blip(q)))
+            if qemu.events:
+                moves.append(("duplicate", lambda q=qemu: q.events.appendleft(q.events[0])))
+        for order in self.orders:
+            if not isinstance(order.command, e.Observe | e.Finish):
+                moves.append(("step fails", lambda o=order: self.fail(o, effect=False)))
+                moves.append(("reply lost", lambda o=order: self.fail(o, effect=True)))
+        return moves
+
+    def decide(self) -> None:
+        """Let the strategy speak while a stream runs, or an instant after."""
+        if self.state.phase not in {Phase.PENDING, Phase.PREPARING}:
+            self.handle(e.Decided("raise", {"downtime-limit": 20}, "test", "test"))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+    def toggle_reachable(self, qemu: object) -> None:
+        """Cut a side off from the controller, or heal it; whatever it says meanwhile is lost."""
+        side = self.world.source if qemu is self.world.source else self.world.target
+        if side.reachable and side.connected:
+            side.events.append(e.Lost(side.side))
+        side.reachable, side.connected = not side.reachable, False
+
+    def blip(self, qemu: object) -> None:
+        """Lose a monitor connection for a moment."""
+        side = self.world.source if qemu is self.world.source else self.world.target
+        side.events.append(e.Lost(side.side))
+        side.connected = False
+
+    def crash(self) -> None:
+        """Kill the runner and start another one from the last durable record, or a later one that made it to disk."""
+        self.end_orders(e.COMMANDS)
+        kept = self.pick(tuple(range(self.durable, len(self.journal))))
+        del self.journal[kept + 1 :]
+        self.state = self.journal[-1].inherited()
+        self.results.clear()
+        for qemu in (self.world.source, self.world.target):
+            qemu.events.clear()
+            qemu.connected = False
+        self.restarted, self.looking_since = True, None
+        self.story.append(("goes on in", self.state.phase, self.state.door))
+        self.start()
+
+    # -- the walk --------------------------------------------------------------------------------------------------
+
+    def run(self, length: int) -> None:
+        """Walk along the tape, then let the faults stop and see it end."""
+        self.start()
+        for _ in range(length):
+            if self.state.finished:
+                break
+            self.move()
+        self.drain()
+        self.check_end()
+
+    def move(self) -> None:
+        """Make the move that the tape names."""
+        if len(self.faults) < FAULTS and self.pick((False,) * 9 + (True,)):
+            moves = self.faulty_moves()
+        else:
+            moves = [("", move) for move in self.harmless_moves()] or [("", self.poll)]
+        name, move = self.pick(tuple(moves))
+        if name:
+            self.faults.append(name)
+            self.story.append(("FAULT", name))
+        move()
+
+    def poll(self) -> None:
+        """Look, because nothing has happened for a while: the engine's slow poll."""
+        self.orders.append(Order(e.Observe()))
+
+    def drain(self) -> None:
+        """End all faults but those that last (a killed process, a silent host, a dead link), and follow to the end."""
+        for qemu in (self.world.source, self.world.target):
+            qemu.reachable = qemu.side is not self.silent
+        for step in range(1, DRAIN):
+            if step % PATIENCE == 0:
+                self.handle(e.GiveUp("stalled", "nothing moves"))
+            moves = self.harmless_moves()
+            if self.state.finished or (self.state.phase is Phase.LIMBO and not moves):
+                return
+            (moves[0] if moves else self.poll)()
+            self.now += 0.5
+        raise LawViolationError(f"no end: {self.state}")
+
+    def check_end(self) -> None:
+        """Check what the end promises."""
+        world, state = self.world, self.state
+        world.link_up = True
+        while world.can_progress():
+            world.progress()
+        if state.phase is Phase.LIMBO:
+            if set(self.faults) <= HARMLESS and self.silent is None:
+                raise LawViolationError(f"limbo without need: {state.failure}")
+            return
+        if state.phase is Phase.DONE:
+            self.demand(world.target_ever_ran, "done, and the target never ran")
+            self.demand(world.target.state is RunState.RUNNING or TARGET in world.killed, "done, and nothing runs")
+            self.demand(world.source.state is RunState.ABSENT or bool(state.leftovers), "source left, unnamed")
+        elif state.owner is Owner.SOURCE:
+            out_of_reach = self.silent is SOURCE or {"cut", "silence"} <= set(self.faults)
+            twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource")) > 1
+            excused = SOURCE in world.killed or ((out_of_reach or twice_failed) and bool(state.leftovers))
+            runs = world.source.state in {RunState.RUNNING, RunState.PAUSED}
+            self.demand(runs or excused, f"{state.phase} on the source, and it does not run")
+            self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
+        self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
+
+    def demand(self, holds: bool, why: str) -> None:  # noqa: FBT001 - reads like a sentence
+        """Raise unless it holds."""
+        if not holds:
+            raise LawViolationError(f"{why}: {self.state}; {self.world}")
+
+
+def walk(tape: Iterable[int], length: int = 80, silent: Side | None = None) -> Walk:
+    """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note."""
+    made = Walk(iter(tape), silent)
+    try:
+        made.run(length)
+    except Exception as error:
+        error.add_note("\n".join(" ".join(map(str, line)) for line in made.story[-60:]))
+        raise
+    return made
+
+
+
+
+def tapes(chance: Random, count: int) -> Iterator[tuple[list[int], int, Side | None]]:
+    """Make tapes that begin harmlessly for a while and then hold faults, sparsely or densely."""
+    for _ in range(count):
+        calm, sparsity = chance.choice((0, 6, 12, 18, 24, 30)), chance.choice((1, 2, 4))
+        rest = [chance.randrange(1000) if chance.randrange(sparsity) == 0 else 0 for _ in range(100)]
+        if chance.randrange(3) == 0:  # faults close upon each other
+            rest = [chance.choice((0, 1, 9, value)) for value in rest]
+        tape = [0] * calm + rest
+        yield tape, chance.choice((20, 40, 60, 80)), chance.choice((None, None, None, None, SOURCE, TARGET))

@@ -1,0 +1,168 @@
+"""A tiny world of two QEMUs, written apart from the code under test: what the law is asserted on.
+
+It is as careless as QEMU is: `cont` succeeds wherever a process can run. Each move that would break the law raises
+LawViolationError, so a walk that survives has kept it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from godwit.core import events as e
+from godwit.model import GuestView, RunState, Side, StreamStatus
+
+SOURCE, TARGET = Side.SOURCE, Side.TARGET
+STREAMING = frozenset({StreamStatus.ACTIVE, StreamStatus.SWITCHOVER})
+
+
+class LawViolationError(AssertionError):
+    """The world was made to do what may never happen."""
+
+
+@dataclass
+class Qemu:
+    """One side: what its process does, what its stream says, and whether the controller can see it."""
+
+    side: Side
+    state: RunState
+    stream: StreamStatus = StreamStatus.NONE
+    reachable: bool = True
+    connected: bool = False
+    events: deque[e.Event] = field(default_factory=deque)
+
+    def say(self, event: e.Event) -> None:
+        """Tell the controller, if it listens."""
+        if self.connected and self.reachable:
+            self.events.append(event)
+
+    def view(self) -> GuestView:
+        """Answer an observation; a controller that looks has (re)opened its monitor first."""
+        if not self.reachable:
+            return GuestView(RunState.UNREACHABLE)
+        self.connected = self.state is not RunState.ABSENT
+        return GuestView(self.state, self.stream)
+
+
+@dataclass
+class World:
+    """Source, target and what they once did."""
+
+    source: Qemu = field(default_factory=lambda: Qemu(SOURCE, RunState.RUNNING))
+    target: Qemu = field(default_factory=lambda: Qemu(TARGET, RunState.ABSENT))
+    send_queue_shortened: bool = False
+    paused_by_operator: bool = False
+    killed: set[Side] = field(default_factory=set)
+    link_up: bool = True
+    target_ever_ran: bool = False
+    target_is_stale: bool = False
+
+    def side(self, side: Side) -> Qemu:
+        """Return one of the two."""
+        return self.source if side is SOURCE else self.target
+
+    # -- what QEMU does by itself ------------------------------------------------------------------------------
+
+    def can_progress(self) -> bool:
+        """Whether the stream has a next stage."""
+        return self.link_up and self.source.stream in STREAMING and self.target.state in {RunState.INCOMING, RunState.PAUSED}
+
+    def progress(self) -> None:
+        """Take the stream one stage on: stop, target complete, source complete."""
+        if self.source.stream is StreamStatus.ACTIVE:
+            if self.source.state is RunState.RUNNING:
+                self.source.say(e.SourceStopped())
+            self.source.state, self.source.stream = RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER
+        elif self.target.state is RunState.INCOMING:
+            self.target.state, self.target.stream = RunState.PAUSED, StreamStatus.COMPLETED
+            self.target.say(e.StreamEnded(TARGET, StreamStatus.COMPLETED))
+        else:
+            self.source.state, self.source.stream = RunState.POSTMIGRATE, StreamStatus.COMPLETED
+            self.source.say(e.StreamEnded(SOURCE, StreamStatus.COMPLETED))
+
+    def end_stream(self, status: StreamStatus) -> None:
+        """Break or cancel the stream: QEMU takes a stopped source back by itself, an incomplete target exits."""
+        if self.source.stream not in STREAMING:
+            return
+        self.source.stream = status
+        self.source.say(e.StreamEnded(SOURCE, status))
+        if self.source.state is RunState.STOPPED_FOR_SWITCHOVER:
+            self.run_source()
+        if self.target.state is RunState.INCOMING:
+            self.target.say(e.StreamEnded(TARGET, StreamStatus.FAILED))
+            self.die(self.target)
+
+    def die(self, qemu: Qemu) -> None:
+        """End a process."""
+        if qemu.state is RunState.ABSENT:
+            return
+        qemu.say(e.Lost(qemu.side))
+        qemu.state, qemu.stream, qemu.connected = RunState.ABSENT, StreamStatus.NONE, False
+        if qemu is self.target:
+            self.end_stream(StreamStatus.FAILED)
+
+    def kill(self, side: Side) -> None:
+        """SIGKILL; a source that dies in mid-stream takes an incomplete target with it."""
+        self.killed.add(side)
+        streaming = self.source.stream in STREAMING
+        self.die(self.side(side))
+        if side is SOURCE and streaming and self.target.state is RunState.INCOMING:
+            self.target.say(e.StreamEnded(TARGET, StreamStatus.FAILED))
+            self.die(self.target)
+
+    def run_source(self) -> None:
+        """Let the source's CPUs run."""
+        if self.target.state is RunState.RUNNING:
+            raise LawViolationError("two running copies: the source was started beside the target")
+        if self.target_ever_ran:
+            raise LawViolationError("the source was resumed after the target had executed")
+        self.target_is_stale = self.target.state is RunState.PAUSED
+        if self.paused_by_operator:
+            self.source.state = RunState.PAUSED
+            return
+        self.source.state = RunState.RUNNING
+        self.source.say(e.SourceResumed())
+
+    def toggle_link(self) -> None:
+        """Cut or heal the link between the hosts, silently: a cut one raises no error for minutes."""
+        self.link_up = not self.link_up
+
+    def toggle_pause(self) -> None:
+        """Let an operator pause the guest on the source, or resume it."""
+        if self.source.state is RunState.RUNNING:
+            self.paused_by_operator, self.source.state = True, RunState.PAUSED
+            self.source.say(e.SourceStopped())
+        elif self.source.state is RunState.PAUSED:
+            self.paused_by_operator, self.source.state = False, RunState.RUNNING
+            self.source.say(e.SourceResumed())
+
+    # -- what it is told ---------------------------------------------------------------------------------------
+
+    def run_target(self) -> None:
+        """`cont` on the target."""
+        if self.target.state is RunState.INCOMING:
+            raise LawViolationError("cont was sent to a target that has not received everything")
+        if self.target.state is not RunState.PAUSED:
+            return
+        if self.source.state is RunState.RUNNING:
+            raise LawViolationError("two running copies: the target was started beside the source")
+        if self.target_is_stale:
+            raise LawViolationError("the target was started with memory older than the disks")
+        if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED:
+            raise LawViolationError("the target was started before the source had said completed")
+        self.target.state, self.target_ever_ran = RunState.RUNNING, True
+        self.target.say(e.TargetRunning())
+
+    def destroy_target(self) -> None:
+        """End the target's QEMU."""
+        if self.target.state is RunState.RUNNING:
+            raise LawViolationError("the running guest was destroyed on the target")
+        self.die(self.target)
+
+    def remove_source(self) -> None:
+        """End the source's QEMU after the move."""
+        if self.source.state in {RunState.RUNNING, RunState.PAUSED}:
+            raise LawViolationError("the guest was destroyed on the source that owns it")
+        if not self.target_ever_ran:
+            raise LawViolationError("the source was removed before the target had executed")
+        self.die(self.source)

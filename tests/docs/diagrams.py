@@ -1,0 +1,199 @@
+"""The parts of docs/architecture.md that are made from the code. `script/diagrams` writes them, a test compares them.
+
+The state diagram comes from walking the machine: from its first state every event of a small, complete set is tried in
+every state that is reached, and each change of phase becomes an arrow. The table of recovery comes from the source of
+`godwit.core.recovery.RULES`, since a condition's own text says most.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import re
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core import recovery
+from godwit.core.machine import TRANSITIONS, step
+from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
+from godwit.model import GuestView, RunState, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+_FAILURE: Final = Failure("failure", "something failed")
+_SOURCES: Final = (
+    GuestView(RunState.RUNNING),
+    GuestView(RunState.RUNNING, StreamStatus.ACTIVE),
+    GuestView(RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER),
+    GuestView(RunState.POSTMIGRATE, StreamStatus.COMPLETED),
+    GuestView(RunState.ABSENT),
+    GuestView(RunState.UNREACHABLE),
+)
+_TARGETS: Final = (
+    GuestView(RunState.ABSENT),
+    GuestView(RunState.INCOMING, StreamStatus.ACTIVE),
+    GuestView(RunState.PAUSED, StreamStatus.COMPLETED),
+    GuestView(RunState.RUNNING, StreamStatus.COMPLETED),
+    GuestView(RunState.UNREACHABLE),
+)
+_OBSERVED: Final = tuple(
+    e.Observed(source, target, waited, restarted)
+    for source, target, (waited, restarted) in itertools.product(
+        _SOURCES, _TARGETS, ((0.0, False), (0.0, True), (recovery.PATIENCE, False))
+    )
+)
+_STEPS: Final = ("Check", "PrepareTarget", "StartStream", "Adjust", "ContinueTarget")
+_UNDOS: Final = ("CancelStream", "DestroyTarget", "ResumeSource", "RestoreSendQueue")
+_DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
+EVENTS: Final[tuple[e.Event, ...]] = (
+    e.Begin(),
+    e.Checked(),
+    e.TargetPrepared("tcp:target:1"),
+    e.SourcePrepared(),
+    e.StreamStarted(),
+    e.Decided("raise-downtime-limit", {"downtime-limit": 40}, "", ""),
+    e.SourceStopped(),
+    e.SourceResumed(),
+    *(e.StreamEnded(side, status) for side in Side for status in (StreamStatus.COMPLETED, StreamStatus.FAILED)),
+    e.TargetRunning(),
+    e.Verified(alive=True),
+    e.SourceRemoved(),
+    *(e.Undone(name) for name in _UNDOS),
+    *(e.StepFailed(name, "failure", "it failed") for name in dict.fromkeys((*_STEPS, *_UNDOS, *_DUTIES))),
+    *(e.Lost(side) for side in Side),
+    *_OBSERVED,
+    e.CancelRequested(),
+    e.GiveUp("failure", "too long"),
+)
+_PHASE_IDS: Final = {phase: phase.value.replace("-", "_") for phase in Phase}
+_ENUMS: Final[tuple[type[StrEnum], ...]] = (Phase, Door, Held, RunState, StreamStatus, Side)
+
+Arrows = dict[tuple[Phase, Phase], set[str]]
+
+
+def _essence(state: State) -> State:
+    """Return a state without what only tells the story, so that a walk comes to an end, and soon."""
+    return replace(
+        state,
+        failure=_FAILURE if state.failure else None,
+        leftovers=("something is left",),
+        prepared=state.prepared if state.phase is Phase.PREPARING else frozenset(),
+        tried=state.held if state.held <= state.tried else frozenset(),
+        alive=None,
+        uri="",
+    )
+
+
+def arrows() -> Arrows:
+    """Walk the machine and return, for each change of phase, the events that bring it about."""
+    found: Arrows = defaultdict(set)
+    known = {phase: [one for one in EVENTS if (phase, type(one)) in TRANSITIONS] for phase in Phase}
+    seen = {State()}
+    waiting = [State()]
+    while waiting:
+        state = waiting.pop()
+        for event in known[state.phase]:
+            try:
+                after = _essence(step(state, event).state)
+            except LawBrokenError:
+                continue  # this event cannot follow that state; the machine refuses the combination
+            if after.phase is not state.phase:
+                found[state.phase, after.phase].add(type(event).__name__)
+            if after not in seen:
+                seen.add(after)
+                waiting.append(after)
+    return dict(found)
+
+
+def state_diagram() -> str:
+    """Return the phases and the events between them as a mermaid diagram."""
+    order = list(Phase)
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> pending"]
+    lines += [f'    state "{phase.value}" as {name}' for phase, name in _PHASE_IDS.items() if phase.value != name]
+    found = arrows()
+    for (before, after), events in sorted(found.items(), key=lambda one: tuple(map(order.index, one[0]))):
+        lines.append(f"    {_PHASE_IDS[before]} --> {_PHASE_IDS[after]}: {', '.join(sorted(events))}")
+    lines += [f"    {_PHASE_IDS[phase]} --> [*]" for phase in order if phase in TERMINAL]
+    return "\n".join([*lines, "```"])
+
+
+def _conditions() -> list[str]:
+    """Return the text of each rule's condition, in order."""
+    tree = ast.parse(inspect.getsource(recovery))
+    for node in tree.body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == "RULES"
+            and isinstance(node.value, ast.Tuple)
+        ):
+            lambdas = [row.elts[0] for row in node.value.elts if isinstance(row, ast.Tuple)]
+            return [_readable(ast.unparse(one.body)) for one in lambdas if isinstance(one, ast.Lambda)]
+    message = "godwit.core.recovery has no table RULES any more"
+    raise LookupError(message)
+
+
+def _readable(text: str) -> str:
+    """Put a condition into the words of the page: enum members by value, `e.s` is the source, `e.t` the target."""
+    for kind in _ENUMS:
+        for member in kind:
+            text = re.sub(rf"\b{kind.__name__}\.{member.name}\b(\.value)?", member.value, text)
+    for name, word in ((r"e\.state\.", ""), (r"e\.s\b", "source"), (r"e\.t\b", "target")):
+        text = re.sub(rf"\b{name}", word, text)
+    text = re.sub(r"\be\.(\w+)", r"\1", text)
+    text = re.sub(r"\b_([A-Z_]+)\b", lambda match: match[1].lower().replace("_", "-"), text)
+    return text.replace(" is not ", " ≠ ").replace(" is ", " = ").replace("True", "otherwise")
+
+
+def recovery_table() -> str:
+    """Return the rules of recovery as a table, in the order in which they are read."""
+    lines = ["| # | If | Verdict | Because |", "|---|---|---|---|"]
+    rows = zip(_conditions(), recovery.RULES, strict=True)
+    for number, (condition, (_, verdict, why)) in enumerate(rows, start=1):
+        lines.append(f"| {number} | {condition.replace('|', 'or')} | **{verdict.value}** | {why} |")
+    lines += ["", "The words in the conditions:", ""]
+    for name, value in vars(recovery.Seen).items():
+        if isinstance(value, property) and name not in {"s", "t"}:
+            lines.append(f"- `{name}`: {(inspect.getdoc(value) or '').splitlines()[0]}")
+    for name, members in vars(recovery).items():
+        if name.startswith("_") and isinstance(members, frozenset):
+            word = name.strip("_").lower().replace("_", "-")
+            lines.append(f"- `{word}`: one of {', '.join(sorted(str(one.value) for one in members))}")
+    return "\n".join(lines)
+
+
+PARTS: Final = {"state-diagram": state_diagram, "recovery-table": recovery_table}
+
+
+def rendered(text: str) -> str:
+    """Return the page with each generated part between its markers made anew. Raises LookupError for a lost marker."""
+    for name, make in PARTS.items():
+        begin, end = f"<!-- made by script/diagrams: {name} -->", f"<!-- end: {name} -->"
+        head, found, rest = text.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not (found and closed):
+            message = f"{ARCHITECTURE.name} has no markers for {name}"
+            raise LookupError(message)
+        text = f"{head}{begin}\n\n{make()}\n\n{end}{tail}"
+    return text
+
+
+def main() -> int:
+    """Write the page; say whether it changed."""
+    before = ARCHITECTURE.read_text(encoding="utf-8")
+    after = rendered(before)
+    if after != before:
+        ARCHITECTURE.write_text(after, encoding="utf-8")
+    sys.stdout.write(f"docs/{ARCHITECTURE.name}: {'as it was' if after == before else 'made anew'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,408 @@
+"""What every kind of host does, whatever stands behind it: one suite, run over the simulator and over real QEMU.
+
+A test file derives its classes from these and gives the fixture `bench`: two hosts that share a disk, and a guest that
+can be started on them and that a stream of 1 MiB/s does not finish moving. Behaviour only; deadlines are generous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.errors import HypervisorError, MonitorBusyError, MonitorCommandError, MonitorLostError, RemoteCommandError
+from godwit.model import RunState, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from godwit.model import GuestView, Launch, Vm
+    from godwit.ports import Guest, GuestEvent, Host
+
+WAIT = 20.0
+"""Seconds within which anything must have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Two hosts and a guest. `disk` is shared by both; `private` is the path of a file that only the source has."""
+
+    source: Host
+    target: Host
+    vm: Vm
+    disk: str
+    private: str
+
+    async def start(self) -> None:
+        """Let the guest run on the source."""
+        await self.source.prepare_launch(self.vm, self.vm.launch)
+        await self.source.launch(self.vm, self.vm.launch)
+
+    @asynccontextmanager
+    async def attached(self, host: Host) -> AsyncIterator[Guest]:
+        """Hold the guest's monitor on a host."""
+        guest = await host.attach(self.vm)
+        try:
+            yield guest
+        finally:
+            await guest.close()
+
+    @asynccontextmanager
+    async def both(self, *, limit_ms: int = 300, bandwidth: int = 0) -> AsyncIterator[tuple[Guest, Guest, str]]:
+        """Run the guest on the source, let the target wait for the stream; yields both monitors and the URI."""
+        await self.start()
+        facts = await self._facts()
+        await self.target.prepare_launch(self.vm, facts)
+        await self.target.launch(self.vm, facts, incoming=True)
+        async with self.attached(self.source) as source, self.attached(self.target) as target:
+            for guest in (source, target):
+                await guest.set_capabilities({"events": True, "return-path": True})
+            await source.set_parameters({"downtime-limit": limit_ms, "max-bandwidth": bandwidth})
+            address = (await self.target.facts()).migration_address
+            uri = f"tcp:{address}:{await self.target.free_port(address)}"
+            await target.listen(uri)
+            yield source, target, uri
+
+    async def _facts(self) -> Launch:
+        async with self.attached(self.source) as guest:
+            return (await guest.facts()).launch
+
+
+async def seen(events: AsyncIterator[GuestEvent], kind: str, status: str = "") -> GuestEvent:
+    """Wait for an event."""
+    async with asyncio.timeout(WAIT):
+        async for event in events:
+            if event.kind == kind and event.status.startswith(status):
+                return event
+    pytest.fail(f"the events ended without {kind} {status}")
+
+
+async def becomes(view: Callable[[], Awaitable[GuestView]], *states: RunState) -> GuestView:
+    """Look until the guest is in one of the states."""
+    async with asyncio.timeout(WAIT):
+        while (found := await view()).state not in states:
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def streaming(guest: Guest) -> None:
+    """Wait until the stream has sent something."""
+    async with asyncio.timeout(WAIT):
+        while (sample := await guest.sample()) is None or not sample.transferred:
+            await asyncio.sleep(0.02)
+
+
+class GuestContract:
+    """How a guest lives on a host."""
+
+    async def test_a_guest_that_was_never_started_is_absent(self, bench: Bench) -> None:
+        assert (await bench.source.observe(bench.vm)).state is RunState.ABSENT
+
+    async def test_a_launched_guest_runs(self, bench: Bench) -> None:
+        await bench.source.prepare_launch(bench.vm, bench.vm.launch)
+        pid = await bench.source.launch(bench.vm, bench.vm.launch)
+
+        async with bench.attached(bench.source) as guest:
+            view = await guest.view()
+            facts = await guest.facts()
+
+        assert view.state is RunState.RUNNING
+        assert view.stream is StreamStatus.NONE
+        assert facts.pid == pid
+        assert (await bench.source.observe(bench.vm)).pid in {pid, None}
+
+    async def test_a_guest_that_waits_for_a_stream_cannot_run(self, bench: Bench) -> None:
+        await bench.target.prepare_launch(bench.vm, bench.vm.launch)
+        await bench.target.launch(bench.vm, bench.vm.launch, incoming=True)
+
+        async with bench.attached(bench.target) as guest:
+            await guest.resume()
+            assert (await guest.view()).state is RunState.INCOMING
+
+    async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            events = guest.events()
+            await guest.pause()
+            await seen(events, "STOP")
+            assert (await guest.view()).state is RunState.PAUSED
+            await guest.resume()
+            resumed = await seen(events, "RESUME")
+
+        assert resumed.host_time is not None
+
+    async def test_facts_describe_how_to_start_the_guest_elsewhere(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            facts = await guest.facts()
+
+        assert facts.vm == bench.vm.name
+        assert facts.launch.argv
+        assert facts.memory > 0
+        assert bench.disk in {disk.path for disk in facts.disks}
+        assert not any(word == "-incoming" for word in facts.launch.argv)
+
+    async def test_a_destroyed_guest_is_gone_and_may_be_destroyed_again(self, bench: Bench) -> None:
+        await bench.start()
+
+        await bench.source.destroy(bench.vm)
+        await bench.source.destroy(bench.vm)
+
+        assert (await bench.source.observe(bench.vm)).state is RunState.ABSENT
+
+    async def test_quit_ends_the_process_and_the_events(self, bench: Bench) -> None:
+        await bench.start()
+        guest = await bench.source.attach(bench.vm)
+        events = guest.events()
+
+        await guest.quit()
+
+        await seen(events, "LOST")
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        await becomes(lambda: bench.source.observe(bench.vm), RunState.ABSENT)
+        with pytest.raises(MonitorLostError):
+            await guest.view()
+
+    async def test_the_name_of_a_running_guest_is_taken(self, bench: Bench) -> None:
+        await bench.start()
+
+        with pytest.raises(Exception, match=bench.vm.name):
+            await bench.source.prepare_launch(bench.vm, bench.vm.launch)
+
+
+class MonitorContract:
+    """What an open monitor is."""
+
+    async def test_a_monitor_serves_one_client(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source):
+            with pytest.raises(MonitorBusyError):
+                await bench.source.attach(bench.vm)
+
+        async with bench.attached(bench.source) as guest:
+            assert (await guest.view()).state is RunState.RUNNING
+
+    async def test_a_guest_with_two_monitors_is_observed_while_one_is_held(self, bench: Bench) -> None:
+        assert bench.vm.observe is not None
+        await bench.start()
+
+        async with bench.attached(bench.source):
+            assert (await bench.source.observe(bench.vm)).state is RunState.RUNNING
+
+    async def test_there_is_no_monitor_where_there_is_no_guest(self, bench: Bench) -> None:
+        with pytest.raises(HypervisorError):
+            await bench.source.attach(bench.vm)
+
+    async def test_events_are_heard_from_the_call_on(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            first = guest.events()
+            await guest.pause()
+            await seen(first, "STOP")
+            second = guest.events()
+            await guest.resume()
+            assert (await anext(second)).kind == "RESUME"
+
+
+class MigrationContract:
+    """How a guest moves, and how it stays."""
+
+    async def test_a_guest_moves_and_both_sides_say_so(self, bench: Bench) -> None:
+        async with bench.both() as (source, target, uri):
+            of_source, of_target = source.events(), target.events()
+
+            await source.migrate(uri)
+            await asyncio.gather(seen(of_source, "MIGRATION", "completed"), seen(of_target, "MIGRATION", "completed"))
+
+            here, there = await source.view(), await target.view()
+            assert (here.state, here.stream) == (RunState.POSTMIGRATE, StreamStatus.COMPLETED)
+            assert (there.state, there.stream) == (RunState.PAUSED, StreamStatus.COMPLETED)
+
+            await target.resume()
+            await seen(of_target, "RESUME")
+            await target.announce()
+            result = await source.migration_result()
+            assert result["transferred"] > 0
+            assert result["total-time"] > 0
+            assert result["passes"] >= 1
+            await source.quit()
+
+        assert (await bench.source.observe(bench.vm)).state is RunState.ABSENT
+        assert (await bench.target.observe(bench.vm)).state is RunState.RUNNING
+
+    async def test_a_stopped_source_says_stop_before_it_has_completed(self, bench: Bench) -> None:
+        async with bench.both() as (source, _, uri):
+            events = source.events()
+            await source.migrate(uri)
+
+            words: list[str] = []
+            async with asyncio.timeout(WAIT):
+                async for event in events:
+                    words.append(event.status or event.kind)
+                    if event.status == "completed":
+                        break
+
+            assert words.index("STOP") < words.index("completed")
+            assert "active" in words
+            assert "MIGRATION_PASS" in words
+
+    async def test_a_source_that_has_handed_over_can_be_taken_back(self, bench: Bench) -> None:
+        """As long as the target was not told to run: what a rollback behind a completed stream rests on."""
+        async with bench.both() as (source, _, uri):
+            events = source.events()
+            await source.migrate(uri)
+            await seen(events, "MIGRATION", "completed")
+
+            await bench.target.destroy(bench.vm)
+            await source.resume()
+
+            await becomes(source.view, RunState.RUNNING)
+
+    async def test_a_stream_has_counters_while_it_runs(self, bench: Bench) -> None:
+        async with bench.both(limit_ms=1, bandwidth=2 * 1024 * 1024) as (source, target, uri):
+            assert await source.sample() is None
+            await source.migrate(uri)
+            await streaming(source)
+            first = await source.sample()
+            await asyncio.sleep(0.3)
+            second = await source.sample()
+
+            assert first is not None
+            assert second is not None
+            assert second.transferred > first.transferred
+            assert second.at > first.at
+            assert 0 <= second.remaining <= second.total
+            assert second.iteration >= 1
+            assert await target.sample() is None
+
+    async def test_a_cancelled_stream_leaves_the_guest_where_it_runs(self, bench: Bench) -> None:
+        async with bench.both(limit_ms=1, bandwidth=1024 * 1024) as (source, _, uri):
+            events = source.events()
+            await source.migrate(uri)
+            await streaming(source)
+
+            await source.cancel_migration()
+
+            await seen(events, "MIGRATION", "cancelled")
+            view = await source.view()
+            assert (view.state, view.stream) == (RunState.RUNNING, StreamStatus.CANCELLED)
+        await becomes(lambda: bench.target.observe(bench.vm), RunState.ABSENT)
+
+    async def test_a_target_that_dies_fails_the_stream_and_not_the_guest(self, bench: Bench) -> None:
+        async with bench.both(limit_ms=1, bandwidth=1024 * 1024) as (source, target, uri):
+            of_source, of_target = source.events(), target.events()
+            await source.migrate(uri)
+            await streaming(source)
+
+            await bench.target.destroy(bench.vm)
+
+            await seen(of_target, "LOST")
+            await seen(of_source, "MIGRATION", "failed")
+            await becomes(source.view, RunState.RUNNING)
+
+    async def test_what_cannot_change_during_a_stream_is_refused_and_the_rest_is_not(self, bench: Bench) -> None:
+        async with bench.both(limit_ms=1, bandwidth=1024 * 1024) as (source, _, uri):
+            await source.migrate(uri)
+            await streaming(source)
+
+            with pytest.raises(MonitorCommandError, match="in progress"):
+                await source.set_capabilities({"return-path": False})
+            with pytest.raises(MonitorCommandError, match="in progress"):
+                await source.migrate(uri)
+            await source.set_parameters({"downtime-limit": 2000, "max-bandwidth": 0})
+            await becomes(source.view, RunState.POSTMIGRATE)
+
+    async def test_a_stream_to_nowhere_fails_and_the_guest_runs_on(self, bench: Bench) -> None:
+        await bench.start()
+        async with bench.attached(bench.source) as guest:
+            await guest.set_capabilities({"events": True})
+            address = (await bench.target.facts()).migration_address
+            port = await bench.target.free_port(address)
+
+            await guest.migrate(f"tcp:{address}:{port}")
+
+            async with asyncio.timeout(WAIT):
+                while (view := await guest.view()).stream is not StreamStatus.FAILED:
+                    await asyncio.sleep(0.02)
+            assert view.state is RunState.RUNNING
+            assert view.detail
+
+    async def test_an_unknown_capability_is_refused(self, bench: Bench) -> None:
+        await bench.start()
+        async with bench.attached(bench.source) as guest:
+            with pytest.raises(MonitorCommandError):
+                await guest.set_capabilities({"teleport": True})
+            features = await guest.features()
+
+        assert {"events", "return-path"} <= features.capabilities
+        assert {"downtime-limit", "max-bandwidth"} <= features.parameters
+        assert {"migrate", "cont"} <= features.commands
+
+
+class HostContract:
+    """What a host does beside running guests."""
+
+    async def test_facts_of_a_host(self, bench: Bench) -> None:
+        here, there = await asyncio.gather(bench.source.facts(), bench.target.facts())
+
+        assert here.name == bench.source.name
+        assert here.qemu is not None
+        assert here.qemu.version >= (7, 2, 0)
+        assert 0 < here.memory_available <= here.memory_total
+        assert here.accelerators
+        assert (here.machine_id, here.hostname) != (there.machine_id, there.hostname)
+        assert here.migration_address != there.migration_address
+
+    async def test_a_token_is_found_on_shared_storage_and_taken_away_again(self, bench: Bench) -> None:
+        await bench.source.plant_token(bench.disk, "a-token")
+        found, there = await bench.target.find_token(bench.disk)
+        _, here = await bench.source.find_token(bench.disk)
+
+        await bench.source.remove_token(bench.disk)
+        await bench.source.remove_token(bench.disk)
+
+        assert found == "a-token"
+        assert here
+        assert here == there
+        assert (await bench.target.find_token(bench.disk))[0] is None
+
+    async def test_a_file_that_is_not_there_has_no_identity(self, bench: Bench) -> None:
+        assert (await bench.source.find_token(bench.private))[1]
+        assert await bench.target.find_token(bench.private) == (None, "")
+
+    async def test_a_lease_of_the_send_queue_can_be_given_back_twice(self, bench: Bench) -> None:
+        assert await bench.source.shorten_send_queue("one", 65536)
+        assert await bench.source.shorten_send_queue("two", 65536)
+
+        for lease in ("one", "one", "two", "never-taken"):
+            await bench.source.restore_send_queue(lease)
+
+    async def test_ports_and_paths(self, bench: Bench) -> None:
+        address = (await bench.target.facts()).migration_address
+        port = await bench.target.free_port(address)
+
+        assert 1024 < port < 65536
+        assert await bench.source.reaches(address, port)
+        assert not await bench.source.reaches("198.19.255.254", port)
+
+    async def test_a_guest_listens_once(self, bench: Bench) -> None:
+        async with bench.both() as (_, target, uri):
+            with pytest.raises(MonitorCommandError):
+                await target.listen(uri)
+
+    async def test_commands_run_to_their_end(self, bench: Bench) -> None:
+        strange = "a 'quoted'; $(word) with spaces"
+
+        assert (await bench.source.run(["echo", strange])).stdout.decode() == f"{strange}\n"
+        assert (await bench.source.run(["cat"], stdin=b"\x00 bytes")).stdout == b"\x00 bytes"
+        assert (await bench.source.run(["false"], check=False)).status == 1
+        with pytest.raises(RemoteCommandError):
+            await bench.source.run(["false"])

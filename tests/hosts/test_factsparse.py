@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from godwit.errors import HostError
+from godwit.hosts import factsparse
+from godwit.hosts.hostfacts import Identity, read_facts
+from godwit.model import BridgeFacts
+
+RECORDED = Path(__file__).parent / "recorded"
+
+
+def recorded() -> dict[str, str]:
+    return factsparse.split_sections((RECORDED / "facts-qemu-10.0.txt").read_text(encoding="utf-8"))
+
+
+def test_a_recorded_host_is_read_whole() -> None:
+    clock = factsparse.Clock(offset=0.25, uncertainty=0.004)
+    facts = read_facts(recorded(), clock, Identity("h1", ""), "198.18.0.11", None)
+    assert facts.name == "h1"
+    assert facts.hostname == "host1"
+    assert facts.kernel == "6.1.0-37-amd64"
+    assert facts.cpu_vendor == "GenuineIntel"
+    assert {"nx", "lm", "avx2"} <= facts.cpu_flags
+    assert facts.cpu_count == 2
+    assert facts.memory_total > facts.memory_available > 0
+    assert facts.bridges == (BridgeFacts("br0", 1500, up=True),)
+    assert facts.accelerators == ("tcg",)
+    assert facts.notes == (
+        "KVM opens, but a guest hangs in it: a nested or broken virtualisation; TCG is used instead",
+    )
+    assert facts.can_shorten_send_queue
+    assert facts.qemu is not None
+    assert facts.qemu.version == (10, 0, 2)
+    assert ("q35", "pc-q35-10.0") in facts.qemu.machine_aliases
+    assert "pc-q35-7.2" in facts.qemu.machine_types
+    assert "q35" not in facts.qemu.machine_types
+    assert "Supported" not in facts.qemu.machine_types
+    assert (facts.clock_offset, facts.migration_address) == (0.25, "198.18.0.11")
+
+
+def test_a_host_without_qemu_says_what_is_missing() -> None:
+    said = recorded() | {"path": "", "version": "", "accelerators": "", "kvm": ""}
+    facts = read_facts(said, factsparse.Clock(0, 0), Identity("h1", ""), "x", None)
+    assert facts.qemu is None
+    assert facts.accelerators == ()
+    assert facts.notes == ("there is no qemu-system-x86_64 on the PATH, nor /usr/libexec/qemu-kvm",)
+
+
+def test_a_program_that_is_no_qemu_is_named() -> None:
+    said = recorded() | {"path": "/usr/bin/true", "version": "true (GNU coreutils) 9.1"}
+    facts = read_facts(said, factsparse.Clock(0, 0), Identity("h1", ""), "x", "true")
+    assert facts.qemu is None
+    assert facts.notes[0].startswith("/usr/bin/true does not say that it is a QEMU")
+
+
+def test_a_host_that_answers_nothing_is_an_error_with_the_names_of_what_is_missing() -> None:
+    with pytest.raises(HostError, match="kernel, architecture"):
+        read_facts({"hostname": "h"}, factsparse.Clock(0, 0), Identity("h1", ""), "x", None)
+
+
+def test_arm_processors_have_no_model_name() -> None:
+    text = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n\nprocessor\t: 1\n"
+    processor = factsparse.parse_processor(text)
+    assert (processor.vendor, processor.model, processor.count) == ("0x41", "0xd0c", 2)
+    assert processor.flags == {"fp", "asimd"}
+
+
+@pytest.mark.parametrize(
+    ("kvm", "usable", "note"),
+    [
+        ("works", ("kvm", "tcg"), ""),
+        ("absent", ("tcg",), "no /dev/kvm"),
+        ("forbidden", ("tcg",), "group kvm"),
+        ("fails Could not access KVM kernel module: No such device", ("tcg",), "No such device"),
+        ("unprobed", ("kvm", "tcg"), "not tried"),
+        ("", ("tcg",), ""),
+    ],
+)
+def test_only_accelerators_that_run_a_guest_count(kvm: str, usable: tuple[str, ...], note: str) -> None:
+    found, notes = factsparse.parse_accelerators("Accelerators supported in QEMU binary:\ntcg\nkvm\n", kvm)
+    assert found == usable
+    assert bool(notes) == bool(note)
+    assert note in "".join(notes)
+
+
+def test_the_clock_is_known_to_half_the_round_trip() -> None:
+    clock = factsparse.parse_clock(100.0, "103.010000000\n", 100.02)
+    assert clock.offset == pytest.approx(3.0)
+    assert clock.uncertainty == pytest.approx(0.01)
+    with pytest.raises(HostError, match="date"):
+        factsparse.parse_clock(1, "1700000000.%N", 2)
+
+
+def test_masters_of_interfaces_are_found() -> None:
+    network = factsparse.parse_network(recorded()["links"])
+    assert dict(network.masters)["tap7"] == "br0"
+    with pytest.raises(HostError, match="cannot be read"):
+        factsparse.parse_network("Option -j is unknown")
+
+
+def test_global_addresses_come_with_ipv4_first() -> None:
+    text = '[{"addr_info":[{"family":"inet6","local":"2001:db8::1"},{"family":"inet","local":"1.2.3.4"}]},{}]'
+    assert factsparse.parse_addresses(text) == ("1.2.3.4", "2001:db8::1")
+    assert factsparse.parse_addresses("") == ()
+
+
+def test_memory_that_is_not_told_is_an_error() -> None:
+    with pytest.raises(HostError, match="meminfo"):
+        factsparse.parse_memory("MemTotal: 12 kB")

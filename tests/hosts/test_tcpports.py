@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from godwit.errors import HostError
+from godwit.hosts import tcpports
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12
+   1: 0100007F:C000 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 13
+  sl  local_address                         remote_address                        st tx_queue rx_queue
+   0: 00000000000000000000000000000000:C001 00000000000000000000000000000000:0000 0A 00000000:00000000
+"""
+
+
+def test_ports_in_use_are_read_from_both_tables() -> None:
+    assert tcpports.parse_used(TABLE) == {22, 0xC000, 0xC001}
+
+
+def test_a_free_port_is_never_one_in_use() -> None:
+    used = set(tcpports.PREFERRED) - {49200}
+    assert tcpports.choose(used, random.Random(1)) == 49200  # noqa: S311  # no secret, only a seed
+
+
+def test_a_full_range_is_an_error() -> None:
+    with pytest.raises(HostError, match="49152 to 49215"):
+        tcpports.choose(set(tcpports.PREFERRED), random.Random(1))  # noqa: S311  # no secret, only a seed

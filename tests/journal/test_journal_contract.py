@@ -1,0 +1,268 @@
+"""What every journal does, whatever it is kept in."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, states
+
+from godwit.core.state import Phase, State
+from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
+from godwit.journal.codec import dump, load
+from godwit.model import OutcomeStatus, Policy, ProbeRequest
+
+if TYPE_CHECKING:
+    from conftest import Room
+
+    from godwit.ports import Journal
+
+
+async def begun(journal: Journal, identifier: str = "web1-1", vm: str = "web1", at: float = 1.0) -> int:
+    await journal.create(spec(identifier, vm), at)
+    return await journal.take_over(identifier)
+
+
+# -- a story and its state -----------------------------------------------------------------------------------------
+
+
+async def test_a_new_story_is_pending_and_has_no_outcome(room: Room) -> None:
+    asked = replace(
+        spec(), policy=Policy(0.05, deadline=90.0, bandwidth=1 << 40), probe=ProbeRequest("198.18.0.9", "gamma", 0.002)
+    )
+    await room.journal.create(asked, at=12.5)
+    row, state = await room.journal.load("web1-1")
+    assert (row.spec, row.created, row.phase, row.epoch, row.outcome) == (asked, 12.5, Phase.PENDING, 0, None)
+    assert state == State()
+    assert await room.journal.entries("web1-1") == []
+
+
+async def test_a_guest_has_one_unfinished_story_at_a_time(room: Room) -> None:
+    epoch = await begun(room.journal)
+    with pytest.raises(BusyError, match="web1-1") as refused:
+        await room.journal.create(spec("web1-2"), at=2.0)
+    assert "web1-1" in refused.value.remedy
+    await room.journal.create(spec("db-1", vm="db"), at=2.0)
+    await room.journal.transition("web1-1", epoch, entry(), FAILED, durable=True)
+    await room.journal.create(spec("web1-2"), at=3.0)
+    assert [row.spec.id for row in await room.journal.rows()] == ["web1-2", "db-1", "web1-1"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_transition_is_what_load_returns(room: Room, *, durable: bool) -> None:
+    epoch = await begun(room.journal)
+    await room.journal.transition("web1-1", epoch, entry(5.0, event="Checked"), PRECOPY, durable=durable)
+    await room.journal.flush()
+    row, state = await room.journal.load("web1-1")
+    assert (row.phase, state) == (Phase.PRECOPY, PRECOPY)
+    (line,) = await room.journal.entries("web1-1")
+    assert (line.sequence, line.at, line.kind, line.data) == (1, 5.0, "transition", {"event": "Checked"})
+
+
+async def test_what_was_written_soon_comes_before_what_is_durable(room: Room) -> None:
+    epoch = await begun(room.journal)
+    await room.journal.transition("web1-1", epoch, entry(1.0, n=1), PRECOPY, durable=False)
+    room.journal.note("web1-1", "sample", 2.0, {"n": 2})
+    await room.journal.transition("web1-1", epoch, entry(3.0, n=3), ARMED, durable=True)
+    # No flush: the durable one has taken everything before it along.
+    lines = await room.journal.entries("web1-1")
+    assert [(line.sequence, line.kind, line.data["n"]) for line in lines] == [
+        (1, "transition", 1),
+        (2, "sample", 2),
+        (3, "transition", 3),
+    ]
+    assert (await room.journal.load("web1-1"))[1] == ARMED
+
+
+async def test_entries_are_counted_for_each_story_and_read_from_any_point(room: Room) -> None:
+    await begun(room.journal)
+    await begun(room.journal, "db-1", "db")
+    for n in range(6):
+        room.journal.note(("web1-1", "db-1")[n % 2], "note", float(n), {"n": n})
+    await room.journal.flush()
+    assert [(line.sequence, line.data["n"]) for line in await room.journal.entries("web1-1")] == [
+        (1, 0),
+        (2, 2),
+        (3, 4),
+    ]
+    assert [line.data["n"] for line in await room.journal.entries("db-1", after=1)] == [3, 5]
+    assert await room.journal.entries("web1-1", after=3) == []
+
+
+async def test_the_journal_keeps_a_copy_of_what_it_was_given(room: Room) -> None:
+    await begun(room.journal)
+    data: dict[str, object] = {"name": "stream_started", "eta": [1.5, 2.5], "text": "Straße\n☂", "nothing": None}
+    room.journal.note("web1-1", "mark", 1.0, data)
+    expected = dict(data)
+    data["name"] = "changed afterwards"
+    await room.journal.flush()
+    (line,) = await room.journal.entries("web1-1")
+    assert line.data == expected
+
+
+async def test_data_that_no_journal_can_keep_is_refused_where_it_is_given(room: Room) -> None:
+    await begun(room.journal)
+    with pytest.raises(TypeError):
+        room.journal.note("web1-1", "note", 1.0, {"bytes": b"no JSON"})
+    room.journal.note("web1-1", "note", 2.0, {"n": 1})
+    await room.journal.flush()
+    assert [line.data for line in await room.journal.entries("web1-1")] == [{"n": 1}]
+
+
+async def test_an_unknown_story_is_named(room: Room) -> None:
+    for ask in (room.journal.load, room.journal.take_over):
+        with pytest.raises(UnknownMigrationError, match="nope"):
+            await ask("nope")
+    with pytest.raises(UnknownMigrationError, match="nope"):
+        await room.journal.request_cancel("nope", "me", 1.0)
+
+
+# -- runners that follow each other --------------------------------------------------------------------------------
+
+
+async def test_each_take_over_has_a_higher_epoch(room: Room) -> None:
+    epochs = [await begun(room.journal), await room.journal.take_over("web1-1"), await room.journal.take_over("web1-1")]
+    assert epochs == [1, 2, 3]
+    assert (await room.journal.load("web1-1"))[0].epoch == 3
+
+
+async def test_a_fenced_runner_changes_nothing_any_more(room: Room) -> None:
+    old = await begun(room.journal)
+    new = await room.journal.take_over("web1-1")
+    with pytest.raises(SupersededError, match="web1-1"):
+        await room.journal.transition("web1-1", old, entry(), ARMED, durable=True)
+    with pytest.raises(SupersededError):
+        await room.journal.conclude("web1-1", old, outcome())
+    row, state = await room.journal.load("web1-1")
+    assert (state, row.outcome) == (State(), None)
+    assert await room.journal.entries("web1-1") == []
+    await room.journal.transition("web1-1", new, entry(), PRECOPY, durable=True)
+    assert (await room.journal.load("web1-1"))[1] == PRECOPY
+
+
+async def test_a_fenced_runner_learns_it_at_the_latest_when_it_needs_something_durable(room: Room) -> None:
+    old = await begun(room.journal)
+    await room.journal.take_over("web1-1")
+    with pytest.raises(SupersededError):  # a journal may say so at the first, and must at the second
+        await room.journal.transition("web1-1", old, entry(), PRECOPY, durable=False)
+        await room.journal.transition("web1-1", old, entry(), ARMED, durable=True)
+    await room.journal.flush()
+    assert (await room.journal.load("web1-1"))[1] == State()
+
+
+async def test_a_fenced_runner_does_not_keep_others_from_writing(room: Room) -> None:
+    old = await begun(room.journal)
+    other = await begun(room.journal, "db-1", "db")
+    await room.journal.take_over("web1-1")
+    with pytest.raises(SupersededError):
+        await room.journal.transition("web1-1", old, entry(), ARMED, durable=True)
+    room.journal.note("web1-1", "note", 2.0, {"text": "what it saw is still true"})
+    await room.journal.transition("db-1", other, entry(), PRECOPY, durable=True)
+    await room.journal.flush()
+    assert (await room.journal.load("db-1"))[1] == PRECOPY
+    assert [line.kind for line in await room.journal.entries("web1-1")] == ["note"]
+
+
+async def test_a_wish_to_cancel_is_found_by_whoever_runs_it(room: Room) -> None:
+    await begun(room.journal)
+    assert await room.journal.cancel_requested("web1-1") is None
+    await room.journal.request_cancel("web1-1", "alice", 2.0)
+    await room.journal.take_over("web1-1")
+    assert await room.journal.cancel_requested("web1-1") == "alice"
+
+
+async def test_an_outcome_ends_a_story(room: Room) -> None:
+    epoch = await begun(room.journal)
+    await room.journal.transition("web1-1", epoch, entry(), replace(FAILED, phase=Phase.DONE), durable=True)
+    await room.journal.conclude("web1-1", epoch, outcome())
+    assert (await room.journal.load("web1-1"))[0].outcome == outcome()
+
+
+# -- lists ---------------------------------------------------------------------------------------------------------
+
+
+async def test_rows_are_listed_newest_first_up_to_a_limit(room: Room) -> None:
+    for number in range(5):
+        await begun(room.journal, f"vm{number}-1", f"vm{number}", at=float(number))
+    assert [row.spec.vm for row in await room.journal.rows(limit=3)] == ["vm4", "vm3", "vm2"]
+    assert len(await room.journal.rows()) == 5
+
+
+async def test_a_story_is_unfinished_until_its_outcome_is_written(room: Room) -> None:
+    """A machine that dies between the last transition and the outcome leaves work for the next runner."""
+    epoch = await begun(room.journal)
+    unfinished = room.journal.rows(unfinished=True)
+    assert [row.spec.id for row in await unfinished] == ["web1-1"]
+    await room.journal.transition("web1-1", epoch, entry(), FAILED, durable=True)
+    assert [row.spec.id for row in await room.journal.rows(unfinished=True)] == ["web1-1"]
+    await room.journal.conclude("web1-1", epoch, outcome())
+    assert await room.journal.rows(unfinished=True) == []
+
+
+async def test_limbo_stays_unfinished_although_it_has_an_outcome(room: Room) -> None:
+    epoch = await begun(room.journal)
+    await room.journal.transition("web1-1", epoch, entry(), State(phase=Phase.LIMBO), durable=True)
+    await room.journal.conclude("web1-1", epoch, replace(outcome(), status=OutcomeStatus.LIMBO))
+    assert [row.phase for row in await room.journal.rows(unfinished=True)] == [Phase.LIMBO]
+    with pytest.raises(BusyError):
+        await room.journal.create(spec("web1-2"), at=3.0)
+
+
+# -- every field ---------------------------------------------------------------------------------------------------
+
+
+@given(states)
+@settings(deadline=None)
+def test_any_state_survives_being_stored(state: State) -> None:
+    assert load(State, dump(state)) == state
+
+
+async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> None:
+    state = replace(
+        ARMED,
+        prepared=frozenset({"source", "target"}),
+        ended=frozenset({"target"}),
+        tried=ARMED.held,
+        duties=frozenset({"Verify"}),
+        cancel_requested=True,
+        failure=FAILED.failure,
+        alive=False,
+        leftovers=("tap0 on beta",),
+    )
+    unset = {field.name for field in fields(State) if getattr(state, field.name) == getattr(State(), field.name)}
+    assert unset == {"owner"}
+    epoch = await begun(room.journal)
+    await room.journal.transition("web1-1", epoch, entry(), state, durable=True)
+    assert (await room.journal.load("web1-1"))[1] == state
+
+
+# -- the inventory -------------------------------------------------------------------------------------------------
+
+
+async def test_hosts_are_kept_replaced_and_forgotten(room: Room) -> None:
+    assert await room.inventory.hosts() == []
+    await room.inventory.put_host(replace(HOST, name="beta"))
+    await room.inventory.put_host(HOST)
+    assert [host.name for host in await room.inventory.hosts()] == ["alpha", "beta"]
+    await room.inventory.put_host(replace(HOST, url="local"))
+    assert (await room.inventory.host("alpha")).url == "local"
+    await room.inventory.remove_host("alpha")
+    with pytest.raises(UnknownHostError, match="'alpha'; known: beta"):
+        await room.inventory.host("alpha")
+    with pytest.raises(UnknownHostError):
+        await room.inventory.remove_host("alpha")
+
+
+async def test_guests_are_kept_replaced_and_forgotten(room: Room) -> None:
+    with pytest.raises(UnknownVmError, match="known: none"):
+        await room.inventory.vm("web1")
+    await room.inventory.put_vm(VM)
+    assert await room.inventory.vm("web1") == VM
+    await room.inventory.put_vm(replace(VM, host="beta"))
+    assert [(vm.name, vm.host) for vm in await room.inventory.vms()] == [("web1", "beta")]
+    await room.inventory.remove_vm("web1")
+    assert await room.inventory.vms() == []
+    with pytest.raises(UnknownVmError):
+        await room.inventory.remove_vm("web1")
