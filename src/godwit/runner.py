@@ -1,8 +1,8 @@
 """The process that carries one migration, and the tiny supervisor that starts it anew when it dies.
 
 `python -m godwit.runner ID VM` is the supervisor: it takes the guest's lock, loads everything, and forks the runner. A
-runner that dies by whatever cause is followed by another within milliseconds, which takes the story up where the journal
-left it. The lock is an flock that both processes share, so it lasts as long as either of them lives.
+runner that dies by whatever cause is followed by another within milliseconds, which takes the story up where the
+journal left it. The lock is an flock that both processes share, so it lasts as long as either of them lives.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 RESTARTS: Final = 8
 """Times that a dying runner is followed by another, before its migration is left to the next command."""
 
+LOCK_PATIENCE: Final = 15.0
 _LONGEST_PAUSE: Final = 5.0
 _QUICK: Final = 3
 _EXIT_BUSY: Final = 75
@@ -70,19 +72,24 @@ def lock_path(home: Path, vm: str) -> Path:
     return home / "locks" / f"{vm}.lock"
 
 
-def take_lock(path: Path) -> int | None:
-    """Take the guest's lock for as long as this process, or one forked from it, lives; None if another has it."""
+def take_lock(path: Path, patience: float = LOCK_PATIENCE) -> int | None:
+    """Take the guest's lock for as long as this process, or one forked from it, lives; None if another has it.
+
+    Waits `patience` seconds: the runner of the move before may still be saying goodbye to its hosts.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    for _ in range(50):
+    end = time.monotonic() + patience
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(0.02)  # somebody may only be looking whether it is free
+            if time.monotonic() > end:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
         else:
             return descriptor
-    os.close(descriptor)
-    return None
 
 
 def supervise(identifier: str, vm: str) -> int:
@@ -90,7 +97,7 @@ def supervise(identifier: str, vm: str) -> int:
     from godwit import app  # noqa: PLC0415 - everything is loaded once, before the fork
 
     if take_lock(lock_path(app.home(), vm)) is None:
-        print(f"another runner holds {vm}", file=sys.stderr)
+        _say(f"another runner holds {vm}")
         return _EXIT_BUSY
     app.preload()
     for restart in range(RESTARTS):
@@ -101,7 +108,7 @@ def supervise(identifier: str, vm: str) -> int:
         status = os.waitstatus_to_exitcode(wait_status)
         if status in {0, _EXIT_SUPERSEDED}:
             return status
-        print(f"runner {child} of {identifier} ended with {status}", file=sys.stderr, flush=True)
+        _say(f"runner {child} of {identifier} ended with {status}")
         if restart >= _QUICK:
             time.sleep(min(_LONGEST_PAUSE, 0.2 * 2**restart))
     return 1
@@ -116,17 +123,21 @@ def _run(identifier: str) -> int:
     try:
         asyncio.run(app.run_migration(identifier))
     except SupersededError as error:
-        print(error.message, file=sys.stderr, flush=True)
+        _say(error.message)
         return _EXIT_SUPERSEDED
     except GodwitError as error:
-        print(f"{error.code}: {error.message}", file=sys.stderr, flush=True)
+        _say(f"{error.code}: {error.message}")
         return 1
-    except BaseException:  # the exit status is the message; the log has the story
-        import traceback  # noqa: PLC0415 - only here
-
+    except Exception:  # noqa: BLE001 - the outermost frame of a process: its log gets the story, its status the fact
         traceback.print_exc()
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    """Write a line to the runner's log, which is its standard error."""
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

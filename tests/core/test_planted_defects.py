@@ -47,7 +47,9 @@ def commit_and_remove(state: State) -> Step:
 
 
 def done_at_once(state: State, _: e.Event) -> Step:
-    return Step(replace(machine._running(state, e.TargetRunning()).state, phase=Phase.DONE, held=frozenset()), (e.Finish(),))
+    return Step(
+        replace(machine._running(state, e.TargetRunning()).state, phase=Phase.DONE, held=frozenset()), (e.Finish(),)
+    )
 
 
 def without_retry(state: State, event: e.Event) -> Step:

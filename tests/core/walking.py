@@ -370,8 +370,6 @@ def walk(tape: Iterable[int], length: int = 80, silent: Side | None = None) -> W
     return made
 
 
-
-
 def tapes(chance: Random, count: int) -> Iterator[tuple[list[int], int, Side | None]]:
     """Make tapes that begin harmlessly for a while and then hold faults, sparsely or densely."""
     for _ in range(count):

@@ -65,7 +65,11 @@ class World:
 
     def can_progress(self) -> bool:
         """Whether the stream has a next stage."""
-        return self.link_up and self.source.stream in STREAMING and self.target.state in {RunState.INCOMING, RunState.PAUSED}
+        return (
+            self.link_up
+            and self.source.stream in STREAMING
+            and self.target.state in {RunState.INCOMING, RunState.PAUSED}
+        )
 
     def progress(self) -> None:
         """Take the stream one stage on: stop, target complete, source complete."""

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from godwit.errors import HypervisorError, MonitorBusyError, MonitorCommandError, MonitorLostError, RemoteCommandError
+from godwit.errors import (
+    BusyError,
+    HypervisorError,
+    MonitorBusyError,
+    MonitorCommandError,
+    MonitorLostError,
+    RemoteCommandError,
+)
 from godwit.model import RunState, StreamStatus
 
 if TYPE_CHECKING:
@@ -80,19 +87,39 @@ async def seen(events: AsyncIterator[GuestEvent], kind: str, status: str = "") -
     pytest.fail(f"the events ended without {kind} {status}")
 
 
-async def becomes(view: Callable[[], Awaitable[GuestView]], *states: RunState) -> GuestView:
-    """Look until the guest is in one of the states."""
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Look again and again until something holds: not everything that a host does is an event."""
     async with asyncio.timeout(WAIT):
-        while (found := await view()).state not in states:
+        while not await holds():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.02)
-    return found
+
+
+async def becomes(view: Callable[[], Awaitable[GuestView]], state: RunState) -> None:
+    """Wait until the guest is in a state."""
+
+    async def there() -> bool:
+        return (await view()).state is state
+
+    await until(there)
 
 
 async def streaming(guest: Guest) -> None:
     """Wait until the stream has sent something."""
-    async with asyncio.timeout(WAIT):
-        while (sample := await guest.sample()) is None or not sample.transferred:
-            await asyncio.sleep(0.02)
+
+    async def flows() -> bool:
+        sample = await guest.sample()
+        return sample is not None and sample.transferred > 0
+
+    await until(flows)
+
+
+async def failed(guest: Guest) -> None:
+    """Wait until the guest says that its stream has failed."""
+
+    async def said() -> bool:
+        return (await guest.view()).stream is StreamStatus.FAILED
+
+    await until(said)
 
 
 class GuestContract:
@@ -172,7 +199,7 @@ class GuestContract:
     async def test_the_name_of_a_running_guest_is_taken(self, bench: Bench) -> None:
         await bench.start()
 
-        with pytest.raises(Exception, match=bench.vm.name):
+        with pytest.raises(BusyError):
             await bench.source.prepare_launch(bench.vm, bench.vm.launch)
 
 
@@ -329,9 +356,8 @@ class MigrationContract:
 
             await guest.migrate(f"tcp:{address}:{port}")
 
-            async with asyncio.timeout(WAIT):
-                while (view := await guest.view()).stream is not StreamStatus.FAILED:
-                    await asyncio.sleep(0.02)
+            await failed(guest)
+            view = await guest.view()
             assert view.state is RunState.RUNNING
             assert view.detail
 

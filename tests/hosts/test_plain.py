@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from godwit.hosts.plain import PlainHost
 
+NAME = f"web-{os.getpid()}"
+"""Of this run alone: guests are told apart by name, and others may run on this machine."""
+
 DOUBLE = Path(__file__).with_name("qemudouble.py")
 
 
@@ -56,7 +59,7 @@ def qemu(tmp_path: Path) -> Iterator[Path]:
             os.kill(int(process.name), signal.SIGKILL)
 
 
-def guest(qemu: Path, *extra: str, name: str = "web1") -> Vm:
+def guest(qemu: Path, *extra: str, name: str = NAME) -> Vm:
     folder = qemu.parent / "run dir"
     sockets = [str(folder / f"{name}.{kind}") for kind in ("qmp", "observe")]
     options = [word for path in sockets for word in ("-qmp", f"unix:{path},server=on,wait=off")]
@@ -92,8 +95,10 @@ async def _ended(pid: int) -> bool:
 @asynccontextmanager
 async def running(host: PlainHost, vm: Vm) -> AsyncIterator[int]:
     await host.prepare_launch(vm, vm.launch)
-    yield await host.launch(vm, vm.launch)
-    await host.destroy(vm)
+    try:
+        yield await host.launch(vm, vm.launch)
+    finally:
+        await host.destroy(vm)
 
 
 async def test_a_guest_s_whole_life(here: PlainHost, qemu: Path) -> None:
@@ -115,7 +120,7 @@ async def test_a_guest_s_whole_life(here: PlainHost, qemu: Path) -> None:
         found = await here.find_qemu(vm.control)
         assert (found.pid, found.argv[-1]) == (pid, vm.pidfile)
     assert (await here.observe(vm)).state is RunState.ABSENT
-    assert names(qemu.parent / "run dir") == ["web1.log"]
+    assert names(qemu.parent / "run dir") == [f"{NAME}.log"]
     await here.destroy(vm)
 
 
@@ -162,7 +167,7 @@ async def test_a_missing_program_or_folder_is_named(here: PlainHost, qemu: Path)
     with pytest.raises(HypervisorError, match="has no folder /no/such"):
         await here.launch(vm, replace(vm.launch, working_directory="/no/such"))
     (qemu.parent / "file").write_text("")
-    with pytest.raises(HostError, match="cannot make the folders of web1"):
+    with pytest.raises(HostError, match="cannot make the folders of"):
         await here.prepare_launch(vm, replace(vm.launch, folders=(str(qemu.parent / "file" / "x"),)))
 
 
@@ -188,7 +193,7 @@ async def test_another_guest_of_the_same_name_is_seen_and_left_alone(here: Plain
 async def test_a_stale_pidfile_kills_nobody(here: PlainHost, qemu: Path) -> None:
     vm = guest(qemu)
     bystander = await asyncio.create_subprocess_exec("sleep", "60")
-    write(qemu.parent / "run dir" / "web1.pid", f"{bystander.pid}\n")
+    write(qemu.parent / "run dir" / f"{NAME}.pid", f"{bystander.pid}\n")
     await here.destroy(vm)
     assert names(qemu.parent / "run dir") == []
     assert bystander.returncode is None

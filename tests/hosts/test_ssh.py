@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-VM = Vm("web1", "h1", Launch(("qemu",)), "/nonexistent/web1.qmp")
+VM = Vm(f"web-{os.getpid()}", "h1", Launch(("qemu",)), "/nonexistent/web.qmp")
 
 
 async def connect(record: HostRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -145,8 +146,9 @@ async def test_a_fenced_runner_changes_nothing_any_more(room: Room) -> None:
 async def test_a_fenced_runner_learns_it_at_the_latest_when_it_needs_something_durable(room: Room) -> None:
     old = await begun(room.journal)
     await room.journal.take_over("web1-1")
-    with pytest.raises(SupersededError):  # a journal may say so at the first, and must at the second
+    with contextlib.suppress(SupersededError):  # may be said at once, and must be said below
         await room.journal.transition("web1-1", old, entry(), PRECOPY, durable=False)
+    with pytest.raises(SupersededError):
         await room.journal.transition("web1-1", old, entry(), ARMED, durable=True)
     await room.journal.flush()
     assert (await room.journal.load("web1-1"))[1] == State()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from godwit.errors import MonitorLostError
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
 from godwit.qemu.process import ProcessFacts
@@ -72,11 +73,12 @@ class Machines:
             )
         self.processes.append(process)
         async with asyncio.timeout(_START_DEADLINE):
-            while not Path(control).exists():  # noqa: ASYNC240 - a look that does not block
+            while True:
                 assert process.poll() is None, log.read_text()
-                await asyncio.sleep(0.01)
-        guest = await self.attach(process.pid, control)
-        return guest, process.pid
+                try:
+                    return await self.attach(process.pid, control), process.pid
+                except MonitorLostError:  # no socket yet, or one that nobody listens at yet: neither gives an event
+                    await asyncio.sleep(0.01)
 
     async def attach(self, pid: int, control: str) -> QemuGuest:
         async def read_process() -> ProcessFacts:

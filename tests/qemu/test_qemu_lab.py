@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from qemu_machines import Machines, stream
 
 from godwit.errors import MonitorBusyError, MonitorLostError
 from godwit.lab import assets
+from godwit.lab.guestimage import KERNEL_ARGUMENTS
 from godwit.model import RunState, StreamStatus
 from godwit.qemu.commandline import incoming_argv
 from godwit.qemu.define import make_definition
@@ -24,6 +26,7 @@ from godwit.qemu.vmline import to_vm
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from godwit.lab.assets import Assets
     from godwit.model import Launch
     from godwit.qemu.guest import QemuGuest
 
@@ -44,6 +47,11 @@ Q35 = (
 def host_tree() -> Path:
     named = os.environ.get("GODWIT_LAB_HOST_TREE")
     return Path(named) if named else assets.prepare(assets.cache_folder(), print).hosttree
+
+
+@pytest.fixture(scope="module")
+def guest() -> Assets:
+    return assets.prepare(assets.cache_folder(), print)
 
 
 @pytest.fixture
@@ -130,6 +138,39 @@ async def test_a_q35_guest_keeps_ports_cpus_and_usb_that_were_plugged_in(machine
     guest = await move(machines, guest, 2)
     guest = await move(machines, guest, 3)
     assert (await guest.facts()).vcpus == 3
+
+
+async def test_what_was_unplugged_stays_away_and_the_others_keep_their_places(
+    machines: Machines, guest: Assets
+) -> None:
+    line = (
+        f"qemu-system-x86_64 -M pc -m 192 -kernel {guest.kernel} -initrd {guest.initramfs} -nographic -monitor none"
+        f" -append '{KERNEL_ARGUMENTS} godwit.services=none' -serial file:console -qmp unix:qmp0,server=on,wait=off"
+        " -device virtio-rng-pci -blockdev file,node-name=f1,filename=e1.qcow2 -blockdev qcow2,node-name=d1,file=f1"
+        " -device virtio-blk-pci,drive=d1,id=gone -netdev user,id=n1 -device virtio-net-pci,netdev=n1 -device e1000"
+    )
+    source, _ = await machines.start(shlex.split(line), str(machines.folder / "qmp0"))
+    async with asyncio.timeout(60):
+        # A file gives no event when it grows.
+        while "godwit-guest ready" not in (machines.folder / "console").read_text(errors="replace"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    events = source.monitor.events()
+    await source.monitor.execute("device_del", {"id": "gone"})
+    async with asyncio.timeout(30):
+        async for event in events:
+            if event.name == "DEVICE_DELETED" and event.data.get("device") == "gone":
+                break
+    for node in ("d1", "f1"):
+        await source.monitor.execute("blockdev-del", {"node-name": node})
+    facts = await source.facts()
+    assert facts.disks == ()
+    assert not [word for word in facts.launch.argv if "d1" in word.split("=") or "gone" in word]
+    assert "virtio-net-pci,netdev=n1,addr=05.0,bus=pci.0,mac=52:54:00:12:34:56" in facts.launch.argv
+    target = await move(machines, source, 1)
+    disk = {"driver": "file", "filename": str(machines.folder / "e1.qcow2")}
+    await target.monitor.execute("blockdev-add", {"driver": "qcow2", "node-name": "d9", "file": disk})
+    await target.monitor.execute("device_add", {"driver": "virtio-blk-pci", "drive": "d9", "id": "new"})
+    await move(machines, await move(machines, target, 2), 3)
 
 
 async def test_plugged_memory_is_refused_because_qemu_would_die(machines: Machines) -> None:

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
+EXIT_INTERRUPTED: Final = 130
+
 LONGEST_DOWNTIME: Final = 2000.0
 """Seconds; QEMU takes no more (`downtime-limit` in qapi/migration.json)."""
 
@@ -52,8 +54,12 @@ async def service(*, take_up: bool = False) -> AsyncIterator[Service]:
 
 
 def run(work: Coroutine[object, object, T]) -> T:
-    """Run a command's coroutine to its end."""
-    return asyncio.run(work)
+    """Run a command's coroutine to its end; Ctrl-C ends it with a word instead of a traceback."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        echo("godwit: interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 # -- what people type ----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
 from godwit.cli import hosts, moves, vms, watching
+from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.errors import GodwitError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 EXIT_DEFECT: Final = 70
 EXIT_OUTPUT: Final = 74
-EXIT_INTERRUPTED: Final = 130
 
 _MOVE: Final = "Move"
 _LOOK: Final = "Look"
@@ -140,8 +140,7 @@ def _run(words: list[str]) -> int:
     except (GodwitError, BaseExceptionGroup) as error:
         known = _first_known(error) if isinstance(error, BaseExceptionGroup) else error
         return _defect(error, words) if known is None else _fail(known, words)
-    except (KeyboardInterrupt, Abort):
-        _say("godwit: interrupted")
+    except Abort:
         return EXIT_INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None:

@@ -149,7 +149,9 @@ def _say_detached(row: MigrationRow, *, as_json: bool) -> None:
         if as_json:
             print_json({"id": identifier, "kind": "detached"})
         echo("godwit: detached; the migration goes on", err=True)
-        echo(f"godwit: follow it with godwit watch {identifier}, take it back with godwit cancel {identifier}", err=True)
+        echo(
+            f"godwit: follow it with godwit watch {identifier}, take it back with godwit cancel {identifier}", err=True
+        )
 
 
 def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:

@@ -23,7 +23,7 @@ from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.ports import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from godwit.engine.parts import Parts
     from godwit.model import Outcome
@@ -53,6 +53,7 @@ class Engine:
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
+        self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
 
     async def run(self) -> Outcome:
@@ -70,19 +71,21 @@ class Engine:
             self._sides.on_pass = self._sampler.poke
             self._observer = Observer(self._parts.clock, self._sides)
             self._outside = Outside(self._actions)
-            helpers = [
-                tasks.create_task(self._listen_for_cancel(), name="cancel"),
-                tasks.create_task(self._look_now_and_then(), name="heartbeat"),
-            ]
+            self._beside(self._listen_for_cancel())
+            self._beside(self._look_now_and_then())
             deadline = self._parts.spec.policy.deadline
             if deadline is not None:
-                helpers.append(tasks.create_task(self._keep_deadline(deadline), name="deadline"))
+                self._beside(self._keep_deadline(deadline))
             await self._loop()
             outcome = await self._finish()
-            for helper in (*helpers, *self._in_flight.values()):
-                helper.cancel()
+            for task in (*self._helpers, *self._in_flight.values()):
+                task.cancel()
             await self._sides.close()
         return outcome
+
+    def _beside(self, watch: Coroutine[None, None, None]) -> None:
+        """Let something run beside the loop until the migration has ended."""
+        self._helpers.append(self._tasks.create_task(watch))
 
     async def _recall(self) -> None:
         """Take up the instants that a former runner saw."""
@@ -155,7 +158,7 @@ class Engine:
             self._outside.start(self._tasks)
         if new is Phase.SWITCHOVER:
             limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
-            self._tasks.create_task(self._keep_switchover_short(limit), name="switchover-patience")
+            self._beside(self._keep_switchover_short(limit))
 
     # -- carrying out ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from godwit.errors import (
     HostUnreachableError,
     InputError,
     MonitorBusyError,
+    MonitorLostError,
     QemuDiedError,
     QemuMissingError,
     RemoteCommandError,
@@ -29,6 +30,7 @@ from godwit.ports import Completed
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
 __all__ = ["FakeGuest", "FakeHost", "FakeQemu", "FakeWorld", "Link", "LoopClock", "VirtualTimeLoop", "Workload"]
@@ -184,6 +186,12 @@ class FakeHost:
             message = f"{argv[0]} on {self.name} failed with status {completed.status}: {completed.stderr.decode()}"
             raise RemoteCommandError(message)
         return completed
+
+    async def open_socket(self, path: str) -> socket.socket:
+        """Refuse: what a simulated guest has is no socket of this machine. Raises MonitorLostError."""
+        await self._reach()
+        message = f"{self.name} is simulated: nothing accepts at {path}"
+        raise MonitorLostError(message)
 
     async def free_port(self, address: str) -> int:
         """Return a port at which no QEMU listens."""

@@ -7,12 +7,11 @@ everything written before along (https://www.sqlite.org/pragma.html#pragma_synch
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from sqlalchemy import event, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import event, inspect
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from godwit.errors import JournalError
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from sqlalchemy import Connection
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -53,26 +53,23 @@ class Database:
             message = f"cannot make the folder of the journal {path}: {error.strerror}"
             raise JournalError(message, remedy="choose another with GODWIT_HOME=FOLDER") from error
         database = cls(path)
-        await database._prepare()
+        try:
+            await database._prepare()
+        except JournalError:
+            await database.close()
+            raise
         return database
 
     async def _prepare(self) -> None:
-        def create(connection: object) -> None:
-            metadata.create_all(connection, checkfirst=True)  # type: ignore[arg-type]
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.run_sync(create)
-
         if not await self._has_tables():
-            await self.write(work, durable=True)
+            await self.write(lambda connection: connection.run_sync(metadata.create_all), durable=True)
         self._keep_reserve()
 
     async def _has_tables(self) -> bool:
-        with contextlib.suppress(OperationalError):  # "no such table" is the answer, not an error
-            async with self._relaxed.connect() as connection:
-                await connection.execute(select(migrations.c.id).limit(1))
-                return True
-        return False
+        def look(connection: Connection) -> bool:
+            return inspect(connection).has_table(migrations.name)
+
+        return await self.read(lambda connection: connection.run_sync(look))
 
     def _engine(self, synchronous: str) -> AsyncEngine:
         engine = create_async_engine(f"sqlite+aiosqlite:///{self.path}")

@@ -69,7 +69,8 @@ class Collector:
         order = np.argsort(np.asarray(self._numbers, dtype=np.int64), kind="stable")
         sent_us = np.asarray(self._sent_us, dtype=np.float64)[order]
         end = self.end or {}
-        last_us = float(end.get("mono_us", max([self._clocks[-1][0], *self._sent_us[-1:]])))
+        # A client that no longer asks does not wait: the moment spent on late replies is no gap.
+        last_us = float(end.get("asked_until_us", end.get("mono_us", max([self._clocks[-1][0], *self._sent_us[-1:]]))))
         return ProbeSeries(
             kind=self.header["kind"],
             method=self.header["method"],

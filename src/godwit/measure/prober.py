@@ -493,6 +493,7 @@ class Loop:
         self._number = self._replies = self._lost = self._skipped = self._lag_ns = self._lag_max_ns = 0
         self._last_reply_ns = 0
         self.reason = ""
+        self._stopped_ns = 0
 
     def run(self) -> None:
         """Probe until told to stop, then wait a moment for what is still on its way."""
@@ -508,7 +509,8 @@ class Loop:
                     self.reason = "duration"
             self._out.pump(now)
             self._wait(min(slot, self._out.due_ns) if self._slow else slot, now)
-        grace_ns = monotonic_ns() + min(self._timeout_ns, END_GRACE_NS)
+        self._stopped_ns = monotonic_ns()
+        grace_ns = self._stopped_ns + min(self._timeout_ns, END_GRACE_NS)
         while self._outstanding and monotonic_ns() < grace_ns:
             self._wait(grace_ns, grace_ns)
         for number in list(self._outstanding):
@@ -595,6 +597,7 @@ class Loop:
             errors=dict(self._client.errors),
             reconnects=self._client.reconnects,
             cpu_us=time.process_time_ns() // 1000,
+            asked_until_us=self._out.since_start_us(self._stopped_ns),
         )
 
 

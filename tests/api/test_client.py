@@ -1,0 +1,201 @@
+"""The library over the simulator: outcomes, errors, handles, and what cancelling the awaiting task means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+import godwit
+from godwit.api.client import Godwit, connect, error_of
+from godwit.engine.engine import Engine
+from godwit.errors import (
+    BusyError,
+    GuestCrashedError,
+    LimboError,
+    MigrationCancelledError,
+    MigrationFailedError,
+    RefusedError,
+    UnknownVmError,
+)
+from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock
+from godwit.hosts.fakewatch import FakeWatcher
+from godwit.journal.memory import MemoryInventory, MemoryJournal
+from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.service import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from godwit.ports import Entry, Host, Hypervisor
+
+ADDRESS = "198.18.0.100"
+LAUNCH = Launch(("qemu-system-x86_64", "-name", "web1", "-m", "512", "-drive", "file=/images/web1.raw"))
+
+
+class Runners:
+    """Runners as tasks: they outlive the task that asked for them, as processes do."""
+
+    def __init__(self) -> None:
+        self.service: Service | None = None
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self, identifier: str, vm: str) -> None:
+        self.tasks[vm] = asyncio.get_running_loop().create_task(self._run(identifier))
+
+    async def _run(self, identifier: str) -> None:
+        assert self.service is not None
+        epoch = await self.service.journal.take_over(identifier)
+        row, state = await self.service.journal.load(identifier)
+        parts = await self.service.parts(row.spec, epoch=epoch, requested=row.created)
+        await Engine(parts, state).run()
+
+    def alive(self, vm: str) -> bool:
+        task = self.tasks.get(vm)
+        return task is not None and not task.done()
+
+
+class NoHypervisor:
+    """Nothing is defined or adopted here."""
+
+    def define(self, text: str, origin: str, host: object) -> Vm:
+        raise NotImplementedError
+
+    async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
+        raise NotImplementedError
+
+
+class Place:
+    """Two simulated hosts with a guest on the first, and the library over them."""
+
+    def __init__(self, world: FakeWorld, service: Service) -> None:
+        self.world = world
+        self.service = service
+        self.g = Godwit(service)
+
+    @classmethod
+    async def make(cls) -> Place:
+        clock = LoopClock(speed=20)
+        world = FakeWorld(clock, seed=5)
+        hosts: dict[str, Host] = {name: FakeHost(world, name) for name in ("host1", "host2")}
+        world.add_file("/images/web1.raw")
+        vm = world.start_guest("host1", Vm("web1", "host1", LAUNCH, control="/run/web1.qmp", address=ADDRESS))
+        inventory, runners = MemoryInventory(), Runners()
+        for name in hosts:
+            await inventory.put_host(HostRecord(name, f"ssh://{name}"))
+        await inventory.put_vm(vm)
+        hypervisor: Hypervisor = NoHypervisor()
+        runners.service = Service(
+            journal=MemoryJournal(),
+            inventory=inventory,
+            hypervisor=hypervisor,
+            runners=runners,
+            watcher=FakeWatcher(world, {ADDRESS: "web1"}),
+            clock=clock,
+            open_host=lambda record: hosts[record.name],
+        )
+        return cls(world, runners.service)
+
+
+async def test_a_guest_moves_and_every_line_is_told() -> None:
+    place = await Place.make()
+    told: list[Entry] = []
+    outcome = await place.g.migrate("web1", "host2", policy=Policy(max_downtime=0.1), on_progress=told.append)
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.downtime.client_gap_ms is not None
+    assert [entry.sequence for entry in told] == list(range(1, len(told) + 1))
+    assert (await place.g.vm("web1")).host == "host2"
+    assert (await place.g.view(await place.g.vm("web1"))).state is RunState.RUNNING
+    assert (await place.g.view(await place.g.vm("web1"), host="host1")).state is RunState.ABSENT
+    assert not place.world.broken_laws
+
+
+async def test_a_handle_follows_cancels_and_tells_the_end() -> None:
+    place = await Place.make()
+    migration = await place.g.start("web1", "host2", probe=ADDRESS)
+    async for entry in migration.events():
+        if entry.data.get("phase") == "precopy":
+            break
+    assert (await migration.status()).runner_alive
+    with pytest.raises(BusyError):
+        await place.g.start("web1", "host2")
+    await migration.cancel()
+    outcome = await migration.outcome()
+    assert outcome.status is OutcomeStatus.CANCELLED
+    assert isinstance(error_of(outcome), MigrationCancelledError)
+    assert [row.spec.id for row in await place.g.history()] == [migration.id]
+    assert (await place.g.migration(migration.id).outcome()) == outcome
+    assert not place.world.broken_laws
+
+
+async def test_cancelling_the_task_cancels_the_migration_and_waits_until_the_guest_is_back() -> None:
+    place = await Place.make()
+    streaming = asyncio.Event()
+
+    def look(entry: Entry) -> None:
+        if entry.data.get("phase") == "precopy":
+            streaming.set()
+
+    task = asyncio.create_task(place.g.migrate("web1", "host2", on_progress=look))
+    await streaming.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # whoever insists does not make it quicker, nor leave half a migration behind
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (row,) = await place.g.history()
+    assert row.outcome is not None
+    assert row.outcome.status is OutcomeStatus.CANCELLED
+    assert (await place.g.view(await place.g.vm("web1"))).state is RunState.RUNNING
+    assert (await place.g.vm("web1")).host == "host1"
+    assert not place.world.broken_laws
+
+
+async def test_a_move_that_does_not_complete_raises_the_error_of_its_end() -> None:
+    place = await Place.make()
+    place.world.add_file("/images/other.raw", ["host1"])
+    other = Vm("other", "host1", Launch(("qemu", "-drive", "file=/images/other.raw")), control="/run/other.qmp")
+    await place.service.inventory.put_vm(place.world.start_guest("host1", other))
+    with pytest.raises(RefusedError) as refused:
+        await place.g.migrate("other", "host2")
+    assert "/images/other.raw" in refused.value.message
+    assert any(finding.severity == "block" for finding in await place.g.check("other", "host2"))
+    with pytest.raises(UnknownVmError):
+        await place.g.migrate("nope", "host2")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (OutcomeStatus.FAILED, MigrationFailedError),
+        (OutcomeStatus.CANCELLED, MigrationCancelledError),
+        (OutcomeStatus.REFUSED, RefusedError),
+        (OutcomeStatus.LIMBO, LimboError),
+        (OutcomeStatus.GUEST_CRASHED, GuestCrashedError),
+    ],
+)
+def test_each_end_is_an_error_of_its_own(status: OutcomeStatus, kind: type[Exception]) -> None:
+    outcome = Outcome("web1-1", "web1", "host1", "host2", status, Owner.UNKNOWN, 1.0, error="why", remedy="mend")
+    error = error_of(outcome)
+    assert type(error) is kind
+    assert error is not None
+    assert (error.message, error.remedy) == ("why", "mend")
+
+
+def test_a_completed_move_is_no_error() -> None:
+    done = Outcome("web1-1", "web1", "host1", "host2", OutcomeStatus.COMPLETED, Owner.TARGET, 1.0)
+    assert error_of(done) is None
+
+
+async def test_connect_opens_the_folder_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GODWIT_HOME", str(tmp_path / "elsewhere"))
+    async with godwit.connect(tmp_path / "here") as g:
+        assert await g.hosts() == []
+        assert await g.vms() == []
+        assert await g.history() == []
+    assert (tmp_path / "here" / "journal.db").exists()
+    assert not (tmp_path / "elsewhere").exists()
+    async with connect() as g:
+        assert await g.hosts() == []
+    assert (tmp_path / "elsewhere" / "journal.db").exists()

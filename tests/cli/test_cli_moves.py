@@ -1,0 +1,234 @@
+"""`godwit migrate` and its kin, over the simulator: what is said, and with which status it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from clistage import Stage, ends
+
+from godwit.cli import following, ground
+from godwit.cli.main import main
+from godwit.hosts.fake import Workload
+from godwit.model import OutcomeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage()
+    monkeypatch.setattr(ground, "opener", made.opened)
+    return made
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Stage]:
+    def make(status: OutcomeStatus, error: str = "", remedy: str = "") -> Stage:
+        made = Stage(ends(status, error=error, remedy=remedy))
+        monkeypatch.setattr(ground, "opener", made.opened)
+        return made
+
+    return make
+
+
+def test_a_guest_moves_and_the_three_figures_are_said_together(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["migrate", "web1", "host2"]) == 0
+    said = capsys.readouterr().out
+    assert "SIMULATED: web1 moved from host1 to host2" in said
+    for figure in ("QEMU's own figure", "STOP to RESUME", "client's gap", "sent", "godwit report web1-"):
+        assert figure in said
+    assert [row["status"] for row in stage.rows()] == ["completed"]
+
+
+def test_plain_lines_come_at_most_once_a_second_beside_the_phases(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del stage
+    assert main(["migrate", "web1", "host2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    progress = [float(line.split(" s ")[0]) for line in lines if " %, pass " in line]
+    assert progress
+    assert all(after - before >= 0.99 for before, after in zip(progress, progress[1:], strict=False))
+    phases = [
+        name for name in ("preparing", "precopy", "switchover", "finishing", "done") if f"  {name}: " in str(lines)
+    ]
+    assert phases == ["preparing", "precopy", "switchover", "finishing", "done"]
+    assert not any("\x1b" in line for line in lines)
+
+
+def test_json_is_an_object_a_line_and_the_last_is_the_outcome(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del stage
+    assert main(["migrate", "web1", "host2", "--json"]) == 0
+    captured = capsys.readouterr()
+    objects = [json.loads(line) for line in captured.out.splitlines()]
+    assert objects[0]["kind"] == "started"
+    assert objects[-1]["kind"] == "outcome"
+    assert objects[-1]["data"]["status"] == "completed"
+    assert {"transition", "sample", "mark", "series"} <= {one["kind"] for one in objects}
+    assert [one["sequence"] for one in objects[1:-1]] == list(range(1, len(objects) - 1))
+    assert len({one["id"] for one in objects}) == 1
+    series = next(one for one in objects if one["kind"] == "series")
+    assert isinstance(series["data"]["rtt_us"], int)
+    assert captured.err == ""
+
+
+def test_decisions_are_said_word_for_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    busy = Stage(workload=Workload(hot_set=40 << 20, dirty_rate=40 << 20))
+    monkeypatch.setattr(ground, "opener", busy.opened)
+    main(["migrate", "web1", "host2", "--max-downtime", "3s"])
+    said = capsys.readouterr().out
+    assert "decision: passes no longer shrink: allow " in said
+    assert "because: after " in said
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (OutcomeStatus.COMPLETED, 0),
+        (OutcomeStatus.REFUSED, 3),
+        (OutcomeStatus.FAILED, 7),
+        (OutcomeStatus.CANCELLED, 8),
+        (OutcomeStatus.LIMBO, 9),
+        (OutcomeStatus.GUEST_CRASHED, 10),
+    ],
+)
+def test_each_end_has_its_exit_status(
+    ending: Callable[..., Stage], capsys: pytest.CaptureFixture[str], status: OutcomeStatus, expected: int
+) -> None:
+    ending(status, "the disk is another one", "mount the same")
+    assert main(["migrate", "web1", "host2"]) == expected
+    captured = capsys.readouterr()
+    if expected:
+        assert captured.err == "godwit: error: the disk is another one\nmend: mount the same\n"
+    ending(status, "the disk is another one")
+    assert main(["migrate", "web1", "host2", "--json"]) == expected
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["data"]["status"] == status.value
+
+
+def test_detach_prints_the_identifier_and_leaves(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "web1", "host2", "--detach"]) == 0
+    captured = capsys.readouterr()
+    (row,) = stage.rows()
+    assert captured.out == f"{row['id']}\n"
+    assert f"godwit watch {row['id']}" in captured.err
+    assert row["cancel_by"] is None
+
+
+def test_a_migration_whose_runner_died_is_taken_up_by_the_next_command(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["migrate", "web1", "host2", "--detach"])
+    (row,) = stage.rows()
+    capsys.readouterr()
+    assert main(["watch", "web1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == f"godwit: took migration {row['id']} up again; its runner had died\n"
+    assert "web1 moved" in captured.out
+    assert stage.runners.started == [row["id"], row["id"]]
+
+
+def test_nobody_waits_for_ever_for_a_runner_that_stays_dead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def die(_: object, __: str) -> None:
+        return
+
+    made = Stage(die)
+    monkeypatch.setattr(ground, "opener", made.opened)
+    monkeypatch.setattr(following, "ORPHAN_PATIENCE", 0.2)
+    monkeypatch.setattr(following, "_ORPHAN_PERIOD", 0.1)
+    assert main(["migrate", "web1", "host2"]) == 1
+    assert "nobody works on web1-" in capsys.readouterr().err
+
+
+def _interrupt(number: signal.Signals, after: float) -> threading.Timer:
+    timer = threading.Timer(after, os.kill, (os.getpid(), number))
+    timer.start()
+    return timer
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_without_a_terminal_leaves_the_migration_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    slow = Stage(speed=1.0)
+    monkeypatch.setattr(ground, "opener", slow.opened)
+    before = time.monotonic()
+    _interrupt(number, 0.6)
+    assert main(["migrate", "web1", "host2"]) == 128 + number
+    assert time.monotonic() - before < 2.0
+    (row,) = slow.rows()
+    assert row["cancel_by"] is None
+    assert row["status"] is None
+    said = capsys.readouterr().err
+    assert f"godwit watch {row['id']}" in said
+    assert f"godwit cancel {row['id']}" in said
+
+
+def test_cancel_waits_for_the_end_and_succeeds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slow = Stage(speed=2.0)
+    monkeypatch.setattr(ground, "opener", slow.opened)
+    main(["migrate", "web1", "host2", "--detach"])
+    capsys.readouterr()
+    assert main(["cancel", "web1"]) == 0
+    captured = capsys.readouterr()
+    assert "web1 stays on host1" in captured.out
+    assert "error" not in captured.err
+    (row,) = slow.rows()
+    assert row["status"] == "cancelled"
+    assert not slow.world.broken_laws
+
+
+def test_cancel_of_what_has_ended_is_an_error(ending: Callable[..., Stage], capsys: pytest.CaptureFixture[str]) -> None:
+    ending(OutcomeStatus.COMPLETED)
+    main(["migrate", "web1", "host2"])
+    capsys.readouterr()
+    assert main(["cancel", "web1"]) == 2
+    assert "has ended already: completed" in capsys.readouterr().err
+
+
+def test_cancel_without_waiting_only_asks(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["migrate", "web1", "host2", "--detach"])
+    capsys.readouterr()
+    assert main(["cancel", "web1", "--no-wait", "--json"]) == 0
+    (row,) = stage.rows()
+    assert json.loads(capsys.readouterr().out) == {"id": row["id"], "kind": "cancel-requested"}
+    assert row["cancel_by"]
+
+
+def test_dry_run_and_check_say_the_same_and_change_nothing(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "web1", "host2", "--dry-run"]) == 0
+    first = capsys.readouterr().out
+    assert main(["check", "web1", "host2"]) == 0
+    assert capsys.readouterr().out == first
+    assert "web1 can move to host2" in first
+    assert stage.rows() == []
+
+
+def test_check_names_what_blocks_and_the_mend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Stage()
+    made.world._files.clear()
+    made.world.add_file("/images/web1.raw", ["host1"])
+    monkeypatch.setattr(ground, "opener", made.opened)
+    assert main(["check", "web1", "host2"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out.startswith("blocks: ")
+    assert "because: " in captured.out
+    assert captured.err.startswith("godwit: error: web1 cannot move to host2: ")
+    assert main(["check", "web1", "host2", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["possible"] is False
+    assert found["findings"][0]["severity"] == "block"

@@ -1,0 +1,195 @@
+"""Recovery as a table: what both hosts show, and what follows. Then what must hold for every possible sight."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.core.recovery import PATIENCE, TARGET_SILENCE, Verdict, recover
+from godwit.core.state import Door, Failure, Held, Phase, State
+from godwit.model import GuestView, RunState, Side, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+R, S, V, P, D = RunState, StreamStatus, Verdict, Phase, Door
+
+RUNS = GuestView(R.RUNNING, S.ACTIVE)
+RUNS_ALONE = GuestView(R.RUNNING)
+FELL_BACK = GuestView(R.RUNNING, S.FAILED)
+STOPPED = GuestView(R.STOPPED_FOR_SWITCHOVER, S.SWITCHOVER)
+GAVE = GuestView(R.POSTMIGRATE, S.COMPLETED)
+GONE = GuestView(R.ABSENT)
+SILENT = GuestView(R.UNREACHABLE)
+WAITS = GuestView(R.INCOMING, S.ACTIVE)
+HAS_ALL = GuestView(R.PAUSED, S.COMPLETED)
+TOOK = GuestView(R.RUNNING, S.COMPLETED)
+
+ALL_HELD = frozenset(Held)
+SOON, LATE, TOO_LATE = 0.1, TARGET_SILENCE, PATIENCE
+
+
+def at(phase: Phase, door: Door = D.CLOSED, *, source_ended: bool = False, turned_back: bool = False) -> State:
+    """A state as the machine has it in that phase."""
+    streamed = phase not in {P.PENDING, P.PREPARING}
+    return State(
+        phase=phase,
+        door=door,
+        held=ALL_HELD if streamed else frozenset({Held.TARGET, Held.SEND_QUEUE}),
+        ended=frozenset({Side.SOURCE.value}) if source_ended else frozenset(),
+        failure=Failure("test", "turned back") if turned_back else None,
+    )
+
+
+# fmt: off
+TABLE = [
+    # state                                             source      target   waited    verdict
+    # Nothing was streamed yet.
+    (at(P.PREPARING),                                   RUNS_ALONE, WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.PREPARING),                                   RUNS_ALONE, GONE,    SOON,     V.ROLL_BACK),
+    (at(P.PREPARING),                                   SILENT,     WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.PREPARING),                                   GONE,       WAITS,   SOON,     V.LOST_SOURCE),
+    (at(P.PREPARING),                                   RUNS_ALONE, TOOK,    SOON,     V.LIMBO),
+    # The stream runs; the door is closed.
+    (at(P.PRECOPY),                                     RUNS,       WAITS,   SOON,     V.CONTINUE),
+    (at(P.PRECOPY, turned_back=True),                   RUNS,       WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.PRECOPY),                                     FELL_BACK,  WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.PRECOPY),                                     RUNS_ALONE, WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.PRECOPY),                                     RUNS,       SILENT,  SOON,     V.WAIT),
+    (at(P.PRECOPY),                                     RUNS,       SILENT,  LATE,     V.ROLL_BACK),
+    (at(P.PRECOPY),                                     RUNS,       GONE,    SOON,     V.ROLL_BACK),
+    (at(P.PRECOPY),                                     SILENT,     WAITS,   SOON,     V.WAIT),
+    (at(P.PRECOPY),                                     SILENT,     WAITS,   TOO_LATE, V.ROLL_BACK),
+    (at(P.PRECOPY),                                     SILENT,     GONE,    TOO_LATE, V.ROLL_BACK),
+    (at(P.PRECOPY),                                     SILENT,     SILENT,  TOO_LATE, V.LIMBO),
+    (at(P.PRECOPY),                                     GONE,       WAITS,   SOON,     V.WAIT),
+    (at(P.PRECOPY),                                     GONE,       WAITS,   LATE,     V.LOST_SOURCE),
+    (at(P.PRECOPY),                                     GONE,       GONE,    SOON,     V.LOST_SOURCE),
+    (at(P.PRECOPY),                                     GAVE,       HAS_ALL, SOON,     V.COMMIT),
+    # The source's end went unseen: it may have fallen back and run on before it died.
+    (at(P.PRECOPY),                                     GONE,       HAS_ALL, SOON,     V.LIMBO),
+    # The door is armed, and this very runner knows that it did not go through.
+    (at(P.SWITCHOVER, D.ARMED),                         STOPPED,    WAITS,   SOON,     V.CONTINUE),
+    (at(P.SWITCHOVER, D.ARMED),                         STOPPED,    HAS_ALL, SOON,     V.CONTINUE),
+    (at(P.SWITCHOVER, D.ARMED),                         GAVE,       WAITS,   SOON,     V.WAIT),
+    (at(P.SWITCHOVER, D.ARMED),                         GAVE,       GONE,    SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.ARMED),                         GAVE,       HAS_ALL, SOON,     V.COMMIT),
+    (at(P.SWITCHOVER, D.ARMED, source_ended=True),      GONE,       HAS_ALL, SOON,     V.COMMIT),
+    (at(P.SWITCHOVER, D.ARMED, source_ended=True),      SILENT,     HAS_ALL, SOON,     V.COMMIT),
+    (at(P.SWITCHOVER, D.ARMED),                         GONE,       HAS_ALL, SOON,     V.LIMBO),
+    (at(P.SWITCHOVER, D.ARMED),                         FELL_BACK,  HAS_ALL, SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.ARMED),                         SILENT,     HAS_ALL, TOO_LATE, V.LIMBO),
+    # A former runner may have gone through the door.
+    (at(P.SWITCHOVER, D.SENT),                          STOPPED,    WAITS,   SOON,     V.CONTINUE),
+    (at(P.SWITCHOVER, D.SENT, turned_back=True),        STOPPED,    WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.SENT),                          STOPPED,    GONE,    SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.SENT),                          GAVE,       HAS_ALL, SOON,     V.COMMIT),
+    (at(P.SWITCHOVER, D.SENT),                          GAVE,       TOOK,    SOON,     V.FINISH),
+    (at(P.SWITCHOVER, D.SENT),                          GAVE,       GONE,    SOON,     V.LIMBO),
+    (at(P.SWITCHOVER, D.SENT),                          GAVE,       SILENT,  SOON,     V.WAIT),
+    (at(P.SWITCHOVER, D.SENT),                          GAVE,       SILENT,  TOO_LATE, V.LIMBO),
+    (at(P.SWITCHOVER, D.SENT),                          FELL_BACK,  HAS_ALL, SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.SENT),                          FELL_BACK,  SILENT,  SOON,     V.WAIT),
+    (at(P.SWITCHOVER, D.SENT),                          GONE,       GONE,    SOON,     V.CRASHED),
+    # This runner went through the door.
+    (at(P.COMMITTING, D.SENT, source_ended=True),       GAVE,       HAS_ALL, SOON,     V.COMMIT),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       SILENT,     HAS_ALL, SOON,     V.COMMIT),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       GAVE,       TOOK,    SOON,     V.FINISH),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       GAVE,       GONE,    SOON,     V.CRASHED),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       GAVE,       SILENT,  SOON,     V.WAIT),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       GAVE,       SILENT,  TOO_LATE, V.LIMBO),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       RUNS_ALONE, TOOK,    SOON,     V.LIMBO),
+    # The target was seen running.
+    (at(P.FINISHING, D.SENT),                           GAVE,       TOOK,    SOON,     V.FINISH),
+    (at(P.FINISHING, D.SENT),                           GONE,       SILENT,  TOO_LATE, V.FINISH),
+    (at(P.FINISHING, D.SENT),                           GAVE,       GONE,    SOON,     V.CRASHED),
+    # Going back.
+    (at(P.ROLLING_BACK),                                GAVE,       HAS_ALL, SOON,     V.ROLL_BACK),
+    (at(P.ROLLING_BACK),                                RUNS_ALONE, GONE,    SOON,     V.ROLL_BACK),
+    (at(P.ROLLING_BACK),                                GONE,       HAS_ALL, SOON,     V.LOST_SOURCE),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("state", "source", "target", "waited", "verdict"), TABLE)
+def test_table(state: State, source: GuestView, target: GuestView, waited: float, verdict: Verdict) -> None:
+    ruling = recover(state, source, target, waited)
+
+    assert ruling.verdict is verdict, ruling.why
+    assert ruling.why
+
+
+def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
+    """Every phase, door, memory of the state, and every sight of both sides, at all ages of the silence."""
+    closed, armed, sent = (D.CLOSED,), (D.ARMED, D.SENT), (D.SENT,)
+    doors = {
+        P.PREPARING: closed,
+        P.PRECOPY: closed,
+        P.SWITCHOVER: armed,
+        P.COMMITTING: sent,
+        P.FINISHING: sent,
+        P.ROLLING_BACK: closed,
+        P.LIMBO: tuple(Door),
+    }
+    sights = [GuestView(state, stream) for state, stream in product(RunState, StreamStatus)]
+    for phase, possible in doors.items():
+        states = [
+            at(phase, door, source_ended=ended, turned_back=back)
+            for door, ended, back in product(possible, (False, True), (False, True))
+        ]
+        yield from product(states, sights, sights, (SOON, LATE, TOO_LATE))
+
+
+def test_safety_in_every_possible_sight() -> None:
+    """One pass over everything that can be seen; each line is a promise of the law."""
+    count = 0
+    for state, source, target, waited in everything():
+        verdict = recover(state, source, target, waited).verdict
+        sight = (state, source, target, waited)
+        sent = state.door is D.SENT
+        streaming = source.stream in {S.SETUP, S.ACTIVE, S.SWITCHOVER}
+        count += 1
+
+        assert not (source.state is R.RUNNING and target.state is R.RUNNING) or verdict is V.LIMBO, sight
+        if verdict is V.COMMIT:
+            assert target.state is R.PAUSED, sight
+            assert target.stream is S.COMPLETED, sight
+            assert source.state is not R.RUNNING, sight
+            proven = source.state is R.POSTMIGRATE or Side.SOURCE.value in state.ended
+            assert proven or state.phase is P.COMMITTING, sight
+        if verdict is V.ROLL_BACK:
+            assert target.state is not R.RUNNING, sight
+            assert state.phase is not P.FINISHING, sight
+            if sent:  # the target is proven not to have run: the source runs or streams, or the target waits
+                proven = source.state is R.RUNNING or (streaming and state.phase is not P.COMMITTING)
+                alone = target.state is R.ABSENT and source.state in {R.PAUSED, R.OTHER}
+                assert proven or (alone and state.phase is not P.COMMITTING) or target.state is R.INCOMING, sight
+        if verdict is V.FINISH:
+            assert target.state is R.RUNNING or state.phase is P.FINISHING, sight
+        if verdict in {V.CRASHED, V.LOST_SOURCE}:
+            assert source.state is not R.RUNNING or state.phase is P.FINISHING, sight
+        if verdict is V.CRASHED:
+            assert target.state is R.ABSENT, sight
+        if verdict is V.LOST_SOURCE:
+            assert not sent, sight
+        if verdict is V.WAIT:
+            assert waited < PATIENCE, sight
+
+    assert count > 50_000
+
+
+def test_a_closed_door_and_a_source_in_sight_never_ends_in_limbo_without_a_running_target() -> None:
+    for state, source, target, waited in everything():
+        if state.door is not D.CLOSED or target.state is R.RUNNING:
+            continue
+        if source.state in {R.ABSENT, R.UNREACHABLE}:
+            continue
+        assert recover(state, source, target, waited).verdict is not V.LIMBO, (state, source, target)
+
+
+def test_the_reason_is_a_sentence_for_people() -> None:
+    why = recover(at(P.SWITCHOVER, D.SENT), GAVE, GONE, SOON).why
+
+    assert "former runner" in why

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from qmp_double import GREETING, Qmp, peer
+
+from godwit.errors import MonitorLostError
+from godwit.model import RunState, StreamStatus
+from godwit.qemu.guest import QemuGuest
+from godwit.qemu.monitor import Monitor
+from godwit.qemu.process import ProcessFacts
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+COMPLETED = {"status": "completed", "total-time": 31, "downtime": 17, "setup-time": 1}
+
+
+@asynccontextmanager
+async def guest_of(server: Qmp) -> AsyncIterator[QemuGuest]:
+    async def read_process() -> ProcessFacts:
+        return ProcessFacts(1, ("q",), "/")
+
+    async with peer(server) as connection:
+        guest = QemuGuest("web1", await Monitor.open(connection, where="web1", now=lambda: 9.0), read_process)
+        yield guest
+        await guest.close()
+
+
+@pytest.mark.parametrize(
+    ("act", "command", "arguments"),
+    [
+        (lambda g: g.resume(), "cont", None),
+        (lambda g: g.pause(), "stop", None),
+        (lambda g: g.listen("tcp:198.18.0.1:4"), "migrate-incoming", {"uri": "tcp:198.18.0.1:4"}),
+        (lambda g: g.migrate("tcp:198.18.0.1:4"), "migrate", {"uri": "tcp:198.18.0.1:4"}),
+        (lambda g: g.cancel_migration(), "migrate_cancel", None),
+        (lambda g: g.announce(), "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100}),
+        (lambda g: g.powerdown(), "system_powerdown", None),
+        (lambda g: g.set_parameters({"downtime-limit": 20}), "migrate-set-parameters", {"downtime-limit": 20}),
+        (
+            lambda g: g.set_capabilities({"events": True, "multifd": False}),
+            "migrate-set-capabilities",
+            {"capabilities": [{"capability": "events", "state": True}, {"capability": "multifd", "state": False}]},
+        ),
+    ],
+)
+async def test_each_act_is_one_command(
+    act: Callable[[QemuGuest], Awaitable[None]], command: str, arguments: dict[str, object] | None
+) -> None:
+    server = Qmp()
+    async with guest_of(server) as guest:
+        await act(guest)
+        assert server.asked() == [(command, arguments)]
+
+
+async def test_a_view_and_a_sample() -> None:
+    server = Qmp()
+    server.replies = {
+        "query-status": [{"status": "finish-migrate", "running": False}],
+        "query-migrate": [{"status": "device", "ram": {"transferred": 5, "dirty-sync-count": 2}}],
+    }
+    async with guest_of(server) as guest:
+        view = await guest.view()
+        assert (view.state, view.stream, view.raw) == (
+            RunState.STOPPED_FOR_SWITCHOVER,
+            StreamStatus.SWITCHOVER,
+            "finish-migrate/device",
+        )
+        sample = await guest.sample()
+        assert sample is not None
+        assert (sample.at, sample.transferred, sample.iteration) == (9.0, 5, 2)
+
+
+async def test_events_are_held_from_the_call_on() -> None:
+    server = Qmp()
+    async with guest_of(server) as guest:
+        events = guest.events()
+        server.send({"event": "RTC_CHANGE", "data": {"offset": 1}})
+        server.send(
+            {"event": "MIGRATION", "data": {"status": "active"}, "timestamp": {"seconds": 3, "microseconds": 0}}
+        )
+        await guest.pause()
+        await guest.close()
+        seen = [(event.kind, event.status, event.host_time) async for event in events]
+        assert seen[0] == ("MIGRATION", "active", 3.0)
+        assert [kind for kind, _, _ in seen] == ["MIGRATION", "LOST"]
+
+
+async def test_quit_returns_when_the_monitor_has_closed() -> None:
+    async with guest_of(Qmp()) as guest:
+        await guest.quit()
+        assert not guest.monitor.connected
+        with pytest.raises(MonitorLostError):
+            await guest.view()
+
+
+async def test_an_old_qemus_figures_are_read_again_until_they_are_there() -> None:
+    server = Qmp(GREETING.replace(b'"minor": 0, "major": 10', b'"minor": 2, "major": 7'))
+    server.replies = {"query-migrate": [{**COMPLETED, "total-time": 0}, {**COMPLETED, "total-time": 0}, COMPLETED]}
+    async with guest_of(server) as guest:
+        assert await guest.migration_result() == {"total-time": 31.0, "downtime": 17.0, "setup-time": 1.0}
+        assert len(server.asked()) == 3
