@@ -28,8 +28,8 @@ from godwit.service import Service
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from godwit.ports import Host, Hypervisor
     from godwit.model import HostFacts
+    from godwit.ports import Host, Hypervisor
 
     Act = Callable[[Service, str], Coroutine[object, object, None]]
 

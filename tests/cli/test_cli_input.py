@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -17,10 +16,7 @@ from godwit.cli.main import main
 from godwit.errors import BusyError, HostUnreachableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from godwit.service import Service
 
 BAD = [
     (["migrate"], 2, "Missing argument"),
@@ -113,10 +109,8 @@ def test_a_file_that_is_no_text_is_refused_by_name(
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    @contextlib.asynccontextmanager
-    async def opened() -> AsyncIterator[Service]:
+    def opened() -> None:
         raise error
-        yield
 
     monkeypatch.setattr(ground, "opener", opened)
 
@@ -167,8 +161,7 @@ def test_a_reader_that_goes_away_is_no_error_worth_words(tmp_path: Path) -> None
 
 
 def test_closed_standard_streams_and_a_full_disk_behind_them(tmp_path: Path) -> None:
-    assert _godwit("godwit history >&-", tmp_path).returncode == 0
     assert _godwit("godwit history <&- >&- 2>&-", tmp_path).returncode == 0
-    full = _godwit("godwit history > /dev/full", tmp_path)
+    full = _godwit("godwit --version > /dev/full", tmp_path)
     assert full.returncode == 74
     assert full.stderr == "godwit: error: cannot write the output: No space left on device\n"

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
+import re
 import signal
 import threading
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 from clistage import Stage, ends
+from rich.console import Console
 
 from godwit.cli import following, ground
+from godwit.cli.live import LiveScreen
 from godwit.cli.main import main
-from godwit.hosts.fake import Workload
 from godwit.model import OutcomeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from godwit.service import Service
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_plain_lines_come_at_most_once_a_second_beside_the_phases(
     lines = capsys.readouterr().out.splitlines()
     progress = [float(line.split(" s ")[0]) for line in lines if " %, pass " in line]
     assert progress
-    assert all(after - before >= 0.99 for before, after in zip(progress, progress[1:], strict=False))
+    assert all(after - before >= 0.99 for before, after in pairwise(progress))
     phases = [
         name for name in ("preparing", "precopy", "switchover", "finishing", "done") if f"  {name}: " in str(lines)
     ]
@@ -81,13 +88,43 @@ def test_json_is_an_object_a_line_and_the_last_is_the_outcome(stage: Stage, caps
     assert captured.err == ""
 
 
-def test_decisions_are_said_word_for_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    busy = Stage(workload=Workload(hot_set=40 << 20, dirty_rate=40 << 20))
-    monkeypatch.setattr(ground, "opener", busy.opened)
-    main(["migrate", "web1", "host2", "--max-downtime", "3s"])
+DECIDED = {
+    "action": "raise-downtime-limit",
+    "parameters": {"downtime-limit": 120},
+    "reason": "passes no longer shrink: allow 120.0 ms of downtime (limit 300.0 ms)",
+    "evidence": "after 6 passes 4.0 MiB are left at best; the link carries 40.0 MiB/s",
+}
+FOUND = {"code": "cpu", "severity": "warn", "subject": "cpu", "found": "host2 lacks avx2", "why": "programs may die"}
+
+
+def test_decisions_and_findings_are_said_word_for_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def decide(service: Service, identifier: str) -> None:
+        service.journal.note(identifier, "finding", 10.0, {**FOUND, "mend": "choose another CPU model"})
+        told: dict[str, object] = {"event": "Decided", "detail": DECIDED, "phase": "precopy", "owner": "source"}
+        service.journal.note(identifier, "transition", 11.0, told)
+        await ends(OutcomeStatus.COMPLETED)(service, identifier)
+
+    made = Stage(decide)
+    monkeypatch.setattr(ground, "opener", made.opened)
+    assert main(["migrate", "web1", "host2"]) == 0
     said = capsys.readouterr().out
-    assert "decision: passes no longer shrink: allow " in said
-    assert "because: after " in said
+    assert f"decision: {DECIDED['reason']} [downtime-limit=120]\n" in said
+    assert f"because: {DECIDED['evidence']}\n" in said
+    assert "warning: host2 lacks avx2\n" in said
+    assert "because: programs may die\n" in said
+    assert "mend: choose another CPU model\n" in said
+    console = Console(file=io.StringIO(), force_terminal=True, width=70)
+    screen = LiveScreen((asyncio.run(made.journal.rows()))[0], lambda: 12.0, console)
+    for entry in asyncio.run(made.journal.entries(str(made.rows()[0]["id"]))):
+        screen.take(entry)
+    screen.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())  # type: ignore[attr-defined] # the StringIO
+    shown = " ".join(shown.split())
+    assert f"{DECIDED['reason']} [downtime-limit=120]" in shown
+    assert f"because {DECIDED['evidence']}" in shown
+    assert "mend: choose another CPU model" in shown
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,9 @@ def test_a_source_that_resumed_by_itself_takes_the_arming_back() -> None:
 
 def test_a_stuck_stream_is_taken_back_though_a_former_runner_had_armed_the_door() -> None:
     restarted = told(TO_SWITCHOVER)[0].inherited()
-    state, commands = told([e.GiveUp("stuck", "nothing moves"), e.Observed(STREAMS, WAITS, 0.1, True)], restarted)
+    state, commands = told(
+        [e.GiveUp("stuck", "nothing moves"), e.Observed(STREAMS, WAITS, 0.1, restarted=True)], restarted
+    )
 
     assert state.phase is Phase.ROLLING_BACK
     assert names(commands) == ["Observe", "CancelStream"]
@@ -219,19 +221,16 @@ def test_no_pair_is_both_meant_and_late() -> None:
     assert not LATE & TRANSITIONS.keys()
 
 
-@pytest.mark.parametrize("kind", [e.Undone, e.Verified, e.SourceRemoved], ids=lambda kind: kind.__name__)
-def test_an_event_that_cannot_happen_is_a_defect_and_says_so(kind: type[e.Event]) -> None:
-    event = {e.Undone: e.Undone("DestroyTarget"), e.Verified: e.Verified(None), e.SourceRemoved: e.SourceRemoved()}[
-        kind
-    ]
-
-    with pytest.raises(IllegalTransitionError, match=kind.__name__):
+@pytest.mark.parametrize("event", [e.Undone("DestroyTarget"), e.Verified(None), e.SourceRemoved()])
+def test_an_event_that_cannot_happen_is_a_defect_and_says_so(event: e.Event) -> None:
+    with pytest.raises(IllegalTransitionError, match=type(event).__name__):
         step(told(TO_PRECOPY)[0], event)
 
 
 @pytest.mark.parametrize("phase", [Phase.DONE, Phase.CANCELLED, Phase.FAILED])
 def test_nothing_leaves_an_end(phase: Phase) -> None:
     state = State(phase=phase, owner=Owner.TARGET if phase is Phase.DONE else Owner.SOURCE, door=Door.SENT)
-    for event in (e.CancelRequested(), e.Observed(GAVE, HAS_ALL, 0.0), e.TargetRunning(), e.Lost(Side.SOURCE)):
+    events: tuple[e.Event, ...] = (e.CancelRequested(), e.Observed(GAVE, HAS_ALL, 0.0), e.TargetRunning())
+    for event in events:
         assert step(state, event).state == state
         assert not step(state, event).commands

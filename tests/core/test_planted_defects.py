@@ -107,8 +107,10 @@ DEFECTS: dict[str, Plant] = {
 @pytest.mark.parametrize("name", DEFECTS)
 def test_the_walk_finds_a_planted_defect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     DEFECTS[name](monkeypatch)
-    chance = random.Random(1)  # noqa: S311 - not for secrets
-
     with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
-        for tape, length, silent in tapes(chance, WALKS):
-            walk(tape, length, silent)
+        walk_much(random.Random(1))  # noqa: S311 - not for secrets
+
+
+def walk_much(chance: random.Random) -> None:
+    for tape, length, silent in tapes(chance, WALKS):
+        walk(tape, length, silent)

@@ -133,7 +133,9 @@ def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
         P.ROLLING_BACK: closed,
         P.LIMBO: tuple(Door),
     }
-    sights = [GuestView(state, stream) for state, stream in product(RunState, StreamStatus)]
+    blind = {R.ABSENT, R.UNREACHABLE}  # where nobody answers there is no word of a stream, either
+    sights = [GuestView(state, stream) for state, stream in product(RunState, StreamStatus) if state not in blind]
+    sights += [GuestView(state) for state in blind]
     for phase, possible in doors.items():
         states = [
             at(phase, door, source_ended=ended, turned_back=back)

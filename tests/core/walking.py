@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from worldmodel import SOURCE, TARGET, LawViolationError, World
+from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 
 from godwit.core import events as e
 from godwit.core import machine
@@ -212,15 +213,14 @@ class Walk:
         return options[next(self.tape, 0) % len(options)]
 
     def deliver(self, queue: deque[e.Event]) -> None:
-        """Hand over the oldest event of a queue; a lost connection is noticed before it is used again."""
-        event = queue.popleft()
-        self.handle(event)
+        """Hand over the oldest event of a queue."""
+        self.handle(queue.popleft())
 
     def harmless_moves(self) -> list[Callable[[], None]]:
         """List what happens without a fault."""
         queues = (self.world.source.events, self.world.target.events, self.results)
-        moves: list[Callable[[], None]] = [lambda q=queue: self.deliver(q) for queue in queues if queue]
-        moves += [lambda o=order: self.perform(o) for order in self.orders]
+        moves: list[Callable[[], None]] = [partial(self.deliver, queue) for queue in queues if queue]
+        moves += [partial(self.perform, order) for order in self.orders]
         if self.world.can_progress():
             moves.append(self.world.progress)
         return moves
@@ -241,15 +241,15 @@ class Walk:
             ("link", world.toggle_link),
         ]
         for qemu in (world.source, world.target):
-            moves.append(("cut" if qemu.reachable else "heal", lambda q=qemu: self.toggle_reachable(q)))
+            moves.append(("cut" if qemu.reachable else "heal", partial(self.toggle_reachable, qemu)))
             if qemu.connected and qemu.reachable:
-                moves.append(("blip", lambda q=qemu: self.blip(q)))
+                moves.append(("blip", partial(self.blip, qemu)))
             if qemu.events:
-                moves.append(("duplicate", lambda q=qemu: q.events.appendleft(q.events[0])))
+                moves.append(("duplicate", partial(qemu.events.appendleft, qemu.events[0])))
         for order in self.orders:
             if not isinstance(order.command, e.Observe | e.Finish):
-                moves.append(("step fails", lambda o=order: self.fail(o, effect=False)))
-                moves.append(("reply lost", lambda o=order: self.fail(o, effect=True)))
+                moves.append(("step fails", partial(self.fail, order, effect=False)))
+                moves.append(("reply lost", partial(self.fail, order, effect=True)))
         return moves
 
     def decide(self) -> None:
@@ -261,16 +261,14 @@ class Walk:
         """Let time pass."""
         self.now += seconds
 
-    def toggle_reachable(self, qemu: object) -> None:
+    def toggle_reachable(self, side: Qemu) -> None:
         """Cut a side off from the controller, or heal it; whatever it says meanwhile is lost."""
-        side = self.world.source if qemu is self.world.source else self.world.target
         if side.reachable and side.connected:
             side.events.append(e.Lost(side.side))
         side.reachable, side.connected = not side.reachable, False
 
-    def blip(self, qemu: object) -> None:
+    def blip(self, side: Qemu) -> None:
         """Lose a monitor connection for a moment."""
-        side = self.world.source if qemu is self.world.source else self.world.target
         side.events.append(e.Lost(side.side))
         side.connected = False
 

@@ -1,8 +1,8 @@
 """The parts of docs/architecture.md that are made from the code. `script/diagrams` writes them, a test compares them.
 
-The state diagram comes from walking the machine: from its first state every event of a small, complete set is tried in
-every state that is reached, and each change of phase becomes an arrow. The table of recovery comes from the source of
-`godwit.core.recovery.RULES`, since a condition's own text says most.
+The layers are those of import-linter's contract. The state diagram comes from walking the machine: from its first state
+every event of a small, complete set is tried in every state that is reached, and each change of phase becomes an arrow.
+The table of recovery comes from the source of `godwit.core.recovery.RULES`, since a condition's own text says most.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import itertools
 import re
 import sys
+import tomllib
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from godwit.model import GuestView, RunState, Side, StreamStatus
 if TYPE_CHECKING:
     from enum import StrEnum
 
-ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+ROOT: Final = Path(__file__).parents[2]
+ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
 
 _FAILURE: Final = Failure("failure", "something failed")
 _SOURCES: Final = (
@@ -166,10 +168,24 @@ def recovery_table() -> str:
         if name.startswith("_") and isinstance(members, frozenset):
             word = name.strip("_").lower().replace("_", "-")
             lines.append(f"- `{word}`: one of {', '.join(sorted(str(one.value) for one in members))}")
+    for name, seconds in vars(recovery).items():
+        if name.isupper() and isinstance(seconds, float):
+            lines.append(f"- `{name}`: {seconds:g} s")
     return "\n".join(lines)
 
 
-PARTS: Final = {"state-diagram": state_diagram, "recovery-table": recovery_table}
+def layers() -> str:
+    """Return the layers that import-linter keeps, the upper ones above."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    rows = next(one["layers"] for one in contracts if one["type"] == "layers")
+    names = [row.replace("godwit.", "") for row in rows]
+    width = max(map(len, names))
+    return "\n".join(["```text", *(name.center(width).rstrip() for name in names), "```"])
+
+
+PARTS: Final = {"layers": layers, "state-diagram": state_diagram, "recovery-table": recovery_table}
 
 
 def rendered(text: str) -> str:

@@ -257,6 +257,21 @@ async def test_a_stopped_qemu_is_silent_and_obeys_later(bench: Bench, world: Fak
     assert (await bench.source.observe(bench.vm)).state is RunState.ABSENT
 
 
+async def test_a_stopped_source_learns_of_a_dead_target_when_it_goes_on(bench: Bench, world: FakeWorld) -> None:
+    async with bench.both() as (source, _, uri):
+        events = source.events()
+        await source.migrate(uri)
+        await seen(events, "STOP")
+        world.hang("one", "web")
+        await bench.target.destroy(bench.vm)
+        assert world.executing("web") == []
+
+        world.wake("one", "web")
+
+        await seen(events, "MIGRATION", "failed")
+        assert world.executing("web") == ["one"]
+
+
 async def test_what_was_said_behind_a_short_cut_arrives(bench: Bench, world: FakeWorld) -> None:
     async with bench.both() as (source, _, uri):
         events = source.events()

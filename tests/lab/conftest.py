@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from labtools import Ground
 
 from godwit.lab import assets, namespaces, state
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.plan import LabPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 HOST_TREE_VARIABLE = "GODWIT_LAB_HOST_TREE"
 
@@ -54,6 +56,26 @@ def build_lab(host_tree: Path) -> Iterator[Callable[..., Laboratory]]:
 def lab(build_lab: Callable[..., Laboratory]) -> Laboratory:
     """Return a laboratory of two hosts that the tests of one module share; each leaves it whole."""
     return build_lab()
+
+
+@pytest.fixture(scope="module")
+def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return a laboratory with a guest on host1 that the tests of one module share, moving it to and fro."""
+    prepared = assets.prepare(assets.cache_folder(), print)
+    made = Ground(build_lab(link_rate=None), prepared, tmp_path_factory.mktemp("godwit"))
+    asyncio.run(made.settle())
+    yield made
+    made.end_runners()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Print the story of the last move under a test that failed."""
+    report = yield
+    ground = getattr(item, "funcargs", {}).get("ground")
+    if report.failed and isinstance(ground, Ground):
+        report.sections.append(("the last move, its runner and its QEMUs", ground.story()))
+    return report
 
 
 @pytest.fixture

@@ -118,13 +118,16 @@ class Follower:
             self.screen.close()
 
     async def _loop(self) -> Outcome | Detached:
+        clock = asyncio.get_running_loop()
+        due = clock.time()
         while True:
-            try:
-                item = await asyncio.wait_for(self.inbox.get(), TICK)
-            except TimeoutError:
+            if clock.time() >= due:
                 self.screen.tick()
-                continue
+                due = clock.time() + TICK
+            item = await self._next(due - clock.time())
             match item:
+                case None:
+                    continue
                 case Entry():
                     self.screen.take(item)
                 case signal.Signals():
@@ -137,6 +140,14 @@ class Follower:
                     raise item
                 case _:
                     return item
+
+    async def _next(self, patience: float) -> Entry | signal.Signals | Answer | Outcome | GodwitError | None:
+        """Return what waits, or what comes within `patience` seconds."""
+        with contextlib.suppress(asyncio.QueueEmpty):
+            return self.inbox.get_nowait()
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self.inbox.get(), max(patience, 0.001))
+        return None
 
     async def _read(self) -> None:
         try:

@@ -25,7 +25,7 @@ def add(
     *,
     identity: Annotated[str | None, typer.Option(metavar="FILE", help="The SSH key to log in with.")] = None,
     known_hosts: Annotated[str | None, typer.Option(metavar="FILE", help="Where the host's key is recorded.")] = None,
-    no_agent: Annotated[bool, typer.Option("--no-agent", help="Do not ask the SSH agent.")] = False,
+    no_agent: Annotated[bool, typer.Option("--no-agent", metavar="", help="Do not ask the SSH agent.")] = False,
     migration_address: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where other hosts send guests to, if not to the URL's host.")
     ] = "",

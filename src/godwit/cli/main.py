@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import json
 import os
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
 from typer import echo
@@ -105,7 +106,10 @@ def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
 def _root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and end."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -131,10 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+@functools.cache
+def _command() -> TyperGroup:
+    return cast("TyperGroup", typer.main.get_command(app))
+
+
 def _run(words: list[str]) -> int:
-    command = typer.main.get_command(app)
     try:
-        status = command.main(words, prog_name="godwit", standalone_mode=False)
+        status = _command().main(words, prog_name="godwit", standalone_mode=False)
     except TyperException as error:
         return _usage(error, words)
     except (GodwitError, BaseExceptionGroup) as error:

@@ -44,8 +44,10 @@ def migrate(  # noqa: PLR0913 - the options
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait; print the migration's ID.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, like godwit check.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", metavar="", help="Do not wait; print the migration's ID.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only check, like godwit check.")] = False,
     json: Json = False,
     qemu_defaults: Annotated[bool, typer.Option("--qemu-defaults", hidden=True)] = False,
 ) -> None:
@@ -216,7 +218,7 @@ def finding_lines(finding: Finding) -> list[str]:
 def cancel(
     migration: Annotated[str, typer.Argument(metavar="ID|VM", help="The migration, or its guest.", show_default=False)],
     *,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", metavar="", help="Do not wait for the end.")] = False,
     json: Json = False,
 ) -> None:
     """Take a migration back: the guest stays on its source."""

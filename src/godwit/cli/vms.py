@@ -118,7 +118,9 @@ async def _start(name: str, as_json: bool) -> None:  # noqa: FBT001 - private
 def stop(
     name: Name,
     *,
-    force: Annotated[bool, typer.Option("--force", help="End its QEMU at once, as if the power failed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="End its QEMU at once, as if the power failed.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Press a guest's power button, and wait until it is off."""

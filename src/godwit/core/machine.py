@@ -330,7 +330,8 @@ def _observed_while_rolling_back(state: State, event: e.Event) -> Step:
     """Leave a step of the rollback that is under way alone; a new runner, or one that waits to try again, goes on."""
     ruled = _observed(state, event)
     under_way = isinstance(event, e.Observed) and not event.restarted and not state.held <= state.tried
-    return Step(state) if under_way and ruled.state.phase is Phase.ROLLING_BACK else ruled
+    same = ruled.state.phase is Phase.ROLLING_BACK and ruled.state.held == state.held
+    return Step(ruled.state) if under_way and same else ruled
 
 
 def _lost_while_finishing(state: State, event: e.Event) -> Step:

@@ -40,37 +40,37 @@ class Decision:
     parameters: tuple[tuple[str, int], ...] = ()
 
 
-def pass_minima(samples: Sequence[Sample]) -> list[int]:
-    """Return the least that was left in each pass that has ended, in order, in bytes."""
-    if not samples:
-        return []
-    current = samples[-1].iteration
-    least: dict[int, int] = {}
+def left_after_passes(samples: Sequence[Sample]) -> list[int]:
+    """Return what each pass that has ended left to the next one, in order, in bytes.
+
+    QEMU compares that with the downtime limit. It is the most that was seen to remain in the next pass, which began
+    with it; within a pass `remaining` only falls.
+    """
+    most: dict[int, int] = {}
     for sample in samples:
-        if sample.iteration < current:
-            least[sample.iteration] = min(sample.remaining, least.get(sample.iteration, sample.remaining))
-    return [least[iteration] for iteration in sorted(least)]
+        if sample.iteration > 1:
+            most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    return [most[iteration] for iteration in sorted(most)]
 
 
 def decide(policy: Policy, samples: Sequence[Sample], downtime_limit: float) -> Decision | None:
     """Return what to change now, or None.
 
     `samples` are those of this stream, the oldest first; `downtime_limit` is what QEMU works with now, in seconds.
-    The limit rises only when the least that was left no longer shrinks, only as far as the measured rate demands,
+    The limit rises only when the least that a pass left no longer shrinks, only as far as the measured rate demands,
     and never past `policy.max_downtime`.
     """
-    minima = pass_minima(samples)
-    if len(minima) <= STALLED_PASSES or min(minima[-STALLED_PASSES:]) < min(minima[:-STALLED_PASSES]) * (
-        1 - IMPROVEMENT
-    ):
+    left = left_after_passes(samples)
+    if len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (1 - IMPROVEMENT):
         return None
+    least = min(left[-STALLED_PASSES:])
     last = samples[-1]
     rate = max((sample.rate for sample in samples[-4:]), default=0.0)
     if rate <= 0:
         return None
-    needed = min(minima) / rate
+    needed = least / rate
     evidence = (
-        f"after {last.iteration} passes {format_size(min(minima))} are left at best; the link carries "
+        f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
         f"{format_bandwidth(rate)}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
     wanted = min(needed * MARGIN, policy.max_downtime)

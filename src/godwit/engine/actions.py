@@ -94,6 +94,9 @@ class Actions:
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)
         agreed = negotiate(self._source_features, await guest.features(), defaults=self.parts.spec.defaults)
+        if agreed.lacking:
+            message = f"QEMU lacks a capability that a migration needs: {'; '.join(agreed.lacking)}"
+            raise HypervisorError(message, remedy="install a newer QEMU on the side named")
         await guest.set_capabilities(agreed.target)
         self._negotiated.set_result(agreed)
         for missing in agreed.missing:

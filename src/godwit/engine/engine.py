@@ -63,25 +63,35 @@ class Engine:
         that is not in the journal.
         """
         await self._recall()
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-            self._actions = Actions(self._parts, self._sides, self._ledger)
-            self._sampler = Sampler(self._actions, self._inbox.put_nowait)
-            self._sides.on_pass = self._sampler.poke
-            self._observer = Observer(self._parts.clock, self._sides)
-            self._outside = Outside(self._actions)
-            self._beside(self._listen_for_cancel())
-            self._beside(self._look_now_and_then())
-            deadline = self._parts.spec.policy.deadline
-            if deadline is not None:
-                self._beside(self._keep_deadline(deadline))
-            await self._loop()
-            outcome = await self._finish()
-            for task in (*self._helpers, *self._in_flight.values()):
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._set_up(tasks)
+                await self._loop()
+                outcome = await self._finish()
+                for task in (*self._helpers, *self._in_flight.values()):
+                    task.cancel()
+                await self._sides.close()
+        except BaseExceptionGroup as group:
             await self._sides.close()
+            if (broken := group.subgroup(JournalError)) is not None:
+                raise _first(broken) from group
+            raise
         return outcome
+
+    def _set_up(self, tasks: asyncio.TaskGroup) -> None:
+        """Make what works beside the loop, and start what watches."""
+        self._tasks = tasks
+        self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
+        self._actions = Actions(self._parts, self._sides, self._ledger)
+        self._sampler = Sampler(self._actions, self._inbox.put_nowait)
+        self._sides.on_pass = self._sampler.poke
+        self._observer = Observer(self._parts.clock, self._sides)
+        self._outside = Outside(self._actions)
+        self._beside(self._listen_for_cancel())
+        self._beside(self._look_now_and_then())
+        deadline = self._parts.spec.policy.deadline
+        if deadline is not None:
+            self._beside(self._keep_deadline(deadline))
 
     def _beside(self, watch: Coroutine[None, None, None]) -> None:
         """Let something run beside the loop until the migration has ended."""
@@ -101,6 +111,8 @@ class Engine:
                     self._ledger.mark(f"{name}_host", float(host_time))
 
     async def _loop(self) -> None:
+        if self._state.finished:  # the former runner died before it had written the outcome
+            return
         if self._restarted:
             self._entered(Phase.PENDING, self._state.phase)
             self._start(e.Observe())
@@ -222,7 +234,11 @@ class Engine:
 
     async def _listen_for_cancel(self) -> None:
         while True:
-            by = await self._parts.journal.cancel_requested(self._parts.spec.id)
+            try:
+                by = await self._parts.journal.cancel_requested(self._parts.spec.id)
+            except JournalError as error:  # a look that failed is no reason to let go of a guest
+                self._actions.note("note", text=f"whether to cancel could not be read: {error.message}")
+                by = None
             if by is not None:
                 self._inbox.put_nowait(e.CancelRequested(by))
                 return
@@ -267,3 +283,9 @@ class Engine:
         )
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
+
+
+def _first(group: BaseExceptionGroup[JournalError]) -> JournalError:
+    """Return the first error in a group of groups."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

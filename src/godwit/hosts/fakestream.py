@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from godwit.model import Sample
@@ -111,8 +112,14 @@ class FakeStream:
         )
 
     def end(self, status: str) -> None:
-        """End the stream before its time: "failed" or "cancelled". QEMU takes a stopped source back by itself."""
+        """End the stream before its time: "failed" or "cancelled". QEMU takes a stopped source back by itself.
+
+        A stopped process (SIGSTOP) learns of it when it goes on.
+        """
         if self.source.migration not in LIVE and self.source.migration != "cancelling":
+            return
+        if self.source.alive and self.source.hung:
+            self.source.backlog.append(partial(self.end, status))
             return
         self._stop_task()
         if self.source.alive:
@@ -122,6 +129,9 @@ class FakeStream:
                 if self._was_running:
                     self.source.execute()
         if self.target.alive and self.target.raw == "inmigrate":
+            if self.target.hung:
+                self.target.backlog.append(partial(self.target.exit, "load of migration failed: the stream ended"))
+                return
             self.target.set_migration("failed")
             self.target.exit("load of migration failed: the stream ended")
 

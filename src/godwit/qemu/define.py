@@ -141,7 +141,11 @@ class NicDefinition(_Strict):
 
 
 class GuestDefinition(_Strict):
-    """A guest as its TOML file describes it. `memory` is bytes here, a text such as "512M" in the file."""
+    """A guest as its TOML file describes it. `memory` is bytes here, a text such as "512M" in the file.
+
+    `agent`, `balloon` and `hotplug_ports` (empty root ports of a q35 machine, whose root bus takes no devices while the
+    guest runs) each cost a blackout some milliseconds: every PCI device rebuilds the target's memory map as it loads.
+    """
 
     name: Annotated[str, AfterValidator(valid_name)]
     memory: Annotated[int, BeforeValidator(_size)]
@@ -156,6 +160,9 @@ class GuestDefinition(_Strict):
     nics: Annotated[list[NicDefinition], Field(max_length=NICS)] = []
     vnc: Annotated[str, _matching(_VNC, 'ADDRESS:DISPLAY, such as "127.0.0.1:1" or ":1"')] | None = None
     address: Annotated[str, AfterValidator(_address)] | None = None
+    agent: bool = True
+    balloon: bool = True
+    hotplug_ports: Annotated[int, Field(ge=0, le=8)] = 4
     qemu: Annotated[str, AfterValidator(_program)] = "qemu-system-x86_64"
     extra_arguments: Annotated[list[str], AfterValidator(_no_conflict)] = []
 

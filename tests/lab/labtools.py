@@ -1,0 +1,442 @@
+"""What the tests of whole moves stand on: a laboratory with a guest, the command line, and a look at the world.
+
+The look is taken from outside (/proc, the kernel's links, QEMU's own monitor), never through what is being tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from godwit import app
+from godwit.core.state import Phase
+from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
+from godwit.lab.loads import TickReader
+from godwit.model import Outcome, RunState
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from godwit.core.state import State
+    from godwit.lab.assets import Assets
+    from godwit.lab.laboratory import Laboratory, RunningQemu
+    from godwit.ports import Entry
+    from godwit.service import Service
+
+TRAPS: Final = Path(__file__).with_name("trap")
+MEMORY: Final = 160 * MIB
+CRAWL: Final = 8_000_000
+"""Bits a second at which a guest's memory takes minutes: whoever waits for a phase before the end does reach it."""
+
+UNTOUCHED: Final = "4294967295"
+"""The kernel's own value of net.ipv4.tcp_notsent_lowat."""
+
+JOURNAL: Final = "godwit.journal.sqljournal:SqlJournal.transition"
+LONG: Final = 60.0
+
+
+async def until(what: Callable[[], bool], words: str, deadline: float = LONG) -> None:
+    """Return once `what` holds; fail with `words` when it does not within `deadline` seconds."""
+    end = time.monotonic() + deadline
+    while not what():
+        assert time.monotonic() < end, f"not within {deadline:.0f} s: {words}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What it printed as JSON."""
+        return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Something that shall happen to a runner when it is about to do, or has just done, what `at` names."""
+
+    does: str
+    phase: str = ""
+    when: str = "after"
+    at: str = JOURNAL
+
+
+@dataclass(slots=True)
+class Traps:
+    """The traps of one move, in files that its runners look into."""
+
+    folder: Path
+    traps: Sequence[Trap]
+
+    def __post_init__(self) -> None:
+        """Lay them out."""
+        self.folder.mkdir(parents=True)
+        rows = [
+            {"at": t.at, "phase": t.phase, "when": t.when, "does": t.does, "mark": str(self.mark(n))}
+            for n, t in enumerate(self.traps)
+        ]
+        (self.folder / "traps.json").write_text(json.dumps(rows))
+
+    def mark(self, number: int = 0) -> Path:
+        """Return the file that appears when a trap springs."""
+        return self.folder / f"trap{number}"
+
+    def sprung(self, number: int = 0) -> bool:
+        """Say whether a trap has sprung."""
+        return self.mark(number).exists()
+
+    def runs(self, script: str, number: int = 0) -> None:
+        """Say what a trap that runs something shall run."""
+        Path(f"{self.mark(number)}.sh").write_text(script)
+
+    def release(self, number: int = 0) -> None:
+        """Let a runner that is held go on."""
+        Path(f"{self.mark(number)}.go").touch()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a runner must find in its environment."""
+        return {"PYTHONPATH": str(TRAPS), "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
+
+
+@dataclass(slots=True)
+class Ground:
+    """A laboratory with one guest, and a folder of its own for Godwit."""
+
+    lab: Laboratory
+    assets: Assets
+    home: Path
+    name: str = ""
+    guests: int = 0
+    moves: list[str] = field(default_factory=list)
+    laid: int = 0
+
+    # -- making it ---------------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Register the laboratory's machines and start a guest."""
+        async with app.opened(self.home) as service:
+            await register(service, self.lab)
+        await self.fresh_guest()
+
+    async def fresh_guest(self, host: str = "host1") -> None:
+        """Start a guest that no earlier test has touched."""
+        plan = GuestPlan(name=f"web{self.guests}", number=self.guests, memory=MEMORY)
+        self.guests += 1
+        async with app.opened(self.home) as service:
+            vm = await add_guest(service, self.lab, self.assets, plan, host)
+        self.name = vm.name
+        async with self.client():
+            pass
+
+    async def healthy_guest(self) -> None:
+        """See to it that the laboratory is whole and a guest runs in it, whatever the last test did to them."""
+        self.lab.set_rate(None)
+        for machine in self.lab.status().machines:
+            if not machine.up:
+                self.lab.restart(machine.name)
+            if machine.cut:
+                self.lab.heal(machine.name, "all")
+        async with app.opened(self.home) as service:
+            vm = await service.inventory.vm(self.name)
+            alive = (await service.view_vm(vm)).state is RunState.RUNNING
+            if not alive:
+                for qemus in self.qemus().values():
+                    for qemu in qemus:
+                        os.kill(qemu.pid, signal.SIGKILL)
+                await until(lambda: not any(self.qemus().values()), "the old guest's processes are gone")
+        if not alive:
+            await self.fresh_guest()
+
+    # -- names ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the present guest is reached."""
+        return self.lab.plan.guest_address(self.guests - 1)
+
+    def host(self, machine: str) -> str:
+        """Return the name under which a machine of the laboratory is registered."""
+        return prefix(self.lab.name) + machine
+
+    async def whereabouts(self) -> tuple[str, str]:
+        """Return the machine that the guest is on, and the other one."""
+        async with app.opened(self.home) as service:
+            here = (await service.inventory.vm(self.name)).host.removeprefix(prefix(self.lab.name))
+        return here, "host2" if here == "host1" else "host1"
+
+    # -- the command line --------------------------------------------------------------------------------------------
+
+    def environment(self, traps: Traps | None = None, **more: str) -> dict[str, str]:
+        """Return what a command of Godwit's finds in its environment."""
+        return {**os.environ, "GODWIT_HOME": str(self.home), **(traps.environment if traps else {}), **more}
+
+    async def spawn(self, *arguments: str, traps: Traps | None = None, **more: str) -> asyncio.subprocess.Process:
+        """Start a command of Godwit's in a session of its own."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "godwit", *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self.environment(traps, **more),
+            start_new_session=True,
+        )
+
+    async def godwit(self, *arguments: str, traps: Traps | None = None, deadline: float = LONG, **more: str) -> Ran:
+        """Type a command and wait for its end."""
+        process = await self.spawn(*arguments, traps=traps, **more)
+        try:
+            async with asyncio.timeout(deadline):
+                out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        assert process.returncode is not None
+        ran = Ran(process.returncode, out.decode(), err.decode())
+        assert "Traceback" not in ran.out + ran.err, ran
+        return ran
+
+    def lay(self, *traps: Trap) -> Traps:
+        """Lay traps for the next move."""
+        self.laid += 1
+        return Traps(self.home / "traps" / str(self.laid), traps)
+
+    async def begin(self, target: str, *options: str, traps: Traps | None = None) -> Move:
+        """Ask for a move and leave it to its runner."""
+        ran = await self.godwit("migrate", self.name, self.host(target), "--detach", "--json", *options, traps=traps)
+        assert ran.status == 0, ran
+        identifier = str(ran.lines[0]["id"])
+        self.moves.append(identifier)
+        return Move(self, identifier)
+
+    # -- the guest's users -------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[TickReader]:
+        """Read the guest's ticks; at the end nothing may be lost or doubled, and the connection must be the same."""
+        async with TickReader(self.address) as ticks:
+            yield ticks
+            seen = ticks.ticks
+            await until(lambda: ticks.ticks > seen + 5 or bool(ticks.faults), "the guest ticks on", 20)
+            assert ticks.faults == []
+
+    @asynccontextmanager
+    async def dirtying(self, rate: str = "48M", hot: str = "32M") -> AsyncIterator[None]:
+        """Let the guest write memory faster than a slow link carries it."""
+        writer = f"memwriter --rate {rate} --set {hot} --bytes-per-page 8"
+        ssh = ["ssh", "-i", str(self.lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
+        ssh += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", f"root@{self.address}"]
+        process = await asyncio.create_subprocess_exec(*ssh, f"echo begin; exec {writer}", stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(20):
+                assert await process.stdout.readline() == b"begin\n"
+            yield
+        finally:
+            await _quietly(*ssh, "killall memwriter")
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    # -- the world as it is ------------------------------------------------------------------------------------------
+
+    def init(self, machine: str) -> int:
+        """Return the process that stands for a machine, as this machine counts."""
+        pid = next(one.pid for one in self.lab.status().machines if one.name == machine)
+        assert pid is not None, f"{machine} is down"
+        return pid
+
+    def qemus(self) -> dict[str, tuple[RunningQemu, ...]]:
+        """Return each host's QEMU processes."""
+        return {one.name: one.qemus for one in self.lab.status().machines if one.name.startswith("host")}
+
+    async def qemu(self, machine: str) -> int:
+        """Wait for a QEMU on a host and return its process."""
+        await until(lambda: bool(self.qemus()[machine]), f"a QEMU on {machine}")
+        return self.qemus()[machine][0].pid
+
+    def run_state(self, qemu: int, name: str | None = None) -> str:
+        """Ask a QEMU by its second monitor whether it executes the guest."""
+        path = f"/proc/{qemu}/root/run/godwit/{name or self.name}/observe.sock"
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(3)
+            connection.connect(path)
+            stream = connection.makefile("rw")
+            stream.readline()
+            for command in ("qmp_capabilities", "query-status"):
+                stream.write(json.dumps({"execute": command}) + "\n")
+                stream.flush()
+                while "return" not in (said := json.loads(stream.readline())):
+                    pass
+        return str(said["return"]["status"])
+
+    def left_on(self, machine: str) -> list[str]:
+        """Return what is left of the guest on a host: processes, taps, sockets."""
+        found = [f"QEMU {one.pid}" for one in self.qemus()[machine] if self.name in " ".join(one.arguments)]
+        folder = Path(f"/proc/{self.init(machine)}/root/run/godwit/{self.name}")
+        found += [str(path) for path in sorted(folder.glob("*")) if path.is_socket()] if folder.is_dir() else []
+        links = json.loads(self.inside(machine, "ip", "-json", "link", "show"))
+        return found + [row["ifname"] for row in links if row["ifname"].startswith("gw")]
+
+    def send_queue(self, machine: str) -> tuple[str, list[str]]:
+        """Return a host's tcp_notsent_lowat and the leases on it."""
+        value = self.inside(machine, "cat", "/proc/sys/net/ipv4/tcp_notsent_lowat").strip()
+        place = Path(f"/proc/{self.init(machine)}/root/run/godwit/send-queue")
+        return value, sorted(path.name for path in (place / "leases").glob("*"))
+
+    def inside(self, machine: str, *argv: str) -> str:
+        """Run a command on a machine and return what it printed."""
+        command = self.lab.command(machine, list(argv))
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+
+    async def assert_settled(self, machine: str) -> None:
+        """Assert that the guest runs on this host alone, and that nothing is left on the other one, nor held."""
+        other = "host2" if machine == "host1" else "host1"
+        assert (await self.whereabouts())[0] == machine
+        qemus = self.qemus()
+        assert [len(qemus[machine]), len(qemus[other])] == [1, 0]
+        assert self.run_state(qemus[machine][0].pid) == "running"
+        assert self.left_on(other) == []
+        for one in (machine, other):
+            assert self.send_queue(one) == (UNTOUCHED, [])
+
+    def end_runners(self) -> None:
+        """End what still works on a move of this laboratory's."""
+        for identifier in self.moves:
+            for pid in Move(self, identifier).processes():
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)
+
+    # -- what to print when something fails --------------------------------------------------------------------------
+
+    def story(self) -> str:
+        """Return the last move's journal, its runner's log, and the QEMUs' logs."""
+        parts = []
+        for identifier in self.moves[-1:]:
+            show = [sys.executable, "-m", "godwit", "show", identifier]
+            shown = subprocess.run(show, capture_output=True, text=True, env=self.environment(), check=False)
+            log = self.home / "log" / f"{identifier}.log"
+            parts += [shown.stdout + shown.stderr, "-- runner", log.read_text() if log.exists() else "no log"]
+        for machine in self.lab.status().machines:
+            parts.append(f"-- {machine.name}: up={machine.up} cut={sorted(machine.cut)} {len(machine.qemus)} QEMU")
+            for log in Path(f"/proc/{machine.pid}/root/run/godwit").glob("*/qemu.log") if machine.up else ():
+                parts.append(f"-- {log}\n{log.read_text(errors='replace')[-3000:]}")
+        return "\n".join(parts)
+
+
+async def _quietly(*argv: str) -> None:
+    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(5):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@dataclass(slots=True)
+class Move:
+    """One migration, followed through its journal."""
+
+    ground: Ground
+    id: str
+
+    @asynccontextmanager
+    async def _service(self) -> AsyncIterator[Service]:
+        async with app.opened(self.ground.home) as service:
+            yield service
+
+    async def state(self) -> State:
+        """Return what the journal says now."""
+        async with self._service() as service:
+            return (await service.journal.load(self.id))[1]
+
+    async def entries(self) -> list[Entry]:
+        """Return the journal's lines."""
+        async with self._service() as service:
+            await service.journal.flush()
+            return await service.journal.entries(self.id)
+
+    async def phases(self) -> list[str]:
+        """Return the phases that the journal names, in order, each once in a row."""
+        found = [str(one.data["phase"]) for one in await self.entries() if one.kind == "transition"]
+        return [phase for n, phase in enumerate(found) if n == 0 or found[n - 1] != phase]
+
+    async def reaches(self, phase: Phase, deadline: float = LONG) -> Self:
+        """Wait until the journal says that the move is in this phase."""
+        await self._follow(lambda state, _: state.phase is phase, f"phase {phase}", deadline)
+        return self
+
+    async def streams(self, iteration: int, deadline: float = LONG) -> Self:
+        """Wait until the stream is in its so-manieth pass and has sent something."""
+
+        def seen(_: State, entries: list[Entry]) -> bool:
+            samples = [one.data for one in entries if one.kind == "sample"]
+            return any(int(str(s["iteration"])) >= iteration and int(str(s["transferred"])) > 0 for s in samples)
+
+        await self._follow(seen, f"pass {iteration}", deadline)
+        return self
+
+    async def _follow(self, good: Callable[[State, list[Entry]], bool], words: str, deadline: float) -> None:
+        end = time.monotonic() + deadline
+        async with self._service() as service:
+            while True:
+                row, state = await service.journal.load(self.id)
+                if good(state, await service.journal.entries(self.id)):
+                    return
+                assert row.outcome is None, f"ended before {words}: {row.outcome}"
+                assert time.monotonic() < end, f"not within {deadline:.0f} s: {words}; it is in {state.phase}"
+                await asyncio.sleep(0.02)
+
+    async def outcome(self, deadline: float = LONG) -> Outcome:
+        """Wait for the end, and for the runner's."""
+        end = time.monotonic() + deadline
+        async with self._service() as service:
+            while True:
+                row, state = await service.journal.load(self.id)
+                if row.outcome is not None and not service.runners.alive(self.ground.name):
+                    return row.outcome
+                assert time.monotonic() < end, f"did not end within {deadline:.0f} s; it is in {state.phase}"
+                await asyncio.sleep(0.05)
+
+    def processes(self) -> tuple[int | None, int | None]:
+        """Return the supervisor and the runner, None where there is none."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if b"godwit.runner" in words and self.id.encode() in words:
+                found[int(entry.name)] = parent
+        runner = next((pid for pid, parent in found.items() if parent in found), None)
+        supervisor = next((pid for pid in found if pid != runner), None)
+        return supervisor, runner
+
+    async def kill_runner(self) -> None:
+        """End the runner, not its supervisor, as a machine's memory shortage would."""
+        await until(lambda: self.processes()[1] is not None, "a runner")
+        _, runner = self.processes()
+        assert runner is not None
+        os.kill(runner, signal.SIGKILL)

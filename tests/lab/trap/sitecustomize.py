@@ -1,0 +1,89 @@
+"""Traps in a real runner: something happens at a named instant of its life, and nowhere else.
+
+Python loads this file at the start of every process that has its folder on PYTHONPATH. Only in a runner it looks into
+the file that GODWIT_TEST_TRAPS names. A trap springs once, whichever runner reaches it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+VARIABLE = "GODWIT_TEST_TRAPS"
+HOLD_DEADLINE = 60.0
+
+Trap = dict[str, str]
+
+
+def sprung(trap: Trap) -> bool:
+    """Take the trap if nobody has sprung it yet."""
+    try:
+        os.close(os.open(trap["mark"], os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
+async def spring(trap: Trap) -> None:
+    """Do what the trap is there for."""
+    if trap["does"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif trap["does"] == "kill-all":
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif trap["does"] == "run":
+        subprocess.run(["sh", trap["mark"] + ".sh"], check=True)  # noqa: ASYNC221 - the world must wait for it
+    elif trap["does"] == "hold":
+        for _ in range(int(HOLD_DEADLINE / 0.01)):
+            if Path(trap["mark"] + ".go").exists():
+                return
+            await asyncio.sleep(0.01)
+    else:
+        message = f"no trap does {trap['does']}"
+        raise ValueError(message)
+
+
+def fits(trap: Trap, arguments: tuple[Any, ...]) -> bool:
+    """Say whether the call is the one that the trap waits for: a transition into its phase, or any call."""
+    phase = trap.get("phase")
+    return not phase or any(getattr(argument, "phase", None) == phase for argument in arguments)
+
+
+def armed(call: Callable[..., Awaitable[Any]], trap: Trap) -> Callable[..., Awaitable[Any]]:
+    """Return `call` with the trap before or after it."""
+
+    @functools.wraps(call)
+    async def trapped(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - it stands for any method
+        catch = fits(trap, arguments)
+        if catch and trap["when"] == "before" and sprung(trap):
+            await spring(trap)
+        result = await call(*arguments, **options)
+        if catch and trap["when"] == "after" and sprung(trap):
+            await spring(trap)
+        return result
+
+    return trapped
+
+
+def arm(path: Path) -> None:
+    """Arm every trap of the file: each names a method as module:Class.method."""
+    for trap in json.loads(path.read_text()):
+        module, _, place = trap["at"].partition(":")
+        owner, _, method = place.partition(".")
+        kind = getattr(import_module(module), owner)
+        setattr(kind, method, armed(getattr(kind, method), trap))
+
+
+if "godwit.runner" in sys.orig_argv and os.environ.get(VARIABLE):
+    arm(Path(os.environ[VARIABLE]))
