@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its table, and the command that gives it stands in docs/benchmarks.md."""

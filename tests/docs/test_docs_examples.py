@@ -176,4 +176,4 @@ def test_blocks_are_of_known_kinds() -> None:
 
 def test_the_main_pages_are_typed_in_a_laboratory() -> None:
     typed = {block.page for block in CONSOLE if "lab" in block.info}
-    assert typed >= {"README.md", "README.zh-CN.md", "docs/laboratory.md"}
+    assert typed >= {"README.md", "docs/laboratory.md"}

@@ -16,10 +16,7 @@ from godwit.units import KIB, MIB
 
 FIRST_LIMIT = f"{capabilities.FIRST_DOWNTIME_LIMIT * 1000:g} ms"
 FIGURES = [
-    ("docs/seed.md", f"begins with a limit of {FIRST_LIMIT}"),
-    ("docs/move-a-guest.md", f"Godwit begins at {FIRST_LIMIT}"),
     ("docs/move-a-guest.md", f"stand still at most; {Policy().max_downtime * 1000:g} ms"),
-    ("CHANGELOG.md", f"the limit begins at {FIRST_LIMIT}"),
     ("docs/decisions/0004-low-downtime-limit.md", f"Begin with {FIRST_LIMIT}"),
     ("docs/decisions/0004-low-downtime-limit.md", f"has not shrunk by {strategy.IMPROVEMENT:.0%}".replace("%", " %")),
     ("docs/decisions/0004-low-downtime-limit.md", f"for {strategy.STALLED_PASSES} passes"),

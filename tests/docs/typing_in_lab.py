@@ -12,14 +12,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from godwit.lab.laboratory import Laboratory
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-GODWIT: Final = (sys.executable, "-m", "godwit")
+GODWIT: Final = str(Path(sys.executable).with_name("godwit"))
 GUEST_ADDRESS: Final = "198.18.0.100"
 """The first guest's address in the laboratory with the number 0, as the pages show it."""
 
@@ -53,9 +51,9 @@ class Session:
         if typed[0] != "godwit":
             return typed
         if typed[1] != "lab":
-            return [*GODWIT, *(self._named(word) for word in typed[1:])]
+            return [GODWIT, *(self._named(word) for word in typed[1:])]
         name = [self.laboratory] if typed[2] in _NAMED else ["--name", self.laboratory]
-        return [*GODWIT, *typed[1:3], *name, *typed[3:]]
+        return [GODWIT, *typed[1:3], *name, *typed[3:]]
 
     def _here(self, word: str) -> str:
         word = word.replace(GUEST_ADDRESS, self.address)

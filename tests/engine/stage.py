@@ -44,25 +44,31 @@ class HookedJournal(MemoryJournal):
         self.after: Callable[[State], Awaitable[None]] | None = None
         self.failing: Callable[[int], bool] = lambda _: False
         self.writes = 0
+        self.waiting: list[Callable[[], Awaitable[None]]] = []
         self.history: list[State] = []
 
-    def _write(self) -> None:
+    async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Fail, or write what waited and then this: as a journal does that could not write for a while."""
         self.writes += 1
+        self.waiting.append(write)
         if self.failing(self.writes):
             raise JournalError("the journal failed: the disk is full", remedy="make room")
+        waiting, self.waiting = self.waiting, []
+        for one in waiting:
+            await one()
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
         if self.before is not None:
             await self.before(state)
-        self._write()
-        await super().transition(identifier, epoch, entry, state, durable=durable)
+        write = super().transition
+        await self._write(lambda: write(identifier, epoch, entry, state, durable=durable))
         self.history.append(state)
         if self.after is not None:
             await self.after(state)
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
-        self._write()
-        await super().conclude(identifier, epoch, outcome)
+        write = super().conclude
+        await self._write(lambda: write(identifier, epoch, outcome))
 
     async def cancel_requested(self, identifier: str) -> str | None:
         await self.wished.wait()
@@ -109,6 +115,7 @@ class Stage:
         """Be one runner process: take over, carry on; None if it died on the way."""
         self.died.clear()
         self.runners += 1
+        self.journal.waiting.clear()
         epoch = await self.journal.take_over(ID)
         _, state = await self.journal.load(ID)
         parts = Parts(

@@ -122,7 +122,7 @@ def test_a_guest_that_dirties_fast_is_given_more_downtime_step_by_step() -> None
             if line.kind == "transition" and line.data["event"] == "Decided"
         ]
         assert decisions
-        limits = [detail["parameters"]["downtime-limit"] for detail in decisions]  # type: ignore[call-overload, index]
+        limits = [detail["parameters"]["downtime-limit"] for detail in decisions]  # type: ignore[index]
         assert limits == sorted(limits)
         assert limits[-1] <= 300
         assert (outcome.downtime.blackout_ms or 0) <= 300 + 50

@@ -230,7 +230,7 @@ def test_the_link_is_cut_for_good(phase: Phase, delay: float) -> None:
         outcome = await carried(scene)
         await scene.assert_settled(outcome)
         assert outcome.status is FAILED
-        assert outcome.remedy
+        assert outcome.total_s < 30
 
     simulate(scenario)
 
@@ -324,6 +324,8 @@ def test_a_target_that_never_runs_does_not_bring_the_source_back_by_itself() -> 
                 await scene.runner()
         scene.assert_lawful()
         assert scene.world.executing("web") == []
+        told = [line for line in await scene.journal.entries(ID) if "ContinueTarget" in str(line.data.get("commands"))]
+        assert 10 < len(told) < 100
 
     simulate(scenario)
 
@@ -395,7 +397,7 @@ def test_a_journal_that_cannot_be_read_for_a_wish_to_cancel_ends_nothing() -> No
         async def unreadable(_: str) -> str | None:
             raise JournalError("the journal failed: disk I/O error")
 
-        scene.journal.cancel_requested = unreadable  # type: ignore[method-assign]
+        scene.journal.cancel_requested = unreadable  # type: ignore[method-assign, assignment]
         outcome = await carried(scene)
         await scene.assert_settled(outcome)
         assert outcome.status is COMPLETED

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from labtools import Ground
 
-from godwit.lab import assets, namespaces, state
-from godwit.lab.laboratory import Laboratory
-from godwit.lab.plan import LabPlan
+pytest.register_assert_rewrite("labtools")
+
+from labtools import Ground  # noqa: E402 - rewritten on import
+
+from godwit.lab import assets, namespaces, state  # noqa: E402
+from godwit.lab.laboratory import Laboratory  # noqa: E402
+from godwit.lab.plan import LabPlan  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -66,6 +69,31 @@ def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPa
     asyncio.run(made.settle())
     yield made
     made.end_runners()
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Return a function that keeps a figure of this test for the summary at the end."""
+
+    def keep(name: str, value: object) -> None:
+        request.node.user_properties.append((name, value))
+
+    return keep
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that the tests kept."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "call" and report.user_properties:
+                figures = ", ".join(f"{name} {value}" for name, value in report.user_properties)
+                terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {figures}")
+
+
+@pytest.fixture
+def healthy(ground: Ground) -> None:
+    """See to it that the laboratory is whole and that a guest runs in it."""
+    asyncio.run(ground.healthy_guest())
 
 
 @pytest.hookimpl(wrapper=True)

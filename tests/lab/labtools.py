@@ -417,6 +417,22 @@ class Move:
                 assert time.monotonic() < end, f"did not end within {deadline:.0f} s; it is in {state.phase}"
                 await asyncio.sleep(0.05)
 
+    async def epoch(self) -> int:
+        """Return how many runners have worked on it."""
+        async with self._service() as service:
+            return (await service.journal.load(self.id))[0].epoch
+
+    async def taken_over(self, epoch: int, deadline: float = LONG) -> None:
+        """Wait until the so-manieth runner works on it and has looked at both sides."""
+        end = time.monotonic() + deadline
+        while await self.epoch() < epoch or self.processes()[1] is None:
+            assert time.monotonic() < end, f"no runner number {epoch} within {deadline:.0f} s"
+            await asyncio.sleep(0.05)
+
+    async def dies(self) -> None:
+        """Wait until nobody works on it any more."""
+        await until(lambda: self.processes() == (None, None), "the controller is dead")
+
     def processes(self) -> tuple[int | None, int | None]:
         """Return the supervisor and the runner, None where there is none."""
         found = {}

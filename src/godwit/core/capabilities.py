@@ -90,6 +90,6 @@ def negotiate(source: Features, target: Features, *, defaults: bool = False) -> 
 def first_parameters(policy: Policy, *, defaults: bool = False) -> dict[str, int | str | bool]:
     """Return the source's parameters before the stream starts, in QEMU's units (ms, bytes a second; 0 is unlimited)."""
     if defaults:
-        return QEMU_DEFAULTS if policy.bandwidth is None else QEMU_DEFAULTS | {"max-bandwidth": policy.bandwidth}
+        return QEMU_DEFAULTS | ({} if policy.bandwidth is None else {"max-bandwidth": policy.bandwidth})
     limit = min(policy.max_downtime, FIRST_DOWNTIME_LIMIT)
     return {"downtime-limit": max(1, round(limit * 1000)), "max-bandwidth": policy.bandwidth or 0}

@@ -62,11 +62,16 @@ class Ledger:
         return self._ours(Side.TARGET, "target_running")
 
     def breakdown(self) -> tuple[tuple[str, float], ...]:
-        """Name the parts of the blackout, in milliseconds, in order; parts whose ends are unknown are left out."""
+        """Name the parts of the blackout, in milliseconds, in order; parts whose ends are unknown are left out.
+
+        With a return path the target says first that it has everything, without one the source does.
+        """
+        said = [self.marks[name] for name in ("source_completed", "target_completed") if name in self.marks]
+        both = max(said) if len(said) == len(Side) else None
         ends = (
-            ("stop to stream end on the source", self.stopped, self.marks.get("source_completed")),
-            ("until the target had loaded it", self.marks.get("source_completed"), self.marks.get("target_completed")),
-            ("decide to continue", self.marks.get("target_completed"), self.marks.get("continue_sent")),
+            ("stop to stream end", self.stopped, min(said, default=None)),
+            ("until both sides had said so", min(said, default=None), both),
+            ("decide to continue", both, self.marks.get("continue_sent")),
             ("continue: round trip to the target", self.marks.get("continue_sent"), self.running),
         )
         return tuple((name, (end - begin) * 1000) for name, begin, end in ends if begin is not None and end is not None)
@@ -75,14 +80,14 @@ class Ledger:
         """Put the three figures together."""
         stopped, running = self.stopped, self.running
         known = stopped is not None and running is not None
-        offsets = [self.offset(side) for side in Side]
-        uncertainty = sum(offset.uncertainty_s for offset in offsets if offset is not None) * 1000
+        offsets = [offset for offset in map(self.offset, Side) if offset is not None]
+        uncertain = known and len(offsets) == len(Side)
         return Downtime(
             qemu_ms=qemu_ms,
             blackout_ms=(running - stopped) * 1000 if stopped is not None and running is not None else None,
             client_gap_ms=watched.client_gap_ms if watched else None,
             probe_lag_ms=watched.probe_lag_ms if watched else None,
-            clock_uncertainty_ms=uncertainty if known else None,
+            clock_uncertainty_ms=sum(offset.uncertainty_s for offset in offsets) * 1000 if uncertain else None,
             breakdown=self.breakdown() if known else (),
         )
 

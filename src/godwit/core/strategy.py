@@ -92,10 +92,14 @@ def decide(policy: Policy, samples: Sequence[Sample], downtime_limit: float) -> 
     return None
 
 
-def stalled(samples: Sequence[Sample], now: float) -> bool:
-    """Say whether not a byte was sent for STALL_SECONDS, although samples were taken."""
+def stalled(samples: Sequence[Sample], now: float, began: float) -> bool:
+    """Say whether not a byte was sent for STALL_SECONDS.
+
+    `began` is when the stream was started: one that never gets as far as to be counted (its connection is neither
+    accepted nor refused) is dead as well.
+    """
     if not samples:
-        return False
+        return now - began >= STALL_SECONDS
     sent = samples[-1].transferred
     first = next((sample.at for sample in samples if sample.transferred == sent), now)
     return now - first >= STALL_SECONDS

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.capabilities import SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
 from godwit.core.preflight import blocking, check
 from godwit.engine.gather import gather
 from godwit.errors import (
@@ -33,6 +33,7 @@ _LISTEN_TRIES: Final = 3
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
 _POLL: Final = 0.05
+_LONGEST_CONTINUE_PAUSE: Final = 2.0
 _LIVE_STREAMS: Final = frozenset({StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.SWITCHOVER, StreamStatus.OTHER})
 
 
@@ -43,11 +44,14 @@ class Actions:
     parts: Parts
     sides: Sides
     ledger: Ledger
+    downtime_limit: float = FIRST_DOWNTIME_LIMIT
+    """What the source's QEMU works with, in seconds: as far as it has accepted it."""
     findings: tuple[Finding, ...] = ()
     facts: GuestFacts | None = None
     result: dict[str, float] = field(default_factory=dict)
     _address: str = ""
     _source_features: Features | None = None
+    _continue_pause: float = 0.0
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def note(self, kind: str, /, **data: object) -> None:
@@ -148,10 +152,17 @@ class Actions:
         """Change parameters of the running stream."""
         guest = await self.sides.attach(Side.SOURCE)
         await guest.set_parameters(dict(command.parameters))
+        if "downtime-limit" in command.parameters:
+            self.downtime_limit = command.parameters["downtime-limit"] / 1000
         return None
 
     async def continue_target(self, _: e.ContinueTarget) -> e.Event:
-        """Go through the one-way door; RESUME or the status counts, not that `cont` returned."""
+        """Go through the one-way door; RESUME or the status counts, not that `cont` returned.
+
+        A target that did not obey is told again, each time a little later.
+        """
+        await self.parts.clock.sleep(self._continue_pause)
+        self._continue_pause = min(2 * self._continue_pause + _POLL, _LONGEST_CONTINUE_PAUSE)
         guest = await self.sides.attach(Side.TARGET)
         sent = self.parts.clock.now()
         self.sides.asked[Side.TARGET, "RESUME"] = sent

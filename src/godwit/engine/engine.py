@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
@@ -52,6 +53,7 @@ class Engine:
         self._state = state.inherited() if state else State()
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
+        self._downtime_limit = FIRST_DOWNTIME_LIMIT
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -82,7 +84,7 @@ class Engine:
         """Make what works beside the loop, and start what watches."""
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-        self._actions = Actions(self._parts, self._sides, self._ledger)
+        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
         self._observer = Observer(self._parts.clock, self._sides)
@@ -98,10 +100,13 @@ class Engine:
         self._helpers.append(self._tasks.create_task(watch))
 
     async def _recall(self) -> None:
-        """Take up the instants that a former runner saw."""
+        """Take up the instants that a former runner saw, and what it told the source."""
         if not self._restarted:
             return
         for entry in await self._parts.journal.entries(self._parts.spec.id):
+            match entry.data:
+                case {"event": "Decided", "detail": {"parameters": {"downtime-limit": int(milliseconds)}}}:
+                    self._downtime_limit = milliseconds / 1000
             if entry.kind == "mark":
                 name, received = str(entry.data["name"]), entry.data["received"]
                 host_time = entry.data.get("host_time")

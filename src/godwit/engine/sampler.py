@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
-from godwit.core.strategy import STALL_SECONDS, Decision, decide, eta, stalled
+from godwit.core.strategy import STALL_SECONDS, decide, eta, stalled
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
 from godwit.model import Sample, Side
@@ -31,8 +30,8 @@ class Sampler:
     actions: Actions
     emit: Callable[[e.Event], None]
     _samples: list[Sample] = field(default_factory=list)
-    _limit: float = FIRST_DOWNTIME_LIMIT
-    _said: str = ""
+    _said: tuple[str, int] | None = None
+    _began: float = 0.0
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -42,6 +41,7 @@ class Sampler:
             self._task.cancel()
             self._task = None
         elif streaming and self._task is None:
+            self._began = self.actions.parts.clock.now()
             self._task = tasks.create_task(self._run(), name="sampler")
 
     def poke(self) -> None:
@@ -70,29 +70,26 @@ class Sampler:
         except GodwitError as error:
             self.actions.note("note", text=f"no sample: {error.message}")
             return
-        if sample is None:
-            return
-        self._samples = [*self._samples[-_KEPT:], sample]
-        expected = eta(self._samples, self._limit)
-        self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
-        if stalled(self._samples, self.actions.parts.clock.now()):
+        if sample is not None:
+            self._samples = [*self._samples[-_KEPT:], sample]
+            expected = eta(self._samples, self.actions.downtime_limit)
+            self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
+        if stalled(self._samples, self.actions.parts.clock.now(), self._began):
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults:
             self._decide()
 
     def _decide(self) -> None:
-        decision = decide(self.actions.parts.spec.policy, self._samples, self._limit)
-        if decision is None or (decision.action == self._said and not decision.parameters):
+        decision = decide(self.actions.parts.spec.policy, self._samples, self.actions.downtime_limit)
+        if decision is None:
             return
-        self._said = decision.action
-        self._keep_limit(decision)
+        # What QEMU did not take is asked for again in the next pass; a warning is said once.
+        said = (decision.action, self._samples[-1].iteration if decision.parameters else 0)
+        if said == self._said:
+            return
+        self._said = said
         self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
-
-    def _keep_limit(self, decision: Decision) -> None:
-        for name, value in decision.parameters:
-            if name == "downtime-limit":
-                self._limit = value / 1000
 
 
 def _as_data(sample: Sample) -> dict[str, object]:

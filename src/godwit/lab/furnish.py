@@ -35,6 +35,8 @@ kernel = "/mnt/images/{name}.vmlinuz"
 initrd = "/mnt/images/{name}.initrd"
 append = "{append}"
 address = "{address}"
+agent = {agent}
+hotplug_ports = {hotplug_ports}
 
 [[disks]]
 path = "/mnt/images/{name}.qcow2"
@@ -47,12 +49,18 @@ bridge = "br0"
 
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
-    """A guest of the laboratory: `number` gives its address, `words` go to its init (see lab/guest/rc)."""
+    """A guest of the laboratory: `number` gives its address, `words` go to its init (see lab/guest/rc).
+
+    Under TCG every device lengthens the pause of a move; so the guest agent's channel and the ports for hot-plugging
+    are there only when asked for.
+    """
 
     name: str = "web1"
     number: int = 0
     memory: int = GUEST_MEMORY
     words: tuple[str, ...] = ()
+    agent: bool = False
+    hotplug_ports: int = 0
 
 
 def prefix(lab: str) -> str:
@@ -64,15 +72,14 @@ async def register(service: Service, lab: Laboratory) -> list[str]:
     """Register the laboratory's hosts and its client; returns their names. Raises LabError, HostError."""
     await forget(service, lab.plan.name)
     known = {record.name for record in await service.inventory.hosts()}
-    names: list[str] = []
-    for machine in (*lab.hosts.values(), lab.client):
-        name = prefix(lab.plan.name) + machine.name
-        if name in known:
-            message = f"a host {name} is registered already, and is none of this laboratory's"
-            raise LabError(message, remedy=f"godwit host remove {name}, or godwit lab up OTHER-NAME")
-        await service.inventory.put_host(_record(name, machine))
-        names.append(name)
-    return names
+    records = [_record(prefix(lab.plan.name) + one.name, one) for one in (*lab.hosts.values(), lab.client)]
+    for record in records:
+        if record.name in known:
+            message = f"a host {record.name} is registered already, and is none of this laboratory's"
+            raise LabError(message, remedy=f"godwit host remove {record.name}, or godwit lab up OTHER-NAME")
+    # Side by side: each host tries once whether its KVM really runs, which takes seconds where it does not.
+    await asyncio.gather(*(service.add_host(record) for record in records))
+    return [record.name for record in records]
 
 
 def _record(name: str, machine: LabMachine) -> HostRecord:
@@ -119,7 +126,14 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         raise LabError(message)
     address = lab.plan.guest_address(plan.number)
     words = (KERNEL_ARGUMENTS, f"godwit.name={name}", f"godwit.address={address}/24", *plan.words)
-    text = _DEFINITION.format(name=name, memory=plan.memory // MIB, address=address, append=" ".join(words))
+    text = _DEFINITION.format(
+        name=name,
+        memory=plan.memory // MIB,
+        address=address,
+        append=" ".join(words),
+        agent=str(plan.agent).lower(),
+        hotplug_ports=plan.hotplug_ports,
+    )
     vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
     return await service.start_vm(vm.name)
 

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from godwit.errors import LabError
+from godwit.units import KIB
 
 if TYPE_CHECKING:
     from godwit.lab.laboratory import Laboratory
 
 TICK_PORT: Final = 7000
+REDIS_PORT: Final = 6379
+_VALUE_BYTES: Final = 64 * KIB
+_FILL_DEADLINE: Final = 120.0
 _SESSION_DEADLINE: Final = 20.0
 _END_DEADLINE: Final = 3.0
 
@@ -110,7 +115,7 @@ class TickReader:
                 break
             except (OSError, TimeoutError) as error:
                 if time.time() > end:
-                    message = f"the guest at {self.address} does not tick: {error or 'no answer'}"
+                    message = f"the guest at {self.address} does not tick: {str(error) or 'no answer'}"
                     raise LabError(message) from error
                 await asyncio.sleep(0.1)
         self._reader = asyncio.create_task(self._read(reader, int(first.split()[0])))
@@ -139,3 +144,28 @@ class TickReader:
             await asyncio.gather(self._reader, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
+
+
+async def fill_redis(address: str, size: int, seed: int = 1) -> None:
+    """Give the guest's redis `size` bytes of random values, so that its memory is as full as that of one in use.
+
+    A guest fresh from boot is mostly zero pages, which cost a move next to nothing. Raises LabError.
+    """
+    chance = random.Random(seed)  # noqa: S311 - contents, not secrets
+    try:
+        async with asyncio.timeout(_FILL_DEADLINE):
+            reader, writer = await asyncio.open_connection(address, REDIS_PORT)
+            for number in range(size // _VALUE_BYTES):
+                key = b"fill:%d" % number
+                head = b"*3\r\n$3\r\nSET\r\n$%d\r\n%s\r\n$%d\r\n" % (len(key), key, _VALUE_BYTES)
+                writer.write(head + chance.randbytes(_VALUE_BYTES) + b"\r\n")
+                await writer.drain()
+                answer = await reader.readline()
+                if answer != b"+OK\r\n":
+                    message = f"redis at {address} took no more: {answer.decode(errors='replace').strip()}"
+                    raise LabError(message)
+            writer.close()
+            await writer.wait_closed()
+    except (OSError, TimeoutError) as error:
+        message = f"redis at {address} cannot be filled: {str(error) or 'it is too slow'}"
+        raise LabError(message) from error

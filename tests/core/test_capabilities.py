@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, first_parameters, negotiate
+from godwit.model import Features, Policy
+
+ALL = Features(frozenset(), frozenset(row.name for row in CAPABILITIES), frozenset())
+
+
+def without(*names: str) -> Features:
+    return replace(ALL, capabilities=ALL.capabilities - set(names))
+
+
+def test_each_side_is_set_what_concerns_it_and_no_more() -> None:
+    agreed = negotiate(ALL, ALL)
+    assert agreed.source == {"events": True, "return-path": True, "xbzrle": True}
+    assert agreed.target == agreed.source | {"late-block-activate": True}
+    assert (agreed.missing, agreed.lacking) == ((), ())
+
+
+def test_what_nobody_asked_for_is_left_alone() -> None:
+    rich = replace(ALL, capabilities=ALL.capabilities | {"multifd", "postcopy-ram"})
+    assert negotiate(rich, rich) == negotiate(ALL, ALL)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "named"),
+    [
+        (without("return-path"), ALL, "unknown to the source;"),
+        (ALL, without("return-path"), "unknown to the target;"),
+        (without("return-path"), without("return-path"), "unknown to the source and the target;"),
+    ],
+)
+def test_what_one_side_does_not_know_is_set_on_neither(source: Features, target: Features, named: str) -> None:
+    agreed = negotiate(source, target)
+    assert "return-path" not in agreed.source | agreed.target
+    (missing,) = agreed.missing
+    assert missing.startswith("return-path: ")
+    assert named in missing
+    assert agreed.lacking == ()
+
+
+def test_the_source_need_not_know_what_only_the_target_does() -> None:
+    assert negotiate(without("late-block-activate"), ALL) == negotiate(ALL, ALL)
+    assert "late-block-activate" in negotiate(ALL, without("late-block-activate")).missing[0]
+
+
+@pytest.mark.parametrize(("source", "target"), [(without("events"), ALL), (ALL, without("events"))])
+def test_what_no_migration_can_do_without_is_lacking_and_not_merely_missing(source: Features, target: Features) -> None:
+    agreed = negotiate(source, target)
+    assert agreed.missing == ()
+    (lacking,) = agreed.lacking
+    assert lacking.startswith("events: unknown to the ")
+
+
+def test_qemu_s_defaults_keep_only_what_makes_them_drivable() -> None:
+    agreed = negotiate(ALL, ALL, defaults=True)
+    assert agreed.source == {"events": True, "return-path": False, "xbzrle": False}
+    assert agreed.target == agreed.source | {"late-block-activate": True}
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (Policy(), {"downtime-limit": 3, "max-bandwidth": 0}),
+        (Policy(max_downtime=0.002), {"downtime-limit": 2, "max-bandwidth": 0}),
+        (Policy(max_downtime=0.0001), {"downtime-limit": 1, "max-bandwidth": 0}),
+        (Policy(bandwidth=50_000_000), {"downtime-limit": 3, "max-bandwidth": 50_000_000}),
+    ],
+)
+def test_a_stream_begins_with_little_downtime_and_the_bandwidth_allowed(
+    policy: Policy, expected: dict[str, int]
+) -> None:
+    assert first_parameters(policy) == expected
+    assert expected["downtime-limit"] <= FIRST_DOWNTIME_LIMIT * 1000
+
+
+@pytest.mark.parametrize(("bandwidth", "expected"), [(None, 128 << 20), (10**7, 10**7)])
+def test_qemu_s_defaults_are_set_aloud(bandwidth: int | None, expected: int) -> None:
+    """An earlier move may have left other values behind."""
+    chosen = first_parameters(Policy(max_downtime=0.01, bandwidth=bandwidth), defaults=True)
+    assert chosen == {"downtime-limit": 300, "max-bandwidth": expected}
+    chosen["downtime-limit"] = 1
+    assert first_parameters(Policy(), defaults=True)["downtime-limit"] == 300

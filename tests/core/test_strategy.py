@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from godwit.core.strategy import (
+    IMPROVEMENT,
+    MARGIN,
+    STALL_SECONDS,
+    STALLED_PASSES,
+    decide,
+    eta,
+    left_after_passes,
+    stalled,
+)
+from godwit.model import Policy, Sample
+from godwit.units import MIB
+
+RATE = 50e6
+
+
+def sample(iteration: int, remaining: float, *, at: float = 0.0, rate: float = RATE, dirty: float = 40e6) -> Sample:
+    return Sample(at, iteration, int(iteration * 10 * MIB), int(remaining), 512 * MIB, rate, dirty)
+
+
+def passes(*left: float, rate: float = RATE) -> list[Sample]:
+    """Make a stream whose passes have left so much; each began with that, and has sent a part of it when it is read."""
+    made = [sample(1, 512 * MIB, rate=rate)]
+    for number, begun_with in enumerate(left, 2):
+        made += [sample(number, begun_with * part, at=number + 1 - part, rate=rate) for part in (1.0, 0.4)]
+    return made
+
+
+sizes = st.integers(0, 1 << 32)
+any_samples = st.lists(
+    st.builds(
+        Sample,
+        at=st.floats(0, 1e4),
+        iteration=st.integers(1, 12),
+        transferred=sizes,
+        remaining=sizes,
+        total=sizes,
+        rate=st.floats(0, 1e10),
+        dirty_rate=st.floats(0, 1e10),
+    ),
+    max_size=40,
+).map(lambda samples: sorted(samples, key=lambda one: (one.iteration, one.at)))
+limits = st.floats(0.001, 10.0)
+
+
+# -- the limit -----------------------------------------------------------------------------------------------------
+
+
+@given(any_samples, limits, limits)
+def test_the_limit_is_never_past_what_is_allowed_and_never_lowered(
+    samples: list[Sample], allowed: float, now: float
+) -> None:
+    assume(now <= allowed)
+    decision = decide(Policy(max_downtime=allowed), samples, now)
+    if decision is None:
+        return
+    assert decision.reason
+    assert decision.evidence
+    for name, value in decision.parameters:
+        assert name == "downtime-limit"
+        assert value <= max(1, round(allowed * 1000))
+        assert value >= round(now * 1000)
+
+
+@given(st.integers(1 << 20, 1 << 32), st.lists(st.floats(0.1, 0.94), min_size=1, max_size=10), limits, limits)
+def test_nothing_is_decided_while_passes_shrink(first: int, ratios: list[float], allowed: float, now: float) -> None:
+    left = [float(first)]
+    for ratio in ratios:
+        left.append(left[-1] * ratio)
+    assert decide(Policy(max_downtime=allowed), passes(*left), now) is None
+
+
+@given(st.integers(1, STALLED_PASSES), st.integers(1 << 20, 1 << 30))
+def test_nothing_is_decided_before_enough_passes_have_ended(count: int, left: int) -> None:
+    assert decide(Policy(), passes(*[float(left)] * count), 0.001) is None
+
+
+def test_a_stream_that_no_longer_shrinks_is_given_what_it_needs_and_a_margin() -> None:
+    left = 4e6  # 80 ms on this link
+    decision = decide(Policy(max_downtime=0.3), passes(40e6, left, left, left, left), 0.02)
+    assert decision is not None
+    assert decision.action == "raise-downtime-limit"
+    assert decision.parameters == (("downtime-limit", round(left / RATE * MARGIN * 1000)),)
+    assert "100.0 ms" in decision.reason
+    assert "after 6 passes 3.8 MiB are left at best" in decision.evidence
+    assert decide(Policy(max_downtime=0.3), passes(40e6, left, left, left, left), 0.1) is None
+
+
+def test_the_limit_ends_at_what_the_user_allows() -> None:
+    decision = decide(Policy(max_downtime=0.09), passes(40e6, 4e6, 4e6, 4e6, 4e6), 0.02)
+    assert decision is not None
+    assert decision.parameters == (("downtime-limit", 90),)
+
+
+def test_what_can_never_end_is_said_with_the_figure_that_would_be_needed() -> None:
+    decision = decide(Policy(max_downtime=0.05), passes(40e6, 4e6, 4e6, 4e6, 4e6), 0.05)
+    assert decision is not None
+    assert (decision.action, decision.parameters) == ("does-not-converge", ())
+    assert "80.0 ms would be needed" in decision.reason
+    assert "--max-downtime" in decision.reason
+
+
+def test_a_dead_link_is_no_evidence() -> None:
+    assert decide(Policy(), passes(4e6, 4e6, 4e6, 4e6, 4e6, rate=0.0), 0.02) is None
+
+
+def test_what_a_pass_left_is_what_the_next_began_with_however_much_of_that_is_sent() -> None:
+    assert left_after_passes(passes(40e6, 20e6, 10e6)) == [40_000_000, 20_000_000, 10_000_000]
+    assert left_after_passes([sample(1, 9), sample(1, 5)]) == []
+    assert left_after_passes([]) == []
+
+
+def test_one_pass_that_left_more_is_no_evidence_while_the_best_improves() -> None:
+    assert decide(Policy(), passes(40e6, 20e6, 60e6, 30e6, 10e6), 0.003) is None
+
+
+def test_an_improvement_that_is_too_small_is_none() -> None:
+    left = [40e6 * (1 - IMPROVEMENT / 2) ** number for number in range(3)]
+    assert decide(Policy(max_downtime=10), passes(40e6, *left), 0.02) is not None
+
+
+# -- a stream that stands still ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.0, False), (STALL_SECONDS - 0.01, False), (STALL_SECONDS, True), (1e6, True)]
+)
+def test_a_stream_is_dead_when_not_a_byte_was_sent_for_long(seconds: float, expected: bool) -> None:  # noqa: FBT001
+    flowing = [replace(sample(1, 1e8, at=float(n)), transferred=n * 1000) for n in range(5)]
+    still = [*flowing, replace(flowing[-1], at=5.0), replace(flowing[-1], at=4.0 + seconds)]
+    assert stalled(still, 4.0 + seconds, began=0.0) is expected
+
+
+def test_a_stream_that_never_began_to_flow_is_dead_as_well() -> None:
+    assert not stalled([], 100.0, began=100.0 - STALL_SECONDS + 0.1)
+    assert stalled([], 100.0, began=100.0 - STALL_SECONDS)
+
+
+@given(any_samples, st.floats(0, 1e4))
+def test_a_stream_that_sent_a_byte_just_now_is_alive(samples: list[Sample], now: float) -> None:
+    assume(samples)
+    newest = replace(samples[-1], at=now, transferred=max(one.transferred for one in samples) + 1)
+    assert not stalled([*samples, newest], now, began=0.0)
+
+
+# -- how long it will take -----------------------------------------------------------------------------------------
+
+
+@given(any_samples, limits)
+def test_an_estimate_is_an_interval(samples: list[Sample], limit: float) -> None:
+    expected = eta(samples, limit)
+    if expected is not None:
+        shortest, longest = expected
+        assert 0 <= shortest <= longest < float("inf")
+
+
+def test_an_idle_guest_takes_what_is_left_over_the_rate() -> None:
+    assert eta([sample(1, 100e6, dirty=0.0)], 0.02) == (2.0, 2.0)
+
+
+def test_a_guest_that_dirties_half_as_fast_as_the_link_doubles_the_longest() -> None:
+    shortest, longest = eta([sample(2, 100e6, dirty=RATE / 2)], 0.02) or (0.0, 0.0)
+    assert (shortest, longest) == pytest.approx((2.0, 4.0))
+
+
+def test_a_rate_that_varies_widens_the_interval() -> None:
+    varying = [sample(1, 100e6, rate=rate, dirty=0.0) for rate in (25e6, 100e6, 50e6)]
+    assert eta(varying, 0.02) == pytest.approx((1.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [],
+        [sample(1, 100e6, rate=0.0)],
+        [sample(3, 100e6, dirty=RATE)],
+        [sample(3, 100e6, dirty=2 * RATE)],
+    ],
+)
+def test_nobody_can_say_while_nothing_is_known_or_nothing_shrinks(samples: list[Sample]) -> None:
+    assert eta(samples, 0.02) is None
+
+
+def test_a_fast_guest_whose_rest_fits_already_is_about_to_be_switched_over() -> None:
+    expected = eta([sample(3, 0.5e6, dirty=2 * RATE)], 0.02)
+    assert expected is not None
+    assert expected[0] == pytest.approx(0.01)
