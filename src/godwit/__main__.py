@@ -1,5 +1,7 @@
 """`python -m godwit` is the command `godwit`."""
 
+import sys
+
 from godwit.cli.main import main
 
-main()
+sys.exit(main())

@@ -41,6 +41,9 @@ NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 FOLLOW_PERIOD: Final = 0.1
 """Seconds between looks into the journal while following a migration."""
 
+STARTING: Final = 5.0
+"""Seconds that a runner may take from its migration's record until it holds the guest's lock."""
+
 _POWERDOWN_DEADLINE: Final = 60.0
 
 
@@ -289,11 +292,16 @@ class Service:
         return row.outcome
 
     async def take_up(self) -> list[str]:
-        """Start runners for migrations whose runners died with their machine; returns their identifiers."""
+        """Start runners for migrations whose runners died with their machine; returns their identifiers.
+
+        One in LIMBO is looked at again, too: a host that was silent may have come back and told who owns the guest.
+        Young ones are left alone: their runners may just be starting.
+        """
+        now = self.clock.now()
         orphans = [
             row.spec
             for row in await self.journal.rows(unfinished=True, limit=1000)
-            if row.phase is not Phase.LIMBO and not self.runners.alive(row.spec.vm)
+            if now - row.created > STARTING and not self.runners.alive(row.spec.vm)
         ]
         for spec in orphans:
             self.runners.start(spec.id, spec.vm)

@@ -111,7 +111,7 @@ def eta(samples: Sequence[Sample], downtime_limit: float) -> tuple[float, float]
     What remains shrinks in each pass by the ratio of dirty rate to rate; the sum of that geometric series is the
     time left. The interval spans the rates seen lately.
     """
-    recent = [sample for sample in samples[-8:] if sample.rate > 0]
+    recent = [sample for sample in samples[-8:] if sample.rate >= 1]
     if not recent:
         return None
     last = recent[-1]

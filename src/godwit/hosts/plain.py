@@ -27,7 +27,7 @@ from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
-from godwit.qemu.commandline import incoming_argv
+from godwit.qemu.commandline import incoming_argv, move_vnc, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
 from godwit.storage import sharedproof
@@ -225,11 +225,14 @@ class PlainHost:
     async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
         """Start QEMU detached from everything; returns its pid when its monitor answers.
 
-        `incoming` starts it paused and waiting for a stream instead of running the guest.
+        `incoming` starts it paused and waiting for a stream instead of running the guest, its VNC server on another
+        port if its own is taken here.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
-        wanted = replace(launch, argv=incoming_argv(launch)) if incoming else launch
-        pid = await launching.start(self._transport, vm, wanted)
+        if incoming:
+            launch = await self._with_free_vnc(launch)
+            launch = replace(launch, argv=incoming_argv(launch))
+        pid = await launching.start(self._transport, vm, launch)
         try:
             async with asyncio.timeout(launching.LAUNCH_DEADLINE):
                 await self._await_monitor(vm)
@@ -237,6 +240,13 @@ class PlainHost:
             message = f"the monitor of {vm.name} on {self._transport.where} does not answer"
             raise HypervisorError(message, remedy="see its log on the host") from None
         return pid or await self._pid(vm)
+
+    async def _with_free_vnc(self, launch: Launch) -> Launch:
+        """Move the guest's VNC server to a free port if somebody here has its port already."""
+        if not vnc_ports(launch):
+            return launch
+        completed = await run_script(self._transport, tcpports.LIST)
+        return move_vnc(launch, tcpports.parse_used(completed.stdout.decode()))
 
     async def _await_monitor(self, vm: Vm) -> None:
         """Return when a monitor has greeted: the one for observing if there is one, since control is for migrations."""

@@ -57,6 +57,7 @@ async def _up(name: str, hosts: int, rate: int, *, shared: bool, guest: bool) ->
     from godwit.lab.assets import cache_folder, prepare  # noqa: PLC0415 - start-up time
     from godwit.lab.furnish import GuestPlan, add_guest, prefix, register  # noqa: PLC0415 - start-up time
     from godwit.lab.laboratory import Laboratory  # noqa: PLC0415 - start-up time
+    from godwit.lab.loads import TickReader  # noqa: PLC0415 - start-up time
     from godwit.lab.plan import LabPlan  # noqa: PLC0415 - start-up time
 
     plan = LabPlan(name, hosts=hosts, link_rate=rate, shared_storage=shared)
@@ -68,7 +69,8 @@ async def _up(name: str, hosts: int, rate: int, *, shared: bool, guest: bool) ->
             console.print(f"laboratory {name}: {', '.join(names)}; migration link {format_bandwidth(rate / _BITS)}")
             if guest:
                 vm = await add_guest(service, lab, assets, GuestPlan())
-                console.print(f"guest {vm.name} starts on {vm.host}, reachable at {vm.address} in about 4 s")
+                async with TickReader(vm.address or ""):
+                    console.print(f"guest {vm.name} runs on {vm.host} and answers at {vm.address}")
         except BaseException:
             await asyncio.to_thread(lab.down)
             raise

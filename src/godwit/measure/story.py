@@ -15,6 +15,7 @@ from godwit.measure.report_data import (
     PassRow,
     PhaseSpan,
     ReportData,
+    RunFigures,
 )
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -224,6 +225,21 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         remedy=end.remedy if end else "",
         simulated=end.simulated if end else False,
         version=version,
+    )
+
+
+def run_figures(label: str, row: MigrationRow, entries: Sequence[Entry]) -> RunFigures:
+    """Return what a comparison of two migrations needs of one."""
+    data = report_data(row, entries)
+    outcome = row.outcome
+    return RunFigures(
+        label=label,
+        downtime=data.downtime,
+        total_s=(outcome.stream_s or outcome.total_s) if outcome else 0.0,
+        sent_bytes=outcome.bytes if outcome else 0,
+        probe=data.probe,
+        stop_s=data.stop_s,
+        resume_s=data.resume_s,
     )
 
 

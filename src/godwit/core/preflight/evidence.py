@@ -41,4 +41,3 @@ class Evidence:
     on_target: GuestView
     disks: tuple[DiskProof, ...]
     reachable: bool
-    ports_taken: tuple[int, ...] = ()
