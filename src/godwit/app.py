@@ -100,13 +100,13 @@ def launcher(inventory: Inventory) -> Callable[[str], Awaitable[Launch]]:
 
 async def run_migration(identifier: str) -> None:
     """Carry one migration from where its journal says it stands to its end. Raises JournalError, SupersededError."""
-    from godwit.core.state import TERMINAL  # noqa: PLC0415 - start-up time
+    from godwit.core.state import TERMINAL, outcome_status  # noqa: PLC0415 - start-up time
     from godwit.engine.engine import Engine  # noqa: PLC0415 - start-up time
 
     async with opened() as service:
         epoch = await service.journal.take_over(identifier)
         row, state = await service.journal.load(identifier)
-        if state.phase in TERMINAL and row.outcome is not None:
+        if state.phase in TERMINAL and row.outcome is not None and row.outcome.status is outcome_status(state):
             return
         parts = await service.parts(row.spec, epoch=epoch, requested=row.created)
         try:

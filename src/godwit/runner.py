@@ -29,6 +29,9 @@ RESTARTS: Final = 8
 LOCK_PATIENCE: Final = 15.0
 _LONGEST_PAUSE: Final = 5.0
 _QUICK: Final = 3
+_CHILDREN: Final[list[subprocess.Popen[bytes]]] = []
+"""Supervisors that this process started: kept so that a long-lived one can bury them."""
+
 _EXIT_BUSY: Final = 75
 _EXIT_SUPERSEDED: Final = 76
 
@@ -41,10 +44,11 @@ class RunnerProcesses:
 
     def start(self, identifier: str, vm: str) -> None:
         """Start a supervisor and its runner; see `godwit.ports.Runners`."""
+        _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
         log = self.home / "log" / f"{identifier}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            subprocess.Popen(
+            child = subprocess.Popen(
                 [sys.executable, "-m", "godwit.runner", identifier, vm],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -53,6 +57,7 @@ class RunnerProcesses:
                 cwd="/",
                 env={**os.environ, "GODWIT_HOME": str(self.home)},
             )
+        _CHILDREN.append(child)
 
     def alive(self, vm: str) -> bool:
         """Say whether somebody holds the guest's lock."""

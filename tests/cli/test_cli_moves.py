@@ -166,6 +166,7 @@ def test_a_migration_whose_runner_died_is_taken_up_by_the_next_command(
     main(["migrate", "web1", "host2", "--detach"])
     (row,) = stage.rows()
     capsys.readouterr()
+    stage.journal._stories[str(row["id"])].created -= 10  # long enough ago that its runner cannot just be starting
     assert main(["watch", "web1"]) == 0
     captured = capsys.readouterr()
     assert captured.err == f"godwit: took migration {row['id']} up again; its runner had died\n"
@@ -217,6 +218,8 @@ def test_cancel_waits_for_the_end_and_succeeds(
     slow = Stage(speed=2.0)
     monkeypatch.setattr(ground, "opener", slow.opened)
     main(["migrate", "web1", "host2", "--detach"])
+    for story in slow.journal._stories.values():
+        story.created -= 10  # long enough ago that its runner cannot just be starting
     capsys.readouterr()
     assert main(["cancel", "web1"]) == 0
     captured = capsys.readouterr()

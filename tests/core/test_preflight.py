@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,9 +26,6 @@ from godwit.model import (
     Vm,
 )
 from godwit.units import GIB
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 QEMU = QemuFacts("qemu-system-x86_64", (10, 0, 2), ("pc-q35-10.0", "pc-q35-9.2"), (("q35", "pc-q35-10.0"),))
 LAUNCH = Launch(("qemu-system-x86_64",))
@@ -86,7 +83,7 @@ GOOD = Evidence(
     reachable=True,
 )
 
-Change = "Callable[[Evidence], Evidence]"
+Change = Callable[[Evidence], Evidence]
 
 
 def guest(**changes: object) -> Change:
@@ -109,7 +106,7 @@ def disk(**changes: object) -> Change:
     return lambda e: replace(e, disks=(replace(SAME_DISK, **changes),))  # type: ignore[arg-type]
 
 
-def both(*changes: Callable[[Evidence], Evidence]) -> Change:
+def both(*changes: Change) -> Change:
     def change(e: Evidence) -> Evidence:
         for one in changes:
             e = one(e)
@@ -126,7 +123,7 @@ BLOCK, WARN = Severity.BLOCK, Severity.WARN
 
 FIRES: list[tuple[str, Severity, Change, str]] = [
     ("same-machine", BLOCK, target(machine_id="id-one", hostname="one.lan"), "one and two are the same machine"),
-    ("name-taken", BLOCK, whole(on_target=GuestView(RunState.PAUSED, pid=9)), "already has a guest web (paused, process 9)"),
+    ("name-taken", BLOCK, whole(on_target=GuestView(RunState.PAUSED, pid=9)), "has a guest web (paused, process 9)"),
     ("name-unknown", BLOCK, whole(on_target=GuestView(RunState.UNREACHABLE, detail="silent", pid=9)), "silent"),
     ("memory-short", BLOCK, target(memory_available=2 * GIB + MEMORY_OVERHEAD - 1), "needs 2.1 GiB"),
     ("bridge-missing", BLOCK, target(bridges=()), "two has no bridge br0"),
@@ -135,14 +132,14 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("clocks-differ", WARN, target(clock_offset=CLOCK_TOLERANCE + 0.03), "1.03 s ahead of"),
     ("clocks-differ", WARN, target(clock_offset=-7.0), "7.00 s behind"),
     ("send-queue", WARN, source(can_shorten_send_queue=False), "may not be set on one"),
-    *(("not-running", BLOCK, guest(run_state=state), str(state)) for state in RunState if state is not RunState.RUNNING),
+    *(("not-running", BLOCK, guest(run_state=one), str(one)) for one in RunState if one is not RunState.RUNNING),
     ("libvirt-owned", BLOCK, guest(libvirt=True), "libvirt owns"),
     ("inherited-descriptor", BLOCK, guest(inherited_descriptors=("tap,fd=7",)), "tap,fd=7"),
     ("cannot-be-repeated", BLOCK, guest(refusals=("the disk d1 has no path",)), "the disk d1 has no path"),
     ("blocked-by-qemu", BLOCK, guest(blockers=("nvme is not migratable",)), "nvme is not migratable"),
     ("qemu-missing", BLOCK, target(qemu=None), "two has no qemu-system-x86_64"),
     ("qemu-older", WARN, older((9, 2, 0)), "QEMU 10.0.2 on one, 9.2.0 on two"),
-    ("tcg-corrupts", WARN, both(guest(accelerator="tcg", qemu_version=(8, 1, 9)), older((10, 0, 2))), "TCG on QEMU 8.1.9"),
+    ("tcg-corrupts", WARN, guest(accelerator="tcg", qemu_version=(8, 1, 9)), "TCG on QEMU 8.1.9"),
     ("machine-type", BLOCK, guest(machine="pc-q35-10.1"), "has no machine type pc-q35-10.1"),
     ("accelerator", BLOCK, target(accelerators=("tcg",)), "runs under kvm; usable on two: tcg"),
     ("accelerator", BLOCK, target(accelerators=()), "usable on two: none"),
@@ -183,7 +180,7 @@ SILENT: list[tuple[str, Change]] = [
 ]
 
 
-def findings(change: Callable[[Evidence], Evidence]) -> dict[str, Finding]:
+def findings(change: Change) -> dict[str, Finding]:
     return {finding.code: finding for finding in check(change(GOOD))}
 
 
@@ -193,7 +190,7 @@ def test_two_hosts_that_fit_have_no_findings() -> None:
 
 @pytest.mark.parametrize(("code", "severity", "change", "words"), FIRES, ids=[row[0] for row in FIRES])
 def test_what_is_wrong_is_found_with_its_reason_and_its_mend(
-    code: str, severity: Severity, change: Callable[[Evidence], Evidence], words: str
+    code: str, severity: Severity, change: Change, words: str
 ) -> None:
     found = findings(change)
     assert set(found) == {code}
@@ -207,7 +204,7 @@ def test_what_is_wrong_is_found_with_its_reason_and_its_mend(
 
 
 @pytest.mark.parametrize(("code", "change"), SILENT, ids=[row[0] for row in SILENT])
-def test_what_only_looks_like_it_is_no_finding(code: str, change: Callable[[Evidence], Evidence]) -> None:
+def test_what_only_looks_like_it_is_no_finding(code: str, change: Change) -> None:
     assert code not in findings(change)
 
 

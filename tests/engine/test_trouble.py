@@ -44,10 +44,7 @@ def later(seconds: float, act: Callable[[], object]) -> None:
     [
         *((phase, delay, FAILED) for phase, delay in [*BEFORE, *SWITCHING]),
         (Phase.COMMITTING, 0.0, CRASHED),
-        pytest.param(
-            *(Phase.FINISHING, 0.0, CRASHED),
-            marks=pytest.mark.xfail(strict=True, reason="the ruling CRASHED is dropped in FINISHING"),
-        ),
+        (Phase.FINISHING, 0.0, CRASHED),
     ],
 )
 def test_the_target_s_qemu_dies(phase: Phase, delay: float, expected: OutcomeStatus) -> None:

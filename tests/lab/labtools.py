@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from godwit import app
 from godwit.core.state import Phase
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
-from godwit.lab.loads import TickReader
+from godwit.lab.loads import TICK_PORT, TickReader
 from godwit.model import Outcome, RunState
 from godwit.units import MIB
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from godwit.service import Service
 
 TRAPS: Final = Path(__file__).with_name("trap")
-MEMORY: Final = 160 * MIB
+MEMORY: Final = 224 * MIB
 CRAWL: Final = 8_000_000
 """Bits a second at which a guest's memory takes minutes: whoever waits for a phase before the end does reach it."""
 
@@ -124,6 +124,7 @@ class Ground:
     assets: Assets
     home: Path
     name: str = ""
+    number: int = 0
     guests: int = 0
     moves: list[str] = field(default_factory=list)
     laid: int = 0
@@ -139,10 +140,10 @@ class Ground:
     async def fresh_guest(self, host: str = "host1") -> None:
         """Start a guest that no earlier test has touched."""
         plan = GuestPlan(name=f"web{self.guests}", number=self.guests, memory=MEMORY)
-        self.guests += 1
+        number, self.guests = self.guests, self.guests + 1
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)
-        self.name = vm.name
+        self.use(vm.name, number)
         async with self.client():
             pass
 
@@ -156,21 +157,54 @@ class Ground:
                 self.lab.heal(machine.name, "all")
         async with app.opened(self.home) as service:
             vm = await service.inventory.vm(self.name)
-            alive = (await service.view_vm(vm)).state is RunState.RUNNING
+            alive = (await service.view_vm(vm)).state is RunState.RUNNING and await self.ticks()
             if not alive:
                 for qemus in self.qemus().values():
                     for qemu in qemus:
                         os.kill(qemu.pid, signal.SIGKILL)
                 await until(lambda: not any(self.qemus().values()), "the old guest's processes are gone")
+                for machine in self.qemus():
+                    for tap in self.taps(machine):
+                        self.inside(machine, "ip", "link", "delete", tap)
         if not alive:
             await self.fresh_guest()
+
+    async def ticks(self) -> bool:
+        """Say whether the guest's program answers at once."""
+        try:
+            async with asyncio.timeout(3):
+                reader, writer = await asyncio.open_connection(self.address, TICK_PORT)
+                line = await reader.readline()
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return bool(line)
 
     # -- names ---------------------------------------------------------------------------------------------------------
 
     @property
     def address(self) -> str:
         """Where the present guest is reached."""
-        return self.lab.plan.guest_address(self.guests - 1)
+        return self.addressed(self.number)
+
+    def addressed(self, number: int) -> str:
+        """Return the address of a guest's number."""
+        return self.lab.plan.guest_address(number)
+
+    def use(self, name: str, number: int) -> None:
+        """Take another guest for the present one."""
+        self.name, self.number = name, number
+
+    def ssh(self, line: str) -> str:
+        """Run a shell line in the guest and return what it printed."""
+        return subprocess.run(
+            [*self.login(), line], capture_output=True, text=True, timeout=20, check=False
+        ).stdout.strip()
+
+    def login(self) -> list[str]:
+        """Return the command that logs in to the guest."""
+        ssh = ["ssh", "-i", str(self.lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
+        return [*ssh, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", f"root@{self.address}"]
 
     def host(self, machine: str) -> str:
         """Return the name under which a machine of the laboratory is registered."""
@@ -227,6 +261,13 @@ class Ground:
         self.moves.append(identifier)
         return Move(self, identifier)
 
+    async def latest(self) -> Move:
+        """Return the move that was asked for last."""
+        async with app.opened(self.home) as service:
+            identifier = (await service.journal.rows(limit=1))[0].spec.id
+        self.moves.append(identifier)
+        return Move(self, identifier)
+
     # -- the guest's users -------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -239,19 +280,20 @@ class Ground:
             assert ticks.faults == []
 
     @asynccontextmanager
-    async def dirtying(self, rate: str = "48M", hot: str = "32M") -> AsyncIterator[None]:
+    async def dirtying(self, rate: str = "40M", hot: str = "24M") -> AsyncIterator[None]:
         """Let the guest write memory faster than a slow link carries it."""
         writer = f"memwriter --rate {rate} --set {hot} --bytes-per-page 8"
-        ssh = ["ssh", "-i", str(self.lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
-        ssh += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", f"root@{self.address}"]
-        process = await asyncio.create_subprocess_exec(*ssh, f"echo begin; exec {writer}", stdout=subprocess.PIPE)
+        ssh = self.login()
+        process = await asyncio.create_subprocess_exec(*ssh, f"echo $$; exec {writer}", stdout=subprocess.PIPE)
         assert process.stdout is not None
+        pid = ""
         try:
             async with asyncio.timeout(20):
-                assert await process.stdout.readline() == b"begin\n"
+                pid = (await process.stdout.readline()).decode().strip()
+            assert pid.isdigit()
             yield
         finally:
-            await _quietly(*ssh, "killall memwriter")
+            await _quietly(*ssh, f"kill {pid}")
             if process.returncode is None:
                 process.kill()
             await process.wait()
@@ -293,8 +335,12 @@ class Ground:
         found = [f"QEMU {one.pid}" for one in self.qemus()[machine] if self.name in " ".join(one.arguments)]
         folder = Path(f"/proc/{self.init(machine)}/root/run/godwit/{self.name}")
         found += [str(path) for path in sorted(folder.glob("*")) if path.is_socket()] if folder.is_dir() else []
+        return found + self.taps(machine)
+
+    def taps(self, machine: str) -> list[str]:
+        """Return the taps on a host."""
         links = json.loads(self.inside(machine, "ip", "-json", "link", "show"))
-        return found + [row["ifname"] for row in links if row["ifname"].startswith("gw")]
+        return [row["ifname"] for row in links if row["ifname"].startswith("gw")]
 
     def send_queue(self, machine: str) -> tuple[str, list[str]]:
         """Return a host's tcp_notsent_lowat and the leases on it."""
@@ -456,3 +502,19 @@ class Move:
         _, runner = self.processes()
         assert runner is not None
         os.kill(runner, signal.SIGKILL)
+
+    async def notices(self, word: str, deadline: float = LONG) -> None:
+        """Wait until the journal has an entry of both sides having been looked at, or a note, that holds `word`."""
+
+        def seen(_: State, entries: list[Entry]) -> bool:
+            return any(one.kind != "sample" and word in json.dumps(one.data) for one in entries)
+
+        await self._follow(seen, f"{word!r} in the journal", deadline)
+
+    async def cancel_is_asked_for(self) -> None:
+        """Wait until the journal holds the wish to cancel."""
+        end = time.monotonic() + LONG
+        async with self._service() as service:
+            while await service.journal.cancel_requested(self.id) is None:
+                assert time.monotonic() < end, "nobody asked to cancel"
+                await asyncio.sleep(0.02)

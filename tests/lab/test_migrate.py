@@ -21,7 +21,11 @@ async def test_there_and_back_under_load_and_nobody_notices(ground: Ground) -> N
     probe = f"{ground.address}@{ground.host('client')}"
     requests = ProbeSpec.parse(f"redis://{ground.address}:6379/set", interval_ms=5)
     prober = ground.lab.command("client", [sys.executable])
-    async with ground.client() as ticks, SshTop(ground.lab, ground.address) as top, OutsideProbe(prober, requests) as redis:
+    async with (
+        ground.client() as ticks,
+        SshTop(ground.lab, ground.address) as top,
+        OutsideProbe(prober, requests) as redis,
+    ):
         await redis.ready()
         for machine in ("host2", "host1"):
             before = ticks.ticks

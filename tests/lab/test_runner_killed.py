@@ -6,6 +6,7 @@ long enough; the journal shows that the phase was hit: it names it, and a second
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from labtools import CRAWL, JOURNAL, Trap
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Owner
+from godwit.service import STARTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +43,11 @@ INSTANTS: Final[dict[str, tuple[Trap, Phase, OutcomeStatus | None]]] = {
     ),
     "pending, looking at the hosts": (Trap("kill", at=f"{HOST}.facts"), Phase.PENDING, OutcomeStatus.COMPLETED),
     "preparing, nothing done yet": (Trap("kill", "preparing"), Phase.PREPARING, OutcomeStatus.FAILED),
-    "preparing, the target's QEMU was started": (Trap("kill", at=f"{HOST}.launch"), Phase.PREPARING, OutcomeStatus.FAILED),
+    "preparing, the target's QEMU was started": (
+        Trap("kill", at=f"{HOST}.launch"),
+        Phase.PREPARING,
+        OutcomeStatus.FAILED,
+    ),
     "preparing, the target listens": (Trap("kill", at=f"{GUEST}.listen"), Phase.PREPARING, OutcomeStatus.FAILED),
     "precopy, before the stream": (Trap("kill", "precopy"), Phase.PRECOPY, OutcomeStatus.FAILED),
     "precopy, the stream has just begun": (Trap("kill", at=f"{GUEST}.migrate"), Phase.PRECOPY, OutcomeStatus.COMPLETED),
@@ -52,8 +58,13 @@ INSTANTS: Final[dict[str, tuple[Trap, Phase, OutcomeStatus | None]]] = {
         Phase.SWITCHOVER,
         OutcomeStatus.COMPLETED,
     ),
-    "committing, before cont": (Trap("kill", at=f"{GUEST}.resume", when="before"), Phase.COMMITTING, None),
-    "committing, after cont": (Trap("kill", at=f"{GUEST}.resume"), Phase.COMMITTING, OutcomeStatus.COMPLETED),
+    "committing, before cont": (
+        Trap("kill", at=f"{GUEST}.resume", when="before"),
+        Phase.SWITCHOVER,
+        OutcomeStatus.COMPLETED,
+    ),
+    # The step through an armed door is not on disk when it is taken: the journal still says switchover.
+    "committing, after cont": (Trap("kill", at=f"{GUEST}.resume"), Phase.SWITCHOVER, OutcomeStatus.COMPLETED),
     "finishing, just begun": (Trap("kill", "finishing"), Phase.FINISHING, OutcomeStatus.COMPLETED),
     "finishing, before the source is removed": (
         Trap("kill", at=f"{HOST}.destroy", when="before"),
@@ -93,9 +104,7 @@ async def assert_taken_over(move: Move, phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
-async def test_killed_at_an_instant(
-    ground: Ground, instant: str, figure: Callable[[str, object], None]
-) -> None:
+async def test_killed_at_an_instant(ground: Ground, instant: str, figure: Callable[[str, object], None]) -> None:
     trap, phase, expected = INSTANTS[instant]
     traps = ground.lay(trap)
     ways = await ground.whereabouts()
@@ -122,9 +131,7 @@ async def test_killed_in_the_first_pass(ground: Ground, figure: Callable[[str, o
     assert ticks.longest_silence < SILENCE
 
 
-async def test_killed_in_a_later_pass_again_and_again(
-    ground: Ground, figure: Callable[[str, object], None]
-) -> None:
+async def test_killed_in_a_later_pass_again_and_again(ground: Ground, figure: Callable[[str, object], None]) -> None:
     ways = await ground.whereabouts()
     ground.lab.set_rate(200_000_000)
     async with ground.client() as ticks:
@@ -152,9 +159,7 @@ async def test_killed_in_a_later_pass_again_and_again(
     ],
     ids=["begun", "stream cancelled", "before destroy", "target destroyed", "before the send queue", "before the end"],
 )
-async def test_killed_while_rolling_back(
-    ground: Ground, trap: Trap, figure: Callable[[str, object], None]
-) -> None:
+async def test_killed_while_rolling_back(ground: Ground, trap: Trap, figure: Callable[[str, object], None]) -> None:
     traps = ground.lay(trap)
     ways = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)
@@ -196,6 +201,7 @@ async def test_the_whole_controller_dies_and_the_next_command_takes_the_move_up(
         assert traps.sprung()
         # The step through an armed door is not on disk when it is taken: a dead controller's journal still says switchover.
         assert (await move.state()).phase.value == {"committing": "switchover"}.get(phase, phase)
+        await asyncio.sleep(STARTING)  # a young migration is left alone: its runner may just be starting
         ran = await ground.godwit("status")
         assert ran.status == 0, ran.err
         assert f"took migration {move.id} up again" in ran.err

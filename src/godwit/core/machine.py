@@ -320,7 +320,7 @@ _RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
 def _observed_while_finishing(state: State, event: e.Event) -> Step:
     """Do again what a former runner did not finish; every duty is idempotent."""
     ruled = _observed(state, event)
-    if ruled.state.phase is not Phase.FINISHING:
+    if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
     commands = tuple(command for name, command in _DUTIES.items() if name in state.duties)
     return Step(state, commands if isinstance(event, e.Observed) and event.restarted else ())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MINIMUM_GAP_S = 0.020
 GAP_IN_INTERVALS = 5.0
+AFTERMATH_S = 0.1
 NEAR_SWITCHOVER_S = 1.0
 
 
@@ -121,11 +122,12 @@ def noticeable_gaps(series: ProbeSeries) -> tuple[Gap, ...]:
 
 
 def gap_at(gaps: tuple[Gap, ...], stop_s: float, resume_s: float) -> Gap | None:
-    """Give the gap of the switchover: the longest that touches [stop, resume], else the nearest within a second.
+    """Give the gap of the switchover: the longest that touches [stop, resume + 0.1 s], else the nearest in a second.
 
-    A client's gap may begin before STOP (devices are drained first) and ends after RESUME (announcement, load).
+    A client's gap may begin before STOP (devices are drained first) and ends after RESUME (announcement, load); a guest
+    may answer once and then stand still again, busy with what it missed.
     """
-    touching = [gap for gap in gaps if gap.overlap_s(stop_s, resume_s) >= 0]
+    touching = [gap for gap in gaps if gap.overlap_s(stop_s, resume_s + AFTERMATH_S) >= 0]
     if touching:
         return max(touching, key=lambda gap: gap.length_s)
     near = [gap for gap in gaps if gap.overlap_s(stop_s, resume_s) >= -NEAR_SWITCHOVER_S]

@@ -129,6 +129,7 @@ class ReportData:
     guest_alive: bool | None = None
     phases: tuple[PhaseSpan, ...] = ()
     passes: tuple[PassRow, ...] = ()
+    pass_count: int = 0
     decisions: tuple[DecisionRow, ...] = ()
     findings: tuple[FindingRow, ...] = ()
     journal: tuple[JournalRow, ...] = ()

@@ -217,6 +217,7 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         guest_alive=end.guest_alive if end else None,
         phases=phases(row, entries),
         passes=passes(entries),
+        pass_count=end.passes if end else 0,
         decisions=decisions(entries),
         findings=findings(entries),
         journal=journal_rows(entries),

@@ -50,7 +50,9 @@ def _name_is_free(e: Evidence) -> Iterator[Finding]:
             e.vm.name,
             f"whether {e.target.name} has a guest {e.vm.name} cannot be seen: {e.on_target.detail}",
             "two guests of one name would share monitor, taps and disks",
-            f"look at process {e.on_target.pid} on {e.target.name}",
+            f"look at process {e.on_target.pid} on {e.target.name}"
+            if e.on_target.pid
+            else f"godwit host check {e.target.name}",
         )
     elif e.on_target.state is not RunState.ABSENT:
         yield Finding(

@@ -1,0 +1,253 @@
+"""The supervisor, its runner and the guest's lock, as real processes; what they carry is a stand-in."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from godwit.runner import RESTARTS, RunnerProcesses, lock_path, take_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DRIVER = """
+import asyncio, functools, os, sys
+from pathlib import Path
+from godwit import app, runner
+from godwit.errors import JournalError, SupersededError
+
+lives = app.home() / "lives"
+
+async def stand_in(identifier):
+    with lives.open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    count = len(lives.read_text().split())
+    if identifier == "done":
+        return
+    if identifier == "superseded":
+        raise SupersededError("another runner took over")
+    if identifier == "broken":
+        raise JournalError("the disk is full")
+    if identifier == "defect":
+        raise ValueError("nobody thought of this")
+    if identifier == "long" or (identifier == "done at last" and count < 3):
+        await asyncio.sleep(60)
+
+app.run_migration = stand_in
+app.preload = lambda: None
+runner._LONGEST_PAUSE = 0.01
+runner.take_lock = functools.partial(runner.take_lock, patience=float(sys.argv[2]))
+sys.exit(runner.supervise(sys.argv[1], "web"))
+"""
+
+
+class Supervisor:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, home: Path, what: str, patience: float) -> None:
+        self.lives = home / "lives"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", DRIVER, what, str(patience)],
+            env=os.environ | {"GODWIT_HOME": str(home)},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def runners(self) -> list[int]:
+        """Return the runners that there were, the oldest first."""
+        return [int(pid) for pid in self.lives.read_text().split()] if self.lives.exists() else []
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for the end; return exit status and log."""
+        _, log = self.process.communicate(timeout=20)
+        return self.process.returncode, log
+
+    def end(self) -> None:
+        """End everything that was started, supervisor first, so that nothing starts anew."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Supervisor]]:
+    started: list[Supervisor] = []
+
+    def one(what: str, patience: float = 0.1) -> Supervisor:
+        started.append(Supervisor(tmp_path, what, patience))
+        return started[-1]
+
+    yield one
+    for supervisor in started:
+        supervisor.end()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def exists(pid: int) -> bool:
+    """Say whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_migration_that_ends_ends_its_processes_and_frees_the_guest(
+    tmp_path: Path, start: Callable[..., Supervisor]
+) -> None:
+    supervisor = start("done")
+    assert supervisor.ended()[0] == 0
+    assert len(supervisor.runners()) == 1
+    assert not RunnerProcesses(tmp_path).alive("web")
+
+
+def test_the_guest_is_held_while_a_runner_works_and_a_second_one_is_turned_away(
+    tmp_path: Path, start: Callable[..., Supervisor]
+) -> None:
+    processes = RunnerProcesses(tmp_path)
+    assert not processes.alive("web")
+    first = start("long")
+    eventually(lambda: bool(first.runners()))
+    assert processes.alive("web")
+    assert not processes.alive("db")
+    status, log = start("done").ended()
+    assert status == 75
+    assert "another runner holds web" in log
+    assert len(first.runners()) == 1
+
+
+def test_a_second_one_that_is_patient_gets_the_guest_when_the_first_has_ended(
+    start: Callable[..., Supervisor],
+) -> None:
+    first = start("long")
+    eventually(lambda: bool(first.runners()))
+    second = start("done", patience=15)
+    first.end()
+    assert second.ended()[0] == 0
+
+
+def test_a_killed_runner_is_followed_by_another_at_once(start: Callable[..., Supervisor]) -> None:
+    supervisor = start("done at last")
+    for life in (1, 2):
+        eventually(lambda life=life: len(supervisor.runners()) == life)  # type: ignore[misc]
+        began = time.monotonic()
+        os.kill(supervisor.runners()[-1], signal.SIGKILL)
+        eventually(lambda life=life: len(supervisor.runners()) == life + 1)  # type: ignore[misc]
+        assert time.monotonic() - began < 1
+    status, log = supervisor.ended()
+    assert status == 0
+    assert len(set(supervisor.runners())) == 3
+    assert log.count("ended with -9") == 2
+
+
+def test_the_guest_stays_held_between_two_runners(tmp_path: Path, start: Callable[..., Supervisor]) -> None:
+    supervisor = start("long")
+    processes = RunnerProcesses(tmp_path)
+    for life in range(1, 4):
+        eventually(lambda life=life: len(supervisor.runners()) == life)  # type: ignore[misc]
+        os.kill(supervisor.runners()[-1], signal.SIGKILL)
+        while len(supervisor.runners()) == life:
+            assert processes.alive("web")
+
+
+def test_a_runner_whose_supervisor_was_killed_keeps_the_guest_until_it_ends(
+    tmp_path: Path, start: Callable[..., Supervisor]
+) -> None:
+    supervisor = start("long")
+    processes = RunnerProcesses(tmp_path)
+    eventually(lambda: bool(supervisor.runners()))
+    (runner,) = supervisor.runners()
+    os.kill(supervisor.process.pid, signal.SIGKILL)
+    supervisor.process.wait()
+    assert exists(runner)
+    assert processes.alive("web")
+    os.kill(runner, signal.SIGKILL)
+    eventually(lambda: not processes.alive("web"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_runner_does_not_heed_what_a_terminal_sends(number: int, start: Callable[..., Supervisor]) -> None:
+    supervisor = start("long")
+    eventually(lambda: bool(supervisor.runners()))
+    (runner,) = supervisor.runners()
+    ignored = int(Path(f"/proc/{runner}/status").read_text().partition("SigIgn:")[2].split()[0], 16)
+    assert ignored & (1 << (number - 1))
+    os.kill(runner, number)
+    time.sleep(0.05)
+    assert exists(runner)
+    assert supervisor.runners() == [runner]
+
+
+def test_a_superseded_runner_ends_its_supervisor_quietly(start: Callable[..., Supervisor]) -> None:
+    supervisor = start("superseded")
+    status, log = supervisor.ended()
+    assert status == 76
+    assert len(supervisor.runners()) == 1
+    assert "another runner took over" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("broken", "journal: the disk is full"), ("defect", "nobody thought of this")]
+)
+def test_a_runner_that_always_fails_is_given_up_and_its_log_says_why(
+    what: str, said: str, tmp_path: Path, start: Callable[..., Supervisor]
+) -> None:
+    supervisor = start(what)
+    status, log = supervisor.ended()
+    assert status == 1
+    assert len(supervisor.runners()) == RESTARTS
+    assert log.count(said) == RESTARTS
+    assert not RunnerProcesses(tmp_path).alive("web")
+
+
+def test_a_lock_is_free_again_when_its_holder_lets_go(tmp_path: Path) -> None:
+    path = lock_path(tmp_path, "web")
+    held = take_lock(path)
+    assert held is not None
+    assert take_lock(path, patience=0.05) is None
+    os.close(held)
+    again = take_lock(path, patience=0.0)
+    assert again is not None
+    os.close(again)
+
+
+def test_a_started_runner_belongs_to_no_terminal_and_logs_where_it_should(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real thing, for a migration that the journal does not know: it says so and ends."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def kept(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - whatever Popen takes
+        started.append(subprocess_popen(*arguments, **options))
+
+    subprocess_popen = subprocess.Popen
+    monkeypatch.setattr("godwit.runner.subprocess.Popen", kept)
+    RunnerProcesses(tmp_path).start("web-1", "web")
+    (supervisor,) = started
+    try:
+        log = tmp_path / "log" / "web-1.log"
+        eventually(lambda: "there is no migration 'web-1'" in log.read_text())
+        assert os.getsid(supervisor.pid) == supervisor.pid
+        assert Path(f"/proc/{supervisor.pid}/cwd").readlink() == Path("/")
+        assert Path(f"/proc/{supervisor.pid}/fd/0").readlink() == Path(os.devnull)
+        assert RunnerProcesses(tmp_path).alive("web")
+    finally:
+        os.killpg(supervisor.pid, signal.SIGKILL)
+        supervisor.wait()
