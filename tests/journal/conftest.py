@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from journalroom import Room
 
 from godwit.journal.database import Database
 from godwit.journal.memory import MemoryInventory, MemoryJournal
@@ -12,16 +12,6 @@ from godwit.journal.sqljournal import SqlInventory, SqlJournal
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from godwit.ports import Inventory, Journal
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """One kind of journal and the inventory that goes with it."""
-
-    journal: Journal
-    inventory: Inventory
 
 
 @pytest.fixture(params=["memory", "sqlite"])

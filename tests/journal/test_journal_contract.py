@@ -16,7 +16,7 @@ from godwit.journal.codec import dump, load
 from godwit.model import OutcomeStatus, Policy, ProbeRequest
 
 if TYPE_CHECKING:
-    from conftest import Room
+    from journalroom import Room
 
     from godwit.ports import Journal
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -215,6 +215,12 @@ class Ground:
         async with app.opened(self.home) as service:
             here = (await service.inventory.vm(self.name)).host.removeprefix(prefix(self.lab.name))
         return here, "host2" if here == "host1" else "host1"
+
+    async def record_home(self, machine: str) -> None:
+        """Note in the inventory where the guest has gone by a move that another folder's journal holds."""
+        async with app.opened(self.home) as service:
+            vm = await service.inventory.vm(self.name)
+            await service.inventory.put_vm(replace(vm, host=self.host(machine)))
 
     # -- the command line --------------------------------------------------------------------------------------------
 
