@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from godwit.runner import RESTARTS, RunnerProcesses, lock_path, take_lock
+from godwit.runner import RESTARTS
+from godwit.runners import RunnerProcesses, lock_path, take_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -238,7 +239,7 @@ def test_a_started_runner_belongs_to_no_terminal_and_logs_where_it_should(
         started.append(subprocess_popen(*arguments, **options))
 
     subprocess_popen = subprocess.Popen
-    monkeypatch.setattr("godwit.runner.subprocess.Popen", kept)
+    monkeypatch.setattr("godwit.runners.subprocess.Popen", kept)
     RunnerProcesses(tmp_path).start("web-1", "web")
     (supervisor,) = started
     try:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from godwit.runner import RunnerProcesses
+from godwit.runners import RunnerProcesses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

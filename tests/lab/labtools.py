@@ -144,6 +144,10 @@ class Ground:
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)
         self.use(vm.name, number)
+        end = time.monotonic() + 2 * LONG
+        while not await self.ticks():
+            assert time.monotonic() < end, f"{self.name} does not come up"
+            await asyncio.sleep(0.2)
         async with self.client():
             pass
 

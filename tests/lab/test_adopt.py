@@ -19,7 +19,7 @@ from godwit.lab.guestimage import KERNEL_ARGUMENTS, personalise
 if TYPE_CHECKING:
     from labtools import Ground
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("healthy")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 FOLDER: Final = "/mnt/images/by-hand"
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from godwit.errors import GodwitError
     from godwit.lab.laboratory import Laboratory
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("healthy")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 MIGRATION_FAILED: Final = 7
 

@@ -17,7 +17,7 @@ from godwit.model import OutcomeStatus, Owner
 if TYPE_CHECKING:
     from labtools import Ground, Move, Ran
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("healthy")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 GUEST: Final = "godwit.qemu.guest:QemuGuest"
 HOST: Final = "godwit.hosts.plain:PlainHost"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from labtools import Ground, Move, Traps
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("healthy")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 SWITCHOVER_SILENCE: Final = 10.0
 """Seconds that clients may wait for a guest whose switchover hangs: the patience of the switchover and the way back."""

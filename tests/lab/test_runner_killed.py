@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from godwit.model import Outcome
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("healthy")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 SILENCE: Final = 5.0
 """Seconds within which the guest must answer its client again."""

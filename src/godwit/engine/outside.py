@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
@@ -30,6 +30,7 @@ class Outside:
     actions: Actions
     _starting: asyncio.Task[Watch | None] | None = None
     result: WatchResult | None = None
+    _watching_since: float = 0.0
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -46,10 +47,12 @@ class Outside:
 
     async def _start(self, request: ProbeRequest) -> Watch | None:
         try:
-            return await self.actions.parts.watcher.start(request)
+            watch = await self.actions.parts.watcher.start(request)
         except ProbeError as error:
             self.actions.warn("probe", error.message, "what the guest's users feel will not be known", error.remedy)
             return None
+        self._watching_since = self.actions.parts.clock.now()
+        return watch
 
     async def verify(self, tasks: asyncio.TaskGroup) -> e.Event:
         """Announce the guest until it is seen from outside, and say whether it lives."""
@@ -109,3 +112,7 @@ class Outside:
             self.actions.warn("probe", error.message, "what the guest's users felt is not known", error.remedy)
             return
         self.actions.note("series", **self.result.series)
+        if ledger.stopped is not None and self._watching_since > ledger.stopped:
+            # A runner that followed a dead one: its probe cannot have seen the gap, and its longest one is no answer.
+            self.result = replace(self.result, client_gap_ms=None, probe_lag_ms=None)
+            self.actions.note("note", text="the outside probe began too late to see what the guest's users felt")
