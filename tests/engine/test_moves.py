@@ -343,7 +343,7 @@ def test_the_deadline_ends_a_move_that_takes_too_long() -> None:
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.FAILED
-        assert "deadline of 3 s" in outcome.error
+        assert "deadline of 3.00 s" in outcome.error
         assert outcome.total_s < 4
 
     simulate(scenario)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from godwit import app
-from godwit.core.state import Phase
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.loads import TICK_PORT, TickReader
 from godwit.model import Outcome, RunState
@@ -28,7 +27,7 @@ from godwit.units import MIB
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from godwit.core.state import State
+    from godwit.core.state import Phase, State
     from godwit.lab.assets import Assets
     from godwit.lab.laboratory import Laboratory, RunningQemu
     from godwit.ports import Entry
@@ -104,7 +103,11 @@ class Traps:
 
     def runs(self, script: str, number: int = 0) -> None:
         """Say what a trap that runs something shall run."""
-        Path(f"{self.mark(number)}.sh").write_text(script)
+        Path(f"{self.mark(number)}.sh").write_text(f"{script}\ntouch {self.mark(number)}.done\n")
+
+    def done(self, number: int = 0) -> bool:
+        """Say whether what a trap runs has ended."""
+        return Path(f"{self.mark(number)}.done").exists()
 
     def release(self, number: int = 0) -> None:
         """Let a runner that is held go on."""
@@ -167,9 +170,9 @@ class Ground:
                     for qemu in qemus:
                         os.kill(qemu.pid, signal.SIGKILL)
                 await until(lambda: not any(self.qemus().values()), "the old guest's processes are gone")
-                for machine in self.qemus():
-                    for tap in self.taps(machine):
-                        self.inside(machine, "ip", "link", "delete", tap)
+                for host in self.qemus():
+                    for tap in self.taps(host):
+                        self.inside(host, "ip", "link", "delete", tap)
         if not alive:
             await self.fresh_guest()
 
@@ -291,8 +294,8 @@ class Ground:
 
     @asynccontextmanager
     async def dirtying(self, rate: str = "40M", hot: str = "24M") -> AsyncIterator[None]:
-        """Let the guest write memory faster than a slow link carries it."""
-        writer = f"memwriter --rate {rate} --set {hot} --bytes-per-page 8"
+        """Let the guest write whole pages of noise, faster than a slow link carries them: nothing shortens that."""
+        writer = f"memwriter --rate {rate} --set {hot}"
         ssh = self.login()
         process = await asyncio.create_subprocess_exec(*ssh, f"echo $$; exec {writer}", stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -393,7 +396,7 @@ class Ground:
             parts += [shown.stdout + shown.stderr, "-- runner", log.read_text() if log.exists() else "no log"]
         for machine in self.lab.status().machines:
             parts.append(f"-- {machine.name}: up={machine.up} cut={sorted(machine.cut)} {len(machine.qemus)} QEMU")
-            for log in Path(f"/proc/{machine.pid}/root/run/godwit").glob("*/qemu.log") if machine.up else ():
+            for log in Path(f"/proc/{machine.pid}/root/run/godwit").glob("*/*.log") if machine.up else ():
                 parts.append(f"-- {log}\n{log.read_text(errors='replace')[-3000:]}")
         return "\n".join(parts)
 

@@ -1,5 +1,7 @@
 """Bad input and trouble before the stream: a clear message, the right exit status, a mend, and nothing lost."""
 
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC240 - short looks at this very machine, while nothing else has to go on
+
 from __future__ import annotations
 
 import os
@@ -17,7 +19,7 @@ from godwit.errors import (
     HostUnreachableError,
     InputError,
     JournalError,
-    QemuDiedError,
+    MigrationFailedError,
     RefusedError,
 )
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
-MIGRATION_FAILED: Final = 7
-
 
 def assert_told(ran: Ran, status: int | type[GodwitError], *words: str) -> None:
     """Assert the exit status, an error on stderr with these words, and a mend."""
@@ -45,23 +45,36 @@ def assert_told(ran: Ran, status: int | type[GodwitError], *words: str) -> None:
 
 # -- names ----------------------------------------------------------------------------------------------------------
 
-BAD_NAMES: Final = ("a b", "it's", 'say"so"', "x; touch /tmp/godwit-was-here", "$(reboot)", "../../etc", "x" * 200, "", "-n")
+BAD_NAMES: Final = (
+    "a b",
+    "it's",
+    'say"so"',
+    "x; touch /tmp/godwit-was-here",
+    "$(reboot)",
+    "../../etc",
+    "x" * 200,
+    "",
+    "-n",
+)
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-async def test_a_bad_name_is_refused_everywhere_and_reaches_no_shell(ground: Ground, name: str, tmp_path: Path) -> None:
-    definition = tmp_path / "guest.toml"
-    words = name.replace("\\", "\\\\").replace('"', '\\"')
-    definition.write_text(f'name = "{words}"\nmemory = "64M"\n')
+async def test_a_bad_name_is_refused_everywhere_and_reaches_no_shell(ground: Ground, tmp_path: Path) -> None:
     url = f"ssh://root@{ground.lab.hosts['host1'].ssh_address}"
-    for command in (
-        ("migrate", "--", name, ground.host("host2")),
-        ("migrate", "--", ground.name, name),
-        ("host", "add", "--", name, url),
-        ("vm", "define", "--on", ground.host("host1"), str(definition)),
-    ):
+    commands = []
+    for number, name in enumerate(BAD_NAMES):
+        definition = tmp_path / f"guest{number}.toml"
+        words = name.replace("\\", "\\\\").replace('"', '\\"')
+        definition.write_text(f'name = "{words}"\nmemory = "64M"\n')
+        four = (
+            ("vm", "define", "--on", ground.host("host1"), str(definition)),
+            ("host", "add", "--", name, url),
+            ("migrate", "--", name, ground.host("host2")),
+            ("migrate", "--", ground.name, name),
+        )
+        commands += [four[0], four[1 + number % 3]]
+    for command in commands:
         ran = await ground.godwit(*command)
-        assert ran.status == 2, ran
+        assert ran.status == 2, (command, ran)
         assert ran.err.startswith("godwit: error: ")
     assert not Path("/tmp/godwit-was-here").exists()
     await ground.assert_settled((await ground.whereabouts())[0])
@@ -73,7 +86,9 @@ async def test_unknown_guest_and_host_and_the_same_host(ground: Ground) -> None:
     assert_told(await ground.godwit("migrate", ground.name, "nowhere"), InputError, "nowhere", ground.host(there))
     assert_told(await ground.godwit("migrate", ground.name, ground.host(here)), InputError, "already")
     assert_told(await ground.godwit("show", "nothing"), InputError, "nothing")
-    assert_told(await ground.godwit("migrate", ground.name, ground.host(there), "--probe", "ftp://x"), InputError, "--probe")
+    assert_told(
+        await ground.godwit("migrate", ground.name, ground.host(there), "--probe", "ftp://x"), InputError, "--probe"
+    )
 
 
 async def test_malformed_definitions_name_line_and_key(ground: Ground, tmp_path: Path) -> None:
@@ -119,7 +134,7 @@ async def test_the_target_is_down(ground: Ground) -> None:
     async with ground.client():
         ran = await ground.godwit("migrate", ground.name, ground.host(there))
         assert_told(ran, ran.status, ground.host(there))
-        assert ran.status in {HostUnreachableError.exit_status, MIGRATION_FAILED}
+        assert ran.status in {HostUnreachableError.exit_status, MigrationFailedError.exit_status}
     assert ground.run_state(await ground.qemu(here)) == "running"
 
 
@@ -144,11 +159,17 @@ async def test_wrong_key_unknown_host_key_and_changed_host_key(ground: Ground, t
 
 
 async def test_a_host_without_qemu(ground: Ground) -> None:
+    """The client has no bridge, and its QEMU is taken away: both are told."""
     ran = await add_host(ground, "bare", "client", *key_options(ground))
     assert ran.status == 0, ran.err
-    if "no QEMU" not in ran.out + ran.err and (Path("/usr/bin/qemu-system-x86_64").exists()):
-        pytest.skip("the client of this laboratory has the machine's own QEMU")
-    await refused(ground, "bare", RefusedError, "qemu")
+    await refused(ground, "bare", RefusedError)
+    program = ground.inside("client", "sh", "-c", "command -v qemu-system-x86_64 || true").strip()
+    if program:
+        ground.inside("client", "mount", "--bind", "/dev/null", program)
+    ran = await ground.godwit("check", ground.name, "bare")
+    assert ran.status == RefusedError.exit_status
+    assert "has no qemu-system-x86_64" in ran.out
+    assert "no bridge br0" in ran.out
 
 
 # -- what preflight sees ---------------------------------------------------------------------------------------------
@@ -171,7 +192,9 @@ async def test_another_guest_has_the_name_on_the_target(ground: Ground) -> None:
 
 async def test_the_bridge_is_missing(ground: Ground) -> None:
     _, there = await ground.whereabouts()
-    await refused_with(ground, there, ["ip", "link", "set", "br0", "name", "br9"], ["ip", "link", "set", "br9", "name", "br0"], "br0")
+    await refused_with(
+        ground, there, ["ip", "link", "set", "br0", "name", "br9"], ["ip", "link", "set", "br9", "name", "br0"], "br0"
+    )
 
 
 async def refused_with(ground: Ground, machine: str, do: list[str], undo: list[str], word: str) -> None:
@@ -210,7 +233,7 @@ async def test_the_targets_qemu_dies_at_its_start_and_its_words_are_shown(ground
     hidden = kernel.with_suffix(".hidden")
     kernel.rename(hidden)
     try:
-        await refused(ground, ground.host(there), QemuDiedError, "could not open kernel file")
+        await refused(ground, ground.host(there), MigrationFailedError, "could not open kernel file")
     finally:
         hidden.rename(kernel)
         ground.inside(there, "umount", "/run/godwit")
@@ -264,13 +287,13 @@ async def test_the_journals_disk_is_full_before_the_move(ground: Ground, small_d
     fill(place / "filler")
     async with ground.client():
         ran = await ground.godwit("migrate", ground.name, ground.host(there), GODWIT_HOME=str(place))
-        assert_told(ran, JournalError, "full", str(place))
+        assert_told(ran, JournalError, str(place))
     assert ground.run_state(await ground.qemu(here)) == "running"
     assert ground.qemus()[there] == ()
 
 
 async def test_the_journals_disk_fills_up_during_the_move(ground: Ground, small_disk: Callable[[str], Path]) -> None:
-    """The move ends or goes back, on the space that was kept for that; the guest runs on one side and is on no other."""
+    """The move ends or goes back, on the space that was kept for that; the guest is on one side only."""
     here, there = await ground.whereabouts()
     place = small_disk("size=6m")
     subprocess.run(["cp", "-a", f"{ground.home}/journal.db", str(place)], check=True)

@@ -67,9 +67,9 @@ async def test_in_a_switchover_that_hangs(ground: Ground) -> None:
     """The source stands still and the last pages do not get through: who cancels has the guest back at once."""
     here, there = await ground.whereabouts()
     traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"))
-    ground.lab.set_rate(40_000_000)
+    ground.lab.set_rate(200_000_000)
     async with ground.client() as ticks:
-        async with ground.dirtying("4M", "16M"):
+        async with ground.dirtying("8M", "16M"):
             move = await ground.begin(there, "--qemu-defaults", "--max-downtime", "30s", traps=traps)
             await until(traps.sprung, "the target listens")
             plan = ground.lab.plan

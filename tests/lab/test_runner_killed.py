@@ -199,7 +199,7 @@ async def test_the_whole_controller_dies_and_the_next_command_takes_the_move_up(
         move = await ground.begin(ways[1], traps=traps)
         await move.dies()
         assert traps.sprung()
-        # The step through an armed door is not on disk when it is taken: a dead controller's journal still says switchover.
+        # The step through an armed door is not on disk when it is taken: the journal still says switchover.
         assert (await move.state()).phase.value == {"committing": "switchover"}.get(phase, phase)
         await asyncio.sleep(STARTING)  # a young migration is left alone: its runner may just be starting
         ran = await ground.godwit("status")

@@ -57,6 +57,7 @@ _DUTIES: Final[dict[str, e.Command]] = {
     "RestoreSendQueue": e.RestoreSendQueue(),
 }
 _RETRY_DELAY: Final = 0.3
+_LOOK_AND_RETRY: Final = "the guest runs on; look at both QEMUs' logs and at the migration link, then migrate again"
 
 
 def step(state: State, event: e.Event) -> Step:
@@ -122,7 +123,7 @@ def _stopped(state: State, _: e.Event) -> Step:
 def _stream_ended(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.StreamEnded)  # noqa: S101 - the table says so; for the type checker
     if event.status is not StreamStatus.COMPLETED:
-        failure = Failure("stream-failed", f"the {event.side} says that the stream {event.status}")
+        failure = Failure("stream-failed", f"the {event.side} says that the stream {event.status}", _LOOK_AND_RETRY)
         return _observe_with(state, failure)
     state = replace(state, ended=state.ended | {event.side.value})
     if state.phase is Phase.PRECOPY:  # the STOP before it went unseen: a former runner died, or the connection did
@@ -210,7 +211,7 @@ def _refuse(state: State, event: e.Event) -> Step:
 def _failure_of(event: e.Event) -> Failure:
     match event:
         case e.StepFailed(code=code, message=message, remedy=remedy):
-            return Failure(code, message, remedy)
+            return Failure(code, message, remedy or _LOOK_AND_RETRY)
         case e.GiveUp(code=code, reason=reason, remedy=remedy):
             return Failure(code, reason, remedy)
         case _:
@@ -276,7 +277,9 @@ def _observed(state: State, event: e.Event) -> Step:
 
 
 def _ruled_roll_back(state: State, story: str) -> Step:
-    return _roll_back(state if state.cancel_requested else state.with_failure(Failure("stream-failed", story)))
+    return _roll_back(
+        state if state.cancel_requested else state.with_failure(Failure("stream-failed", story, _LOOK_AND_RETRY))
+    )
 
 
 def _ruled_lost_source(state: State, story: str) -> Step:

@@ -206,17 +206,34 @@ class Actions:
 
     # -- the way back ----------------------------------------------------------------------------------------------
 
-    async def cancel_stream(self, _: e.CancelStream) -> e.Event:
-        """Cancel the stream and wait until it has ended, so that the source is free for another."""
+    async def cancel_stream(self, _: e.CancelStream, uri: str = "") -> e.Event:
+        """Cancel the stream to `uri` and wait until it has ended, so that the source is free for another."""
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.ABSENT:
             return e.Undone("CancelStream")
+        if view.state is RunState.UNREACHABLE and uri:
+            view = await self._break_stream(uri.removeprefix("tcp:"))
         self._require_answer(view)
         if view.stream in _LIVE_STREAMS:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.cancel_migration()
             await self._wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
         return e.Undone("CancelStream")
+
+    async def _break_stream(self, destination: str) -> GuestView:
+        """End the stream's socket on the source, whose QEMU does not answer, and look again.
+
+        The end of a stream is sent under QEMU's big lock (migration_completion() in migration/migration.c): behind a
+        silently cut link it blocks the monitor, too, as long as TCP goes on trying, and the guest stands still. With
+        its socket gone (SOCK_DESTROY, see ss(8)) the stream fails and QEMU takes the guest back.
+        """
+        try:
+            done = await self.parts.source.run(["ss", "--tcp", "--kill", "dst", destination], deadline=3.0)
+        except GodwitError as error:
+            self.note("note", text=f"the stream's socket on the source could not be ended: {error.message}")
+        else:
+            self.note("note", text=f"the stream's socket on the source was ended: {done.stdout.decode().strip()}")
+        return await self.sides.look(Side.SOURCE)
 
     async def destroy_target(self, _: e.DestroyTarget) -> e.Event:
         """End the target's QEMU; where its host is silent, name what is left: it is paused and stays so."""

@@ -22,6 +22,7 @@ from godwit.engine.sides import Sides
 from godwit.engine.story import transition
 from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.ports import Entry
+from godwit.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -218,7 +219,7 @@ class Engine:
             e.Adjust: a.adjust,
             e.ContinueTarget: a.continue_target,
             e.RemoveSource: a.remove_source,
-            e.CancelStream: a.cancel_stream,
+            e.CancelStream: lambda command: a.cancel_stream(command, self._state.uri),
             e.DestroyTarget: a.destroy_target,
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
@@ -261,7 +262,7 @@ class Engine:
         self._inbox.put_nowait(
             e.GiveUp(
                 "deadline",
-                f"the deadline of {deadline:.0f} s passed before the guest could be handed over",
+                f"the deadline of {format_duration(deadline)} passed before the guest could be handed over",
                 "allow more time with --deadline, or more downtime with --max-downtime",
             )
         )

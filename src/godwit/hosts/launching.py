@@ -140,6 +140,10 @@ _TROUBLES: Final = (
         "another QEMU has this disk open; see with lsof",
     ),
     (r"Could not open '[^']*': No such file", "see whether the storage is mounted on this host at the same place"),
+    (
+        r"could not (open|load) (kernel|initrd)",
+        "the guest's kernel and initrd must lie at the same place on this host: copy them, or mount the storage",
+    ),
     (r"Could not open '[^']*': Permission denied", "see who may read and write the disk on this host"),
     (
         r"/dev/net/tun \(.*busy|Device or resource busy.*tap",

@@ -289,7 +289,7 @@ async def find_qemu(transport: Transport, socket: str) -> QemuProcess:
     """
     if not socket.startswith("/"):
         message = f"{socket!r} is no absolute path; name the QMP socket as /path/on/{transport.where.split()[0]}"
-        raise InputError(message)
+        raise InputError(message, remedy="see with `ss -xl` on the host which sockets there are")
     seen = await scan(transport, socket=socket, name="", pidfile=None)
     if seen.inode is None:
         what = "is no socket" if seen.is_file else "does not exist"

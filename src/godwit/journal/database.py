@@ -137,6 +137,7 @@ class Database:
     def _translate(self, reason: str) -> JournalError:
         remedies = {
             "full": f"make room on the disk that holds {self.path}",
+            "disk I/O error": f"see whether the disk that holds {self.path} is full or failing",
             "locked": f"end whatever holds {self.path} open, for example a backup",
             "malformed": f"restore {self.path} from a backup; running guests are not affected",
             "not a database": f"restore {self.path} from a backup; running guests are not affected",

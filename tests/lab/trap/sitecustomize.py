@@ -46,7 +46,7 @@ async def spring(trap: Trap) -> None:
         subprocess.run(["sh", trap["mark"] + ".sh"], check=True)  # noqa: ASYNC221 - the world must wait for it
     elif trap["does"] == "hold":
         for _ in range(int(HOLD_DEADLINE / 0.01)):
-            if Path(trap["mark"] + ".go").exists():
+            if Path(trap["mark"] + ".go").exists():  # noqa: ASYNC240 - a look at a local file
                 return
             await asyncio.sleep(0.01)
     else:
