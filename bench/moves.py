@@ -75,7 +75,9 @@ async def measure(pairs: int, more: int, rate: int) -> Result:
             top = await stack.enter_async_context(SshTop(lab, vm.address or ""))
             moves = []
             for number in range(2 * pairs + more):
-                way = "defaults" if number < 2 * pairs and number % 2 == 0 else "godwit"
+                # Every second pair is turned round, so that neither way always has the same direction.
+                turn = number % 2 if number // 2 % 2 == 0 else 1 - number % 2
+                way = "defaults" if number < 2 * pairs and turn == 0 else "godwit"
                 host = f"{prefix(NAME)}host{2 - number % 2}"
                 moves.append(await move(service, vm.name, host, vm.address or "", way))
                 print(json.dumps(asdict(moves[-1])), flush=True)

@@ -353,7 +353,7 @@ class Outcome:
     """How a migration ended, and what it cost.
 
     `total_s` runs from the request to the end; `stream_s` is the time from stream start to RESUME.
-    `guest_alive` is None where nobody could look from outside or inside.
+    `guest_alive` is None where nobody could look from outside or inside; `leftovers` says what could not be removed.
     """
 
     id: str
@@ -372,4 +372,5 @@ class Outcome:
     error: str = ""
     remedy: str = ""
     findings: tuple[Finding, ...] = ()
+    leftovers: tuple[str, ...] = ()
     simulated: bool = False

@@ -50,7 +50,7 @@ class RunnerProcesses:
             return False
         with path.open("rb") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two that only look do not see each other
             except BlockingIOError:
                 return True
         return False

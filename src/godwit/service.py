@@ -49,7 +49,7 @@ _POWERDOWN_DEADLINE: Final = 60.0
 
 def checked_name(name: str, what: str) -> str:
     """Return a valid name. Raises InvalidNameError with the rule."""
-    if not NAME.match(name) or ".." in name:
+    if not NAME.fullmatch(name) or ".." in name:
         message = f"{name[:80]!r} cannot be the name of a {what}"
         raise InvalidNameError(
             message, remedy="use at most 64 letters, digits, _ . - and begin with a letter or digit; no '..'"
@@ -83,6 +83,10 @@ class Service:
     async def add_host(self, record: HostRecord) -> HostFacts:
         """Reach a host, look at it, and keep it. Raises HostError, InputError."""
         checked_name(record.name, "host")
+        known = {one.name: one for one in await self.inventory.hosts()}.get(record.name)
+        if known is not None and known != record:
+            message = f"there is a host {record.name} already: {known.url}"
+            raise InputError(message, remedy=f"godwit host remove {record.name}, or choose another name")
         facts = await self._facts(record)
         await self.inventory.put_host(record)
         return facts
@@ -102,6 +106,10 @@ class Service:
     async def remove_host(self, name: str) -> None:
         """Forget a host that no guest is on. Raises BusyError, UnknownHostError."""
         guests = [vm.name for vm in await self.inventory.vms() if vm.host == name]
+        for row in await self.journal.rows(unfinished=True, limit=1000):
+            if name in {row.spec.source, row.spec.target}:
+                message = f"{name} takes part in migration {row.spec.id} ({row.phase})"
+                raise BusyError(message, remedy=f"godwit status {row.spec.id}")
         if guests:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
@@ -144,6 +152,7 @@ class Service:
     async def start_vm(self, name: str) -> Vm:
         """Start a guest's QEMU. Raises InputError if it runs already, QemuDiedError with QEMU's own words."""
         vm = await self.inventory.vm(name)
+        await self._refuse_migrating(name)
         async with _Opened(self, vm) as host:
             view = await host.observe(vm)
             if view.state is not RunState.ABSENT:
@@ -156,7 +165,7 @@ class Service:
     async def stop_vm(self, name: str, *, force: bool = False) -> None:
         """Press the guest's power button and wait, or end its QEMU at once if `force`. Raises BusyError, HostError."""
         vm = await self.inventory.vm(name)
-        self._refuse_migrating(name)
+        await self._refuse_migrating(name)
         async with _Opened(self, vm) as host:
             if not force and (await host.observe(vm)).state is RunState.RUNNING:
                 guest = await host.attach(vm)
@@ -176,16 +185,18 @@ class Service:
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""
         vm = await self.inventory.vm(name)
-        self._refuse_migrating(name)
+        await self._refuse_migrating(name)
         if not vm.adopted and (view := await self.view_vm(vm)).state is not RunState.ABSENT:
             message = f"{name} is {view.state} on {vm.host}"
             raise BusyError(message, remedy=f"godwit vm stop {name}")
         await self.inventory.remove_vm(name)
 
-    def _refuse_migrating(self, name: str) -> None:
-        if self.runners.alive(name):
-            message = f"{name} is being migrated"
-            raise BusyError(message, remedy="godwit status; godwit cancel ID")
+    async def _refuse_migrating(self, name: str) -> None:
+        """Leave a guest alone whose migration has not ended: nobody but its runner knows which copy may run."""
+        for row in await self.journal.rows(unfinished=True, limit=1000):
+            if row.spec.vm == name:
+                message = f"{name} is being migrated: {row.spec.id} ({row.phase})"
+                raise BusyError(message, remedy=f"godwit status {row.spec.id}; godwit cancel {row.spec.id}")
 
     async def view_vm(self, vm: Vm) -> GuestView:
         """Say what a guest does now; a silent host is a view, too."""

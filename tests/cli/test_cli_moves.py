@@ -169,7 +169,7 @@ def test_a_migration_whose_runner_died_is_taken_up_by_the_next_command(
     stage.journal._stories[str(row["id"])].created -= 10  # long enough ago that its runner cannot just be starting
     assert main(["watch", "web1"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == f"godwit: took migration {row['id']} up again; its runner had died\n"
+    assert captured.err == f"godwit: took migration {row['id']} up again; nobody was working on it\n"
     assert "web1 moved" in captured.out
     assert stage.runners.started == [row["id"], row["id"]]
 

@@ -49,7 +49,7 @@ async def service(*, take_up: bool = False) -> AsyncIterator[Service]:
     async with opener() as opened:
         if take_up:
             for identifier in await opened.take_up():
-                echo(f"godwit: took migration {identifier} up again; its runner had died", err=True)
+                echo(f"godwit: took migration {identifier} up again; nobody was working on it", err=True)
         yield opened
 
 

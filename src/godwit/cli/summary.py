@@ -86,6 +86,7 @@ def summary(outcome: Outcome) -> list[str]:
         delay = outcome.start_delay_s
         begun = f", begun {format_duration(delay)} after the command" if delay is not None else ""
         lines.append(f"  {'sent':9} {format_size(outcome.bytes)}{stream}{passes}{begun}")
+    lines.extend(f"  {'left over':9} {leftover}" for leftover in outcome.leftovers)
     if outcome.status is not OutcomeStatus.REFUSED:
         lines.append(f"  {'report':9} godwit report {outcome.id} --html FILE")
     return ["SIMULATED: " + lines[0], *lines[1:]] if outcome.simulated else lines

@@ -126,5 +126,6 @@ class Ledger:
             error=failure.message if failure else "",
             remedy=failure.remedy if failure else "",
             findings=findings,
+            leftovers=state.leftovers,
             simulated=simulated,
         )

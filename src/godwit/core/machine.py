@@ -154,6 +154,8 @@ def _duty_done(state: State, event: e.Event) -> Step:
         case e.Undone(step="RestoreSendQueue", leftover=leftover):
             held = state.held - {Held.SEND_QUEUE}
             state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
+        case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success
+            return _ruled_limbo(state, message)
         case e.StepFailed(step=name, message=message) if name in state.duties:
             held = state.held - {Held.SEND_QUEUE} if name == "RestoreSendQueue" else state.held
             state = _with_leftover(replace(state, held=held, duties=state.duties - {name}), message)

@@ -14,6 +14,7 @@ from godwit.errors import (
     GodwitError,
     HostUnreachableError,
     HypervisorError,
+    JournalError,
     LimboError,
     MigrationFailedError,
     RefusedError,
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from godwit.core.ledger import Ledger
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import Features, GuestView
+    from godwit.model import Features, GuestView, Vm
     from godwit.ports import Guest
 
 _LISTEN_TRIES: Final = 3
+_HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
 _POLL: Final = 0.05
@@ -192,17 +194,32 @@ class Actions:
         """Record the guest's new home, read QEMU's own figures, end the stopped source."""
         vm = self.parts.vm
         launch = self.facts.launch if self.facts else vm.launch
-        await self.parts.inventory.put_vm(replace(vm, host=self.parts.target.name, launch=launch))
+        await self._record_home(replace(vm, host=self.parts.target.name, launch=launch))
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.RUNNING:
             message = f"{vm.name} runs on {self.parts.source.name} although the target owns it"
             raise LimboError(message, remedy=f"end it on {self.parts.source.name} by hand: process {view.pid}")
         guest = self.sides.guests.get(Side.SOURCE)
         if guest is not None:
-            self.result = await guest.migration_result()
-            await guest.quit()
+            try:
+                self.result = await guest.migration_result()
+                await guest.quit()
+            except GodwitError as error:  # a hung monitor: destroy() ends the process, with proof
+                self.note("note", text=f"the source's QEMU was not asked nicely: {error.message}")
         await self.parts.source.destroy(vm)
         return e.SourceRemoved()
+
+    async def _record_home(self, vm: Vm) -> None:
+        """Write where the guest lives now; a source that is still in the inventory could be started again."""
+        for _ in range(_HOME_TRIES):
+            try:
+                await self.parts.inventory.put_vm(vm)
+            except JournalError as error:
+                self.note("note", text=f"the guest's new home is not recorded yet: {error.message}")
+                await self.parts.clock.sleep(1.0)
+            else:
+                return
+        await self.parts.inventory.put_vm(vm)
 
     # -- the way back ----------------------------------------------------------------------------------------------
 

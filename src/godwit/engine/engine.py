@@ -40,7 +40,9 @@ HEARTBEAT: Final = 3.0
 """Seconds of quiet after which both sides are looked at: an event may have been missed."""
 
 _WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING})
-_SETTLE_DEADLINE: Final = 15.0
+_SETTLE_DEADLINE: Final = 30.0
+"""Seconds that a target's start is waited for before it is undone: longer than any start may take."""
+
 _UNDO: Final = (e.CancelStream, e.DestroyTarget, e.ResumeSource)
 
 

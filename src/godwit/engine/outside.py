@@ -48,7 +48,7 @@ class Outside:
     async def _start(self, request: ProbeRequest) -> Watch | None:
         try:
             watch = await self.actions.parts.watcher.start(request)
-        except ProbeError as error:
+        except GodwitError as error:  # the vantage point may be unknown or out of reach, too
             self.actions.warn("probe", error.message, "what the guest's users feel will not be known", error.remedy)
             return None
         self._watching_since = self.actions.parts.clock.now()
@@ -57,15 +57,18 @@ class Outside:
     async def verify(self, tasks: asyncio.TaskGroup) -> e.Event:
         """Announce the guest until it is seen from outside, and say whether it lives."""
         self.start(tasks)
-        watch = await self._starting if self._starting else None
         running = self.actions.ledger.running or self.actions.parts.clock.now()
+        await self._announce()
+        watch = await self._starting if self._starting else None
         if watch is None:
             return await self._alive_inside()
-        seen = False
+        seen: bool | None = False
         end = self.actions.parts.clock.now() + ALIVE_DEADLINE
-        while not seen and self.actions.parts.clock.now() < end:
-            await self._announce()
+        while seen is False and self.actions.parts.clock.now() < end:
             seen = await self._seen(watch, running)
+            await self._announce()
+        if seen is None:
+            return await self._alive_inside()
         if not seen:
             self.actions.warn(
                 "not-seen",
@@ -76,12 +79,13 @@ class Outside:
         await self.actions.parts.clock.sleep(_AFTERWARDS)
         return e.Verified(seen, "seen from outside" if seen else "not seen from outside")
 
-    async def _seen(self, watch: Watch, since: float) -> bool:
+    async def _seen(self, watch: Watch, since: float) -> bool | None:
+        """Say whether the guest answered; None where the probe itself is gone, so that nobody looks."""
         try:
             return await watch.replied_since(since, _ANNOUNCE_EVERY)
         except ProbeError as error:
             self.actions.warn("probe", error.message, "whether the guest's users reach it is not known", error.remedy)
-            return False
+            return None
 
     async def _announce(self) -> None:
         try:
@@ -92,11 +96,10 @@ class Outside:
 
     async def _alive_inside(self) -> e.Event:
         """Nobody can look from outside: QEMU's word is all there is, and it is not proof of a living guest."""
-        await self._announce()
         view = await self.actions.sides.look(Side.TARGET)
         if view.state is not RunState.RUNNING:
             return e.Verified(alive=False, detail=f"the target is {view.state}")
-        return e.Verified(alive=None, detail="no address is known at which to look")
+        return e.Verified(alive=None, detail="nobody could look from outside")
 
     async def finish(self) -> None:
         """End the probe and keep what it saw."""

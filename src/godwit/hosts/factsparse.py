@@ -107,6 +107,7 @@ def parse_addresses(addresses: str) -> tuple[str, ...]:
             (entry["family"] != "inet", str(entry["local"]))
             for link in json.loads(addresses or "[]")
             for entry in link.get("addr_info", ())
+            if "family" in entry and "local" in entry  # an interface that vanishes meanwhile leaves empty entries
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the host's `ip -j addr show` cannot be read: {error!r}"

@@ -119,7 +119,7 @@ class Database:
                     return result
             except DatabaseError as error:
                 reason = str(error.orig)
-                if "full" in reason and self._reserve.exists():
+                if ("full" in reason or "I/O" in reason) and self._reserve.exists():
                     self._reserve.unlink(missing_ok=True)
                 elif "locked" not in reason or attempt == _LOCK_RETRIES - 1:
                     raise self._translate(reason) from error

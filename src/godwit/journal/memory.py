@@ -159,7 +159,9 @@ class MemoryInventory:
         """Return a guest; see the port."""
         if name not in self._vms:
             message = f"there is no guest {name!r}; known: {', '.join(sorted(self._vms)) or 'none'}"
-            raise UnknownVmError(message, remedy="godwit vm define FILE.toml, or godwit vm adopt HOST --qmp PATH")
+            raise UnknownVmError(
+                message, remedy="godwit vm define FILE.toml --on HOST, or godwit vm adopt HOST --qmp PATH"
+            )
         return self._vms[name]
 
     async def put_vm(self, vm: Vm) -> None:

@@ -282,7 +282,9 @@ class SqlInventory:
         if text is None:
             known = ", ".join(vm.name for vm in await self.vms()) or "none"
             message = f"there is no guest {name!r}; known: {known}"
-            raise UnknownVmError(message, remedy="godwit vm define FILE.toml, or godwit vm adopt HOST --qmp PATH")
+            raise UnknownVmError(
+                message, remedy="godwit vm define FILE.toml --on HOST, or godwit vm adopt HOST --qmp PATH"
+            )
         return load(Vm, text)
 
     async def put_vm(self, vm: Vm) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from godwit.lab.laboratory import Laboratory
     from godwit.lab.plan import Link
 
-lab_app = typer.Typer(help="Throw-away hosts on this machine, to try everything in a minute.", no_args_is_help=True)
+lab_app = typer.Typer(
+    help="Throw-away hosts on this machine, to try everything in a minute.", no_args_is_help=True, add_completion=False
+)
 console = Console()
 
 Name = Annotated[str, typer.Option("--name", "-n", help="Which laboratory.")]

@@ -62,7 +62,9 @@ async def run() -> int:
     assets = await asyncio.to_thread(prepare, cache_folder(), console.print)
     async with _laboratory(assets) as lab, app.opened() as service:
         await register(service, lab)
-        console.print(f"[bold]1[/] two hosts and a client; the migration link carries {400} Mbit/s")
+        console.print(
+            f"[bold]1[/] two hosts and a client; the migration link carries {(lab.plan.link_rate or 0) // 10**6} Mbit/s"
+        )
         vm = await add_guest(service, lab, assets, GuestPlan())
         address = vm.address or ""
         console.print(f"[bold]2[/] guest {vm.name} boots on {vm.host}: redis, SSH, a ticking program")

@@ -28,6 +28,8 @@ attempts=$((patience * 20))
 # noclobber makes the shell open with O_EXCL: of two that plant at once, one waits for the other to take its token away.
 until said=$({ printf '%s\n' "$token" > "$neighbour"; } 2>&1); do
     [ -e "$neighbour" ] || { echo "refused $said"; exit 0; }
+    # A former runner of the same check planted it and died.
+    [ "$(cat -- "$neighbour" 2>/dev/null)" = "$token" ] && break
     age=$(($(date +%s) - $(stat -c %Y -- "$neighbour" 2>/dev/null || date +%s)))
     if [ "$age" -gt "$oldest" ]; then rm -f -- "$neighbour"; continue; fi
     [ "$attempts" -gt 0 ] || { echo "busy $neighbour"; exit 0; }
