@@ -55,10 +55,13 @@ def start_by_hand(ground: Ground, name: str, number: int) -> None:
         subprocess.run(ground.lab.command("host1", create), check=True, capture_output=True)
     words = f"{KERNEL_ARGUMENTS} godwit.name={name} godwit.address={ground.lab.plan.guest_address(number)}/24"
     # The socket lies on the host itself: on storage that is shared the two QEMUs would take it from each other.
-    command = "mkdir -p /run/by-hand && cd /mnt/images/by-hand && exec setsid qemu-system-x86_64"
+    # Not -daemonize: that moves QEMU to "/", from where it does not find the images again that it named by relative
+    # paths, and refuses to hand them over at the end of a migration ("Bad address").
+    command = "mkdir -p /run/by-hand && cd /mnt/images/by-hand && setsid qemu-system-x86_64"
     command += " -drive file=system.img,format=qcow2,if=virtio -smp 1 -m 224 -net nic,model=virtio -net tap"
     command += ' -kernel kernel -initrd initrd -append "$1" -display none'
-    command += f" -name {name} -qmp unix:/run/by-hand/qmp.sock,server,nowait -daemonize"
+    command += f" -name {name} -qmp unix:/run/by-hand/qmp.sock,server,nowait >/dev/null 2>&1 </dev/null &"
+    command += " until [ -S /run/by-hand/qmp.sock ]; do sleep 0.05; done"
     started = ground.lab.command("host1", ["sh", "-c", command, "sh", words])
     subprocess.run(started, check=True, capture_output=True, text=True, timeout=30)
 

@@ -123,8 +123,7 @@ def _stopped(state: State, _: e.Event) -> Step:
 def _stream_ended(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.StreamEnded)  # noqa: S101 - the table says so; for the type checker
     if event.status is not StreamStatus.COMPLETED:
-        failure = Failure("stream-failed", f"the {event.side} says that the stream {event.status}", _LOOK_AND_RETRY)
-        return _observe_with(state, failure)
+        return _observe(state, event)  # what both sides show then decides, and says why
     state = replace(state, ended=state.ended | {event.side.value})
     if state.phase is Phase.PRECOPY:  # the STOP before it went unseen: a former runner died, or the connection did
         return _stopped(state, event)
@@ -275,7 +274,10 @@ def _observed(state: State, event: e.Event) -> Step:
     if state.phase is Phase.LIMBO:
         state = replace(state, failure=None)
     ruling = recover(state, event.source, event.target, event.waited)
-    return _RULINGS[ruling.verdict](state, f"{ruling.why} (source: {event.source.state}, target: {event.target.state})")
+    story = f"{ruling.why} (source: {event.source.state}, target: {event.target.state})"
+    if event.source.stream is StreamStatus.FAILED and event.source.detail:
+        story = f"{story}: {event.source.detail}"
+    return _RULINGS[ruling.verdict](state, story)
 
 
 def _ruled_roll_back(state: State, story: str) -> Step:

@@ -205,8 +205,8 @@ class Engine:
             return await self._observer.observe(command.delay, restarted=self._restarted)
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
-        if isinstance(command, e.RemoveSource) and e.Verify in self._in_flight:
-            # Ending a process takes time from the guest in the very moment in which its users wait for it.
+        if isinstance(command, (e.RemoveSource, e.RestoreSendQueue)) and e.Verify in self._in_flight:
+            # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await asyncio.wait([self._in_flight[e.Verify]])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
         return await perform(command)

@@ -20,19 +20,34 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
     The first port that is free on the target is only looked for; QEMU claims it later.
     """
     facts = await guest.facts()
-    source, target, on_target, proofs = await asyncio.gather(
+    source, target, on_target, proofs, shared = await asyncio.gather(
         parts.source.facts(facts.launch.argv[0]),
         parts.target.facts(facts.launch.argv[0]),
         parts.target.observe(parts.vm),
         prove_disks(parts, facts),
+        _monitor_is_shared(parts),
     )
     reachable = await _reaches(parts, target.migration_address)
-    return Evidence(parts.vm, parts.spec.policy, facts, source, target, on_target, proofs, reachable)
+    return Evidence(parts.vm, parts.spec.policy, facts, source, target, on_target, proofs, reachable, shared)
 
 
 async def _reaches(parts: Parts, address: str) -> bool:
     """Ask for a port that is almost surely closed: a refusal proves the way just as well as an answer."""
     return await parts.source.reaches(address, await parts.target.free_port(address))
+
+
+async def _monitor_is_shared(parts: Parts) -> bool:
+    """Say whether the target sees the very folder of the guest's monitor; where nobody may write, nobody can know."""
+    control, token = parts.vm.control, f"{parts.spec.id}-monitor"
+    try:
+        await parts.source.plant_token(control, token)
+    except HostError:
+        return False
+    try:
+        seen, _ = await parts.target.find_token(control)
+    finally:
+        await parts.source.remove_token(control)
+    return seen == token
 
 
 async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:

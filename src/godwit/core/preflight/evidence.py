@@ -30,7 +30,7 @@ class DiskProof:
 class Evidence:
     """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
 
-    `same_machine` says that both names lead to one machine (by its machine-id and hostname).
+    `monitor_shared` says that the target sees the very folder in which the guest's monitor lies.
     """
 
     vm: Vm
@@ -41,3 +41,4 @@ class Evidence:
     on_target: GuestView
     disks: tuple[DiskProof, ...]
     reachable: bool
+    monitor_shared: bool = False

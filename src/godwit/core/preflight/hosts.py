@@ -28,6 +28,7 @@ def host_findings(e: Evidence) -> Iterator[Finding]:
     yield from _path_works(e)
     yield from _clocks_agree(e)
     yield from _send_queue(e)
+    yield from _monitor_is_private(e)
 
 
 def _target_is_another(e: Evidence) -> Iterator[Finding]:
@@ -127,6 +128,18 @@ def _clocks_agree(e: Evidence) -> Iterator[Finding]:
             f"{'ahead of' if difference > 0 else 'behind'} that of {e.source.name}",
             "the guest's time could jump",
             "chronyc makestep, or systemctl restart systemd-timesyncd",
+        )
+
+
+def _monitor_is_private(e: Evidence) -> Iterator[Finding]:
+    if e.monitor_shared:
+        yield Finding(
+            "monitor-shared",
+            Severity.BLOCK,
+            e.vm.control,
+            f"{e.vm.control} lies on storage that {e.target.name} shares",
+            "the target's QEMU would take the socket from the source's, and nobody could speak to the source any more",
+            "start the guest with its -qmp socket on its host alone, for example below /run, and adopt it again",
         )
 
 
