@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FOREIGN = {"ssh"}
+FOREIGN = {"ssh", "chrt"}
 READERS = {
     "max_downtime": units.parse_duration,
     "deadline": units.parse_duration,
