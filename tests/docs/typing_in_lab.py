@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from godwit.lab.laboratory import Laboratory
+from godwit.lab.loads import TICK_PORT
 
 GODWIT: Final = str(Path(sys.executable).with_name("godwit"))
 GUEST_ADDRESS: Final = "198.18.0.100"
@@ -87,9 +89,14 @@ class Session:
     def _wait_for_guest(self) -> None:
         """Return when the guest answers: the pages say that it takes a few seconds."""
         end = time.monotonic() + _BOOT_DEADLINE
-        ask = ["ping", "-c1", "-W1", self.address]
-        while subprocess.run(ask, capture_output=True, check=False).returncode:
-            assert time.monotonic() < end, "the guest never answered"
+        while True:
+            try:
+                socket.create_connection((self.address, TICK_PORT), timeout=1).close()
+            except OSError:  # it still boots: nothing else says when it has
+                assert time.monotonic() < end, "the guest never answered"
+                time.sleep(0.1)
+            else:
+                return
 
     def end(self) -> None:
         """Take the laboratory down, whatever state it is in."""
