@@ -180,6 +180,17 @@ class DiskFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class StrayImage:
+    """A writable image that QEMU knows by a relative name which leads nowhere since it went to "/".
+
+    `path` is where it really is, `name` what QEMU calls it.
+    """
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class NicFacts:
     """One network interface of a running guest."""
 
@@ -214,6 +225,7 @@ class GuestFacts:
     inherited_descriptors: tuple[str, ...] = ()
     blockers: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    stray_images: tuple[StrayImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

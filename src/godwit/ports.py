@@ -187,8 +187,8 @@ class Host(Protocol):
         """
         ...
 
-    async def free_port(self, address: str) -> int:
-        """Return a TCP port that nothing listens on at `address`."""
+    async def free_port(self) -> int:
+        """Return a TCP port that nothing listens on, at any address."""
         ...
 
     async def reaches(self, address: str, port: int) -> bool:

@@ -22,6 +22,7 @@ from godwit.model import (
     QemuFacts,
     RunState,
     Severity,
+    StrayImage,
     Tap,
     Vm,
 )
@@ -150,6 +151,7 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("disk-missing", BLOCK, disk(target_identity="", token_seen=False), "two has no /images/web.raw"),
     ("disk-missing", BLOCK, disk(target_identity="", token_seen=None, error="read-only"), "two has no /images/web.raw"),
     ("disk-unproven", BLOCK, disk(token_seen=None, error="Read-only file system"), "Read-only file system"),
+    ("image-not-found-again", BLOCK, guest(stray_images=(StrayImage("/images/a", "a"),)), "/images/a as a and"),
     ("disk-not-shared", BLOCK, disk(token_seen=False, target_identity="1 8"), "1 7 on one, 1 8 on two"),
 ]  # fmt: skip
 
@@ -221,6 +223,14 @@ def test_each_disk_and_each_bridge_is_looked_at() -> None:
     assert [(finding.code, finding.subject) for finding in found] == [
         ("bridge-missing", "br7"),
         ("disk-not-shared", "/images/data.raw"),
+    ]
+
+
+def test_the_mend_of_a_lost_image_can_be_typed() -> None:
+    lost = (StrayImage("/mnt/my images/b.img", "my images/b.img"), StrayImage("/mnt/c.img", "c.img"))
+    assert [one.mend.partition("  (")[0] for one in check(guest(stray_images=lost)(GOOD))] == [
+        "mkdir -p '/my images'; ln -s '/mnt/my images/b.img' '/my images/b.img'",
+        "ln -s /mnt/c.img /c.img",
     ]
 
 

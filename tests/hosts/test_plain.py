@@ -231,10 +231,10 @@ async def test_a_command_that_fails_is_an_error_only_if_asked_for(here: PlainHos
 
 
 async def test_a_free_port_is_one_nobody_listens_at(here: PlainHost) -> None:
-    port = await here.free_port("127.0.0.1")
+    port = await here.free_port()
     with socket.create_server(("127.0.0.1", port)):
         assert await here.reaches("127.0.0.1", port)
-        assert port not in {await here.free_port("127.0.0.1") for _ in range(5)}
+        assert port not in {await here.free_port() for _ in range(5)}
 
 
 async def test_interfaces_that_cannot_be_are_refused_before_anything_happens(here: PlainHost, qemu: Path) -> None:

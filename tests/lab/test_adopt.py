@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from labtools import until
 
+from godwit.errors import RefusedError
 from godwit.lab.furnish import public_key
 from godwit.lab.guestimage import KERNEL_ARGUMENTS, personalise
 
@@ -44,32 +45,34 @@ def qmp(path: str, *commands: dict[str, Any]) -> list[Any]:
     return answers[1:]
 
 
-def start_by_hand(ground: Ground, name: str, number: int) -> None:
-    """Start a QEMU as in the old days: everything by its relative path, `-net nic -net tap`."""
+def start_by_hand(ground: Ground, name: str, number: int, *, daemonize: bool = False) -> str:
+    """Start a QEMU as in the old days: everything by its relative path, `-net nic -net tap`. Returns its QMP socket.
+
+    With -daemonize it goes to "/", from where it does not find the images again that it named by relative paths.
+    """
     images = ground.lab.images("host1") / "by-hand"
-    images.mkdir()
+    images.mkdir(exist_ok=True)
     shutil.copyfile(ground.assets.kernel, images / "kernel")
     personalise(ground.assets, images / "initrd", public_key(ground.lab))
-    for disk, size in (("system.img", "32M"), ("more.img", "16M")):
+    for disk, size in ((f"{name}.img", "32M"), ("more.img", "16M")):
         create = ["qemu-img", "create", "-q", "-f", "qcow2", f"{FOLDER}/{disk}", size]
         subprocess.run(ground.lab.command("host1", create), check=True, capture_output=True)
     words = f"{KERNEL_ARGUMENTS} godwit.name={name} godwit.address={ground.lab.plan.guest_address(number)}/24"
     # The socket lies on the host itself: on storage that is shared the two QEMUs would take it from each other.
-    # Not -daemonize: that moves QEMU to "/", from where it does not find the images again that it named by relative
-    # paths, and refuses to hand them over at the end of a migration ("Bad address").
+    path = f"/run/by-hand/{name}.sock"
     command = "mkdir -p /run/by-hand && cd /mnt/images/by-hand && setsid qemu-system-x86_64"
-    command += " -drive file=system.img,format=qcow2,if=virtio -smp 1 -m 224 -net nic,model=virtio -net tap"
+    command += f" -drive file={name}.img,format=qcow2,if=virtio -smp 1 -m 224 -net nic,model=virtio -net tap"
     command += ' -kernel kernel -initrd initrd -append "$1" -display none'
-    command += f" -name {name} -qmp unix:/run/by-hand/qmp.sock,server,nowait >/dev/null 2>&1 </dev/null &"
-    command += " until [ -S /run/by-hand/qmp.sock ]; do sleep 0.05; done"
+    command += f" -name {name} -qmp unix:{path},server,nowait {'-daemonize' * daemonize} >/dev/null 2>&1 </dev/null &"
+    command += f" until [ -S {path} ]; do sleep 0.05; done"
     started = ground.lab.command("host1", ["sh", "-c", command, "sh", words])
     subprocess.run(started, check=True, capture_output=True, text=True, timeout=30)
+    return path
 
 
 async def test_adopt_plug_a_disk_there_back_and_there_again(ground: Ground) -> None:
     name, number = f"{ground.lab.name}-hand", 40
-    start_by_hand(ground, name, number)
-    path = "/run/by-hand/qmp.sock"
+    path = start_by_hand(ground, name, number)
     adopted = await ground.godwit(
         "vm", "adopt", ground.host("host1"), "--qmp", path, "--address", ground.addressed(number)
     )
@@ -97,6 +100,27 @@ async def test_adopt_plug_a_disk_there_back_and_there_again(ground: Ground) -> N
             assert [len(mine[machine]), len(mine[other])] == [1, 0]
     stopped = await ground.godwit("vm", "stop", "--force", name)
     assert stopped.status == 0, stopped.err
+
+
+async def test_a_daemon_that_lost_its_image_is_refused_until_it_can_find_it(ground: Ground) -> None:
+    name, number = f"{ground.lab.name}-daemon", 41
+    path = start_by_hand(ground, name, number, daemonize=True)
+    adopt = ("vm", "adopt", ground.host("host1"), "--qmp", path, "--address", ground.addressed(number))
+    assert (await ground.godwit(*adopt)).status == 0
+    ground.use(name, number)
+    refused = await ground.godwit("migrate", name, ground.host("host2"))
+    assert refused.status == RefusedError.exit_status
+    assert f"QEMU knows {FOLDER}/{name}.img as {name}.img and went to / when it daemonized" in refused.err
+    mend = f"ln -s {FOLDER}/{name}.img /{name}.img"
+    assert mend in refused.err
+    ground.inside("host1", "sh", "-c", mend)
+    try:
+        async with ground.client():
+            moved = await ground.godwit("migrate", name, ground.host("host2"))
+        assert moved.status == 0, moved.err
+    finally:
+        ground.inside("host1", "rm", f"/{name}.img")
+    assert (await ground.godwit("vm", "stop", "--force", name)).status == 0
 
 
 async def test_what_is_no_qmp_is_not_adopted(ground: Ground) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from qemu_recording import Recording
 
-from godwit.model import DiskFacts, NicFacts, RunState, Tap
+from godwit.model import DiskFacts, NicFacts, RunState, StrayImage, Tap
 from godwit.qemu.facts import guest_facts, nics
 from godwit.qemu.features import probe
 from godwit.qemu.qom import parse_network
@@ -19,6 +19,19 @@ MIB = 1 << 20
 def added(argv: tuple[str, ...], option: str) -> list[dict[str, object]]:
     pairs = pairwise(argv)
     return [json.loads(value) for name, value in pairs if name == option and value.startswith("{")]
+
+
+async def test_a_daemon_does_not_find_its_relative_images_again() -> None:
+    recording = Recording("seed-style")
+    daemon = replace(
+        recording.process,
+        argv=(*recording.process.argv, "-daemonize"),
+        cwd="/",
+        environment={"PWD": recording.process.cwd},
+    )
+    facts = await guest_facts("web1", recording, daemon)
+    assert facts.stray_images == (StrayImage("/srv/guests/rhel7.img", "rhel7.img"),)
+    assert (await guest_facts("web1", recording, recording.process)).stray_images == ()
 
 
 async def test_a_seed_style_guest_with_what_was_plugged_in() -> None:

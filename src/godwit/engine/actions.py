@@ -112,7 +112,7 @@ class Actions:
     async def _listen(self, guest: Guest) -> str:
         address = f"[{self._address}]" if ":" in self._address else self._address
         for attempt in range(_LISTEN_TRIES):
-            uri = f"tcp:{address}:{await self.parts.target.free_port(self._address)}"
+            uri = f"tcp:{address}:{await self.parts.target.free_port()}"
             self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
             try:
                 await guest.listen(uri)

@@ -10,30 +10,35 @@ from godwit.errors import HostError
 
 if TYPE_CHECKING:
     from godwit.engine.parts import Parts
-    from godwit.model import DiskFacts, GuestFacts
+    from godwit.model import DiskFacts, GuestFacts, HostFacts
     from godwit.ports import Guest
 
 
 async def gather(parts: Parts, guest: Guest) -> Evidence:
-    """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError.
-
-    The first port that is free on the target is only looked for; QEMU claims it later.
-    """
-    facts = await guest.facts()
-    source, target, on_target, proofs, shared = await asyncio.gather(
-        parts.source.facts(facts.launch.argv[0]),
-        parts.target.facts(facts.launch.argv[0]),
+    """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError."""
+    program = parts.vm.launch.argv[0]
+    (facts, proofs), source, (target, reachable), on_target, shared = await asyncio.gather(
+        _guest_and_disks(parts, guest),
+        parts.source.facts(program),
+        _target(parts, program),
         parts.target.observe(parts.vm),
-        prove_disks(parts, facts),
         _monitor_is_shared(parts),
     )
-    reachable = await _reaches(parts, target.migration_address)
     return Evidence(parts.vm, parts.spec.policy, facts, source, target, on_target, proofs, reachable, shared)
 
 
-async def _reaches(parts: Parts, address: str) -> bool:
-    """Ask for a port that is almost surely closed: a refusal proves the way just as well as an answer."""
-    return await parts.source.reaches(address, await parts.target.free_port(address))
+async def _guest_and_disks(parts: Parts, guest: Guest) -> tuple[GuestFacts, tuple[DiskProof, ...]]:
+    facts = await guest.facts()
+    return facts, await prove_disks(parts, facts)
+
+
+async def _target(parts: Parts, program: str) -> tuple[HostFacts, bool]:
+    """Describe the target, and say whether the source reaches it where it takes streams.
+
+    Asked is a port that is almost surely closed: a refusal proves the way just as well as an answer.
+    """
+    port, facts = await asyncio.gather(parts.target.free_port(), parts.target.facts(program))
+    return facts, await parts.source.reaches(facts.migration_address, port)
 
 
 async def _monitor_is_shared(parts: Parts) -> bool:

@@ -193,9 +193,8 @@ class FakeHost:
         message = f"{self.name} is simulated: nothing accepts at {path}"
         raise MonitorLostError(message)
 
-    async def free_port(self, address: str) -> int:
+    async def free_port(self) -> int:
         """Return a port at which no QEMU listens."""
-        del address
         await self._reach()
         self._ports += 1
         while self._ports in self.ports_in_use():

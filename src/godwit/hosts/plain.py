@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
-    from godwit.model import GuestFacts, HostFacts, Launch, Vm
+    from godwit.model import GuestFacts, HostFacts, Launch, StrayImage, Vm
     from godwit.ports import Completed
     from godwit.qemu.process import ProcessFacts
 
@@ -50,6 +50,12 @@ VIEW_DEADLINE: Final = 1.5
 
 OBSERVE_DEADLINE: Final = 8.0
 """Seconds that observing may take in all, reaching the host included."""
+
+_FOUND_FROM_ROOT: Final = r"""
+for name in "$@"; do
+    if [ -e "/$name" ]; then echo yes; else echo no; fi
+done
+"""
 
 _FIRST_RETRY: Final = 0.01
 _ENDING: Final = 1.0
@@ -73,12 +79,20 @@ class PlainGuest(QemuGuest):
         return await processes.read_process(self._transport, found[-1])
 
     async def facts(self) -> GuestFacts:
-        """Describe the running machine; the bridge of each tap comes from the host."""
+        """Describe the running machine; the bridge of each tap, and whether an image is lost, comes from the host."""
         facts = await super().facts()
         masters = dict((await hostfacts.ask_network(self._transport)).masters)
         nics = tuple(nic if nic.tap is None else replace(nic, tap=_plugged(nic.tap, masters)) for nic in facts.nics)
         launch = replace(facts.launch, taps=tuple(_plugged(tap, masters) for tap in facts.launch.taps))
-        return replace(facts, nics=nics, launch=launch)
+        return replace(facts, nics=nics, launch=launch, stray_images=await self._lost(facts.stray_images))
+
+    async def _lost(self, images: tuple[StrayImage, ...]) -> tuple[StrayImage, ...]:
+        """Return the images that are not to be found from "/": somebody may have put links there."""
+        if not images:
+            return ()
+        completed = await run_script(self._transport, _FOUND_FROM_ROOT, *(image.name for image in images))
+        found = completed.stdout.decode().split()
+        return tuple(image for image, there in zip(images, found, strict=True) if there == "no")
 
 
 def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
@@ -290,9 +304,8 @@ class PlainHost:
         """
         await launching.end(self._transport, vm)
 
-    async def free_port(self, address: str) -> int:
+    async def free_port(self) -> int:
         """Return a TCP port that nothing on the host uses, on any address, out of the range kept for migrations."""
-        del address  # a port that is free everywhere is free there
         completed = await run_script(self._transport, tcpports.LIST)
         return tcpports.choose(tcpports.parse_used(completed.stdout.decode()), secrets.SystemRandom())
 

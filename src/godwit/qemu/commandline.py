@@ -96,10 +96,14 @@ def target_launch(process: ProcessFacts, running: Running) -> tuple[Launch, tupl
 def resolver_of(process: ProcessFacts, found: Iterable[Option]) -> Resolver:
     """Return what resolves the relative paths of a running QEMU's command line.
 
-    With -daemonize it has gone to "/" (os-posix.c): then the shell's PWD at its start counts, if that is known.
+    Where it went to "/", the shell's PWD at its start counts, if that is known.
     """
-    moved = process.cwd == "/" and any(option.name == "daemonize" for option in found)
-    return Resolver(process.environment.get("PWD") if moved else process.cwd)
+    return Resolver(process.environment.get("PWD") if went_to_root(process, found) else process.cwd)
+
+
+def went_to_root(process: ProcessFacts, found: Iterable[Option]) -> bool:
+    """Say whether QEMU left the folder that it was started in, as it does with -daemonize (os-posix.c)."""
+    return process.cwd == "/" and any(option.name == "daemonize" for option in found)
 
 
 def incoming_argv(launch: Launch) -> tuple[str, ...]:

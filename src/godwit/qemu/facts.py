@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.model import GuestFacts, Launch, NicFacts, Tap
 from godwit.qemu import hotplug, media, qom
-from godwit.qemu.commandline import Running, parse, resolver_of, target_launch
+from godwit.qemu.commandline import Running, parse, resolver_of, target_launch, went_to_root
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
@@ -70,6 +70,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
             *refusals,
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
+        stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),
     )
 
 

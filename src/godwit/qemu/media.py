@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from godwit.model import DiskFacts
+from godwit.model import DiskFacts, StrayImage
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import IMAGES, split
 from godwit.qemu.reply import flag, inner, text, whole
@@ -61,6 +61,19 @@ def changed(
             path = _absolute(text(inner(row, "inserted"), "file"), resolver)
             if path.startswith("/") and path not in known:
                 yield f"the disk {name_of(row)} is {path} by now, which its command line does not name"
+
+
+def stray(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[StrayImage]:
+    """Yield the writable images with relative names, for a QEMU that went to "/".
+
+    When a migration ends it opens them anew, without the right to write (raw_reconfigure_getfd() in
+    block/file-posix.c), does not find them, and refuses to hand them over: "Bad address".
+    """
+    for row in rows:
+        inserted = inner(row, "inserted") if "inserted" in row else {}
+        name = text(inserted, "file").removeprefix("file:") if inserted and not flag(inserted, "ro") else ""
+        if name and not name.startswith(("/", *_NO_FILES)):
+            yield StrayImage(_absolute(name, resolver), name)
 
 
 def ejected(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from godwit.model import Finding, Severity
@@ -13,9 +14,25 @@ if TYPE_CHECKING:
 
 
 def storage_findings(e: Evidence) -> Iterator[Finding]:
-    """Yield the disks that the target does not see, or sees another of."""
+    """Yield the disks that the target does not see, or sees another of, and those that QEMU could not hand over."""
+    yield from _images_are_found_again(e)
     for disk in e.disks:
         yield from _disk(e, disk)
+
+
+def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
+    for image in e.guest.stray_images:
+        folder, slash, _ = image.name.rpartition("/")
+        prepare = f"mkdir -p {quote('/' + folder)}; " if slash else ""
+        yield Finding(
+            "image-not-found-again",
+            Severity.BLOCK,
+            image.path,
+            f"QEMU knows {image.path} as {image.name} and went to / when it daemonized",
+            "it would not find its disk again at the very end of the move, and refuse to hand it over",
+            f"{prepare}ln -s {quote(image.path)} {quote('/' + image.name)}  (on {e.source.name}, until the guest has "
+            "moved), or start the guest with absolute paths",
+        )
 
 
 def _disk(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
