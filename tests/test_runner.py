@@ -43,21 +43,22 @@ async def stand_in(identifier):
         await asyncio.sleep(60)
 
 app.run_migration = stand_in
-app.preload = lambda: None
+app.preload = lambda: lives.with_name("loaded").touch()
 runner._LONGEST_PAUSE = 0.01
 runner.take_lock = functools.partial(runner.take_lock, patience=float(sys.argv[2]))
-sys.exit(runner.supervise(sys.argv[1], "web"))
+sys.exit(runner.supervise(sys.argv[1], "web", wait=len(sys.argv) > 3))
 """
 
 
 class Supervisor:
     """A supervisor in a process of its own."""
 
-    def __init__(self, home: Path, what: str, patience: float) -> None:
+    def __init__(self, home: Path, what: str, patience: float, *options: str) -> None:
         self.lives = home / "lives"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, what, str(patience)],
+            [sys.executable, "-c", DRIVER, what, str(patience), *options],
             env=os.environ | {"GODWIT_HOME": str(home)},
+            stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -77,16 +78,17 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        if self.process.stderr is not None:
-            self.process.stderr.close()
+        for stream in (self.process.stdin, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Supervisor]]:
     started: list[Supervisor] = []
 
-    def one(what: str, patience: float = 0.1) -> Supervisor:
-        started.append(Supervisor(tmp_path, what, patience))
+    def one(what: str, patience: float = 0.1, *options: str) -> Supervisor:
+        started.append(Supervisor(tmp_path, what, patience, *options))
         return started[-1]
 
     yield one
@@ -141,6 +143,19 @@ def test_a_second_one_that_is_patient_gets_the_guest_when_the_first_has_ended(
     second = start("done", patience=15)
     first.end()
     assert second.ended()[0] == 0
+
+
+@pytest.mark.parametrize(("said", "lives"), [("go\n", 1), ("", 0), ("no\n", 0)])
+def test_one_that_waits_loads_at_once_and_begins_only_when_told(
+    said: str, lives: int, tmp_path: Path, start: Callable[..., Supervisor]
+) -> None:
+    supervisor = start("done", 0.1, "--wait")
+    eventually((tmp_path / "loaded").exists)
+    assert supervisor.runners() == []
+    assert not RunnerProcesses(tmp_path).alive("web")
+    _, log = supervisor.process.communicate(said, timeout=20)
+    assert (supervisor.process.returncode, log) == (0, "")
+    assert len(supervisor.runners()) == lives
 
 
 def test_a_killed_runner_is_followed_by_another_at_once(start: Callable[..., Supervisor]) -> None:
@@ -229,26 +244,59 @@ def test_a_lock_is_free_again_when_its_holder_lets_go(tmp_path: Path) -> None:
     os.close(again)
 
 
-def test_a_started_runner_belongs_to_no_terminal_and_logs_where_it_should(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real thing, for a migration that the journal does not know: it says so and ends."""
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """What RunnerProcesses starts: the real thing."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def kept(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - whatever Popen takes
+    def kept(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - whatever Popen takes
         started.append(subprocess_popen(*arguments, **options))
+        return started[-1]
 
     subprocess_popen = subprocess.Popen
     monkeypatch.setattr("godwit.runners.subprocess.Popen", kept)
-    RunnerProcesses(tmp_path).start("web-1", "web")
-    (supervisor,) = started
-    try:
-        log = tmp_path / "log" / "web-1.log"
-        eventually(lambda: "there is no migration 'web-1'" in log.read_text())
-        assert os.getsid(supervisor.pid) == supervisor.pid
-        assert Path(f"/proc/{supervisor.pid}/cwd").readlink() == Path("/")
-        assert Path(f"/proc/{supervisor.pid}/fd/0").readlink() == Path(os.devnull)
-        assert RunnerProcesses(tmp_path).alive("web")
-    finally:
-        os.killpg(supervisor.pid, signal.SIGKILL)
+    yield started
+    for supervisor in started:
+        if supervisor.poll() is None:
+            os.killpg(supervisor.pid, signal.SIGKILL)
         supervisor.wait()
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_started_runner_belongs_to_no_terminal_and_logs_where_it_should(
+    tmp_path: Path, spawned: list[subprocess.Popen[bytes]], *, prepared: bool
+) -> None:
+    """For a migration that the journal does not know: it says so and ends."""
+    processes = RunnerProcesses(tmp_path)
+    if prepared:
+        processes.prepare("web-1", "web")
+    processes.start("web-1", "web")
+    processes.release()
+    (supervisor,) = spawned
+    log = tmp_path / "log" / "web-1.log"
+    eventually(lambda: "there is no migration 'web-1'" in log.read_text())
+    assert os.getsid(supervisor.pid) == supervisor.pid
+    assert Path(f"/proc/{supervisor.pid}/cwd").readlink() == Path("/")
+    assert Path(f"/proc/{supervisor.pid}/fd/0").readlink() == Path(os.devnull)
+    assert RunnerProcesses(tmp_path).alive("web")
+
+
+def test_what_was_prepared_in_vain_ends_and_leaves_nothing(
+    tmp_path: Path, spawned: list[subprocess.Popen[bytes]]
+) -> None:
+    processes = RunnerProcesses(tmp_path)
+    processes.prepare("web-1", "web")
+    processes.release()
+    (supervisor,) = spawned
+    assert supervisor.wait(timeout=20) == 0
+    assert list((tmp_path / "log").iterdir()) == []
+
+
+def test_one_that_died_while_it_waited_is_replaced(tmp_path: Path, spawned: list[subprocess.Popen[bytes]]) -> None:
+    processes = RunnerProcesses(tmp_path)
+    processes.prepare("web-1", "web")
+    os.killpg(spawned[0].pid, signal.SIGKILL)
+    spawned[0].wait()
+    processes.start("web-1", "web")
+    assert len(spawned) == 2
+    eventually(lambda: "there is no migration 'web-1'" in (tmp_path / "log" / "web-1.log").read_text())

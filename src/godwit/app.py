@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,30 +54,35 @@ def preload() -> None:
 
 
 @asynccontextmanager
-async def opened(folder: Path | None = None) -> AsyncIterator[Service]:
-    """Open journal and inventory in `folder` (by default `home()`), and give the use cases over them."""
+async def opened(folder: Path | None = None, migrating: tuple[str, str] | None = None) -> AsyncIterator[Service]:
+    """Open journal and inventory in `folder` (by default `home()`), and give the use cases over them.
+
+    `migrating` names a migration and its guest that will be asked for at once: its runner loads meanwhile.
+    """
+    runners = RunnerProcesses(folder or home())
+    if migrating is not None:
+        runners.prepare(*migrating)
     from godwit.journal.database import Database  # noqa: PLC0415 - start-up time
     from godwit.journal.sqljournal import SqlInventory, SqlJournal  # noqa: PLC0415 - start-up time
     from godwit.measure.watcher import ProbeWatcher  # noqa: PLC0415 - start-up time
     from godwit.qemu.hypervisor import QemuHypervisor  # noqa: PLC0415 - start-up time
     from godwit.service import Service  # noqa: PLC0415 - start-up time
 
-    folder = folder or home()
-    database = await Database.open(folder / "journal.db")
-    journal = SqlJournal(database)
-    inventory = SqlInventory(database)
-    try:
+    async with AsyncExitStack() as undo:
+        undo.callback(runners.release)
+        database = await Database.open(runners.home / "journal.db")
+        journal = SqlJournal(database)
+        undo.push_async_callback(journal.close)
+        inventory = SqlInventory(database)
         yield Service(
             journal=journal,
             inventory=inventory,
             hypervisor=QemuHypervisor(),
-            runners=RunnerProcesses(folder),
+            runners=runners,
             watcher=ProbeWatcher(launcher(inventory)),
             clock=RealClock(),
             open_host=open_host,
         )
-    finally:
-        await journal.close()
 
 
 def open_host(record: HostRecord) -> Host:

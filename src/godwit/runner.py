@@ -1,8 +1,8 @@
 """The process that carries one migration, and the tiny supervisor that starts it anew when it dies.
 
-`python -m godwit.runner ID VM` is the supervisor: it takes the guest's lock, loads everything, and forks the runner. A
-runner that dies by whatever cause is followed by another within milliseconds, which takes the story up where the
-journal left it. The lock is an flock that both processes share, so it lasts as long as either of them lives.
+`python -m godwit.runner ID VM [--wait]` is the supervisor: it takes the guest's lock, loads everything, and forks the
+runner. A runner that dies by whatever cause is followed by another within milliseconds, which takes the story up where
+the journal left it. The lock is an flock that both processes share, so it lasts as long as either of them lives.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 from godwit import app
 from godwit.errors import GodwitError, SupersededError
-from godwit.runners import lock_path, take_lock
+from godwit.runners import GO, WAIT, lock_path, take_lock
 
 RESTARTS: Final = 8
 """Times that a dying runner is followed by another, before its migration is left to the next command."""
@@ -28,8 +28,16 @@ _EXIT_BUSY: Final = 75
 _EXIT_SUPERSEDED: Final = 76
 
 
-def supervise(identifier: str, vm: str) -> int:
-    """Run a migration to its end, starting over after every death of the runner. Returns an exit status."""
+def supervise(identifier: str, vm: str, *, wait: bool = False) -> int:
+    """Run a migration to its end, starting over after every death of the runner. Returns an exit status.
+
+    With `wait` the migration may not be written down yet: its supervisor loads everything, and begins when it is told.
+    """
+    if wait:
+        app.preload()
+        if sys.stdin.buffer.readline() != GO:
+            return 0
+        _let_go_of_input()
     if take_lock(lock_path(app.home(), vm)) is None:
         _say(f"another runner holds {vm}")
         return _EXIT_BUSY
@@ -66,6 +74,13 @@ def _run(identifier: str) -> int:
     return 0
 
 
+def _let_go_of_input() -> None:
+    """Read from nowhere from now on, as a process of its own does."""
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, sys.stdin.fileno())
+    os.close(nowhere)
+
+
 def _say(text: str) -> None:
     """Write a line to the runner's log, which is its standard error."""
     sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
@@ -73,4 +88,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(supervise(sys.argv[1], sys.argv[2]))
+    sys.exit(supervise(sys.argv[1], sys.argv[2], wait=WAIT in sys.argv[3:]))

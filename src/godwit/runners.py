@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 LOCK_PATIENCE: Final = 15.0
 """Seconds that a supervisor waits for the guest's lock."""
+
+WAIT: Final = "--wait"
+"""What tells a supervisor to load everything and then to wait for GO on its standard input."""
+
+GO: Final = b"go\n"
 
 _CHILDREN: Final[list[subprocess.Popen[bytes]]] = []
 """Supervisors that this process started: kept so that a long-lived one can bury them."""
@@ -25,23 +31,48 @@ class RunnerProcesses:
     """Starts runners as processes of their own session, so that no terminal and no parent can end them."""
 
     home: Path
+    _prepared: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def prepare(self, identifier: str, vm: str) -> None:
+        """Let a supervisor load what it needs while its migration is still being written down.
+
+        That takes it half a second. It begins when `start` names the same migration, and ends by itself when this
+        process does so before. Where it cannot be started, `start` will say why.
+        """
+        with suppress(OSError):
+            self._prepared[identifier] = self._spawn(identifier, vm, WAIT)
 
     def start(self, identifier: str, vm: str) -> None:
         """Start a supervisor and its runner; see `godwit.ports.Runners`."""
-        _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
-        log = self.home / "log" / f"{identifier}.log"
+        child = self._prepared.pop(identifier, None)
+        if child is None or not _told(child, GO):
+            child = self._spawn(identifier, vm)
+        _CHILDREN[:] = [child, *(one for one in _CHILDREN if one.poll() is None)]  # polling buries the dead
+
+    def release(self) -> None:
+        """Let go of what was prepared and not needed."""
+        for identifier, child in self._prepared.items():
+            _told(child, b"")
+            _CHILDREN.append(child)
+            self._log(identifier).unlink(missing_ok=True)
+        self._prepared.clear()
+
+    def _log(self, identifier: str) -> Path:
+        return self.home / "log" / f"{identifier}.log"
+
+    def _spawn(self, identifier: str, vm: str, *options: str) -> subprocess.Popen[bytes]:
+        log = self._log(identifier)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "godwit.runner", identifier, vm],
-                stdin=subprocess.DEVNULL,
+            return subprocess.Popen(
+                [sys.executable, "-m", "godwit.runner", identifier, vm, *options],
+                stdin=subprocess.PIPE if WAIT in options else subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 cwd="/",
                 env={**os.environ, "GODWIT_HOME": str(self.home)},
             )
-        _CHILDREN.append(child)
 
     def alive(self, vm: str) -> bool:
         """Say whether somebody holds the guest's lock."""
@@ -54,6 +85,17 @@ class RunnerProcesses:
             except BlockingIOError:
                 return True
         return False
+
+
+def _told(child: subprocess.Popen[bytes], word: bytes) -> bool:
+    """Say one word to a supervisor that waits, and let go of it; False if it is gone."""
+    assert child.stdin is not None  # noqa: S101 - it was started with a pipe; for the type checker
+    try:
+        child.stdin.write(word)
+        child.stdin.close()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def lock_path(home: Path, vm: str) -> Path:

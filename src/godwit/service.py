@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import re
-import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from godwit.core.state import Phase
 from godwit.engine.gather import gather
 from godwit.engine.parts import Parts
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
+from godwit.identifiers import new_identifier
 from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec
 
 if TYPE_CHECKING:
@@ -208,7 +208,16 @@ class Service:
 
     # -- migrations ------------------------------------------------------------------------------------------------
 
-    async def _spec(self, vm: str, target: str, policy: Policy, probe: ProbeRequest | None, *, defaults: bool) -> Spec:
+    async def _spec(
+        self,
+        vm: str,
+        target: str,
+        policy: Policy,
+        probe: ProbeRequest | None,
+        *,
+        defaults: bool = False,
+        identifier: str = "",
+    ) -> Spec:
         guest = await self.inventory.vm(vm)
         destination = await self.inventory.host(target)
         await self.inventory.host(guest.host)
@@ -217,7 +226,7 @@ class Service:
             raise InputError(
                 message, remedy="godwit vm list shows where guests are, godwit host list where they can go"
             )
-        return Spec(f"{vm}-{secrets.token_hex(4)}", vm, guest.host, target, policy, probe, defaults)
+        return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults)
 
     async def migrate(
         self,
@@ -227,19 +236,21 @@ class Service:
         probe: ProbeRequest | None = None,
         *,
         defaults: bool = False,
+        identifier: str = "",
     ) -> str:
         """Ask for a migration and return its identifier; it goes on whatever becomes of the caller.
 
-        `defaults` leaves every decision to QEMU, for comparison. Raises InputError, BusyError, JournalError.
+        `defaults` leaves every decision to QEMU, for comparison; `identifier` is one of `new_identifier`, for who must
+        know it beforehand. Raises InputError, BusyError, JournalError.
         """
-        spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults)
+        spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
 
     async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
-        spec = await self._spec(vm, target, policy or Policy(), None, defaults=False)
+        spec = await self._spec(vm, target, policy or Policy(), None)
         parts = await self.parts(spec, epoch=0, requested=self.clock.now())
         try:
             await asyncio.gather(parts.source.connect(), parts.target.connect())

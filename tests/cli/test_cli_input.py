@@ -109,7 +109,7 @@ def test_a_file_that_is_no_text_is_refused_by_name(
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def opened() -> None:
+    def opened(_: object) -> None:
         raise error
 
     monkeypatch.setattr(ground, "opener", opened)

@@ -33,20 +33,23 @@ LONGEST_DOWNTIME: Final = 2000.0
 _ALL: Final = 100_000
 
 
-def _open() -> AbstractAsyncContextManager[Service]:
+def _open(migrating: tuple[str, str] | None) -> AbstractAsyncContextManager[Service]:
     from godwit import app  # noqa: PLC0415 - start-up time
 
-    return app.opened()
+    return app.opened(migrating=migrating)
 
 
-opener: Callable[[], AbstractAsyncContextManager[Service]] = _open
+opener: Callable[[tuple[str, str] | None], AbstractAsyncContextManager[Service]] = _open
 """Where commands get their service from; tests put an in-memory one here."""
 
 
 @asynccontextmanager
-async def service(*, take_up: bool = False) -> AsyncIterator[Service]:
-    """Open the service; `take_up` first sees to migrations whose runners died with their machine."""
-    async with opener() as opened:
+async def service(*, take_up: bool = False, migrating: tuple[str, str] | None = None) -> AsyncIterator[Service]:
+    """Open the service; `take_up` first sees to migrations whose runners died with their machine.
+
+    `migrating` is the identifier and the guest of a migration that the command will ask for.
+    """
+    async with opener(migrating) as opened:
         if take_up:
             for identifier in await opened.take_up():
                 echo(f"godwit: took migration {identifier} up again; nobody was working on it", err=True)

@@ -11,6 +11,7 @@ from typer import echo
 
 from godwit.cli.ground import LONGEST_DOWNTIME, Json, bandwidth, duration, migration_id, print_json, run, service
 from godwit.errors import GodwitError, InputError, RefusedError
+from godwit.identifiers import new_identifier
 from godwit.model import OutcomeStatus, Policy, ProbeRequest
 
 if TYPE_CHECKING:
@@ -104,11 +105,12 @@ async def _migrate(
 ) -> int:
     from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
 
-    async with service(take_up=True) as opened:
+    identifier = new_identifier(vm)
+    async with service(take_up=True, migrating=(identifier, vm)) as opened:
         if probe is not None and probe.vantage is not None:
             await opened.inventory.host(probe.vantage)
         with listening() as inbox:
-            identifier = await opened.migrate(vm, host, policy, probe, defaults=defaults)
+            await opened.migrate(vm, host, policy, probe, defaults=defaults, identifier=identifier)
             if detach:
                 _tell_detached(identifier, as_json=as_json)
                 return 0
