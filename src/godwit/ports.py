@@ -206,8 +206,8 @@ class Host(Protocol):
         """
         ...
 
-    async def remove_token(self, path: str) -> None:
-        """Remove what `plant_token` left. Idempotent."""
+    async def remove_token(self, path: str, token: str) -> None:
+        """Remove `token` from beside `path`; another's is left alone. Idempotent."""
         ...
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from stage import ID, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Phase
+from godwit.engine.actions import CONTINUE_PATIENCE
 from godwit.errors import JournalError
 from godwit.model import OutcomeStatus, Owner, RunState
 
@@ -310,19 +311,24 @@ def test_a_target_that_refuses_to_run_once_is_told_again() -> None:
 
 
 def test_a_target_that_never_runs_does_not_bring_the_source_back_by_itself() -> None:
-    """`cont` was sent: whoever says now that the source may run, says it as a person."""
+    """`cont` was sent: whoever says now that the source may run, says it as a person. Until then a look tries again."""
 
     async def scenario() -> None:
         scene = stage()
-        scene.world.refuse("two", "cont")
-        await scene.begin()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(120):
-                await scene.runner()
+        scene.world.refuse("two", "cont", "the disk is locked")
+        outcome = await carried(scene)
+        assert (outcome.status, outcome.owner) == (LIMBO, Owner.UNKNOWN)
+        assert "the disk is locked" in outcome.error
         scene.assert_lawful()
         assert scene.world.executing("web") == []
+        assert (scene.state_on(scene.one), scene.state_on(scene.two)) == (RunState.POSTMIGRATE, RunState.PAUSED)
         told = [line for line in await scene.journal.entries(ID) if "ContinueTarget" in str(line.data.get("commands"))]
         assert 10 < len(told) < 100
+        assert told[-1].at - told[0].at > CONTINUE_PATIENCE - 5
+        scene.world.refuse("two", "cont", times=2)
+        outcome = await scene.go_on()
+        assert outcome.status is COMPLETED
+        await scene.assert_settled(outcome)
 
     simulate(scenario)
 

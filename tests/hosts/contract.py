@@ -392,8 +392,8 @@ class HostContract:
         found, there = await bench.target.find_token(bench.disk)
         _, here = await bench.source.find_token(bench.disk)
 
-        await bench.source.remove_token(bench.disk)
-        await bench.source.remove_token(bench.disk)
+        await bench.source.remove_token(bench.disk, "a-token")
+        await bench.source.remove_token(bench.disk, "a-token")
 
         assert found == "a-token"
         assert here

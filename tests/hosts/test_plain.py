@@ -253,8 +253,10 @@ async def test_a_token_is_found_by_whoever_sees_the_same_file(here: PlainHost, t
     identity = f"77:{disk.stat().st_ino}"
     assert await here.find_token(str(disk)) == ("token-1", identity)
     assert await here.find_token(str(link)) == ("token-1", identity)
-    await here.remove_token(str(link))
-    await here.remove_token(str(link))
+    await here.remove_token(str(link), "token-2")
+    assert await here.find_token(str(disk)) == ("token-1", identity)
+    await here.remove_token(str(link), "token-1")
+    await here.remove_token(str(link), "token-1")
     assert await here.find_token(str(disk)) == (None, identity)
     assert names(tmp_path) == ["link", disk.name]
     assert disk.read_bytes() == b"x" * 77
@@ -267,7 +269,7 @@ async def test_another_s_token_is_waited_for_and_a_stale_one_replaced(here: Plai
     second = asyncio.create_task(here.plant_token(str(disk), "second"))
     await asyncio.sleep(0.3)
     assert (await here.find_token(str(disk)))[0] == "first"
-    await here.remove_token(str(disk))
+    await here.remove_token(str(disk), "first")
     await second
     os.utime(tmp_path / names(tmp_path)[0], (1, 1))
     await here.plant_token(str(disk), "third")

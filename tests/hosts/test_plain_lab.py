@@ -301,7 +301,7 @@ async def test_a_shared_disk_is_proven_and_a_copy_of_it_is_not(lab: Laboratory) 
             found, identity = await two.find_token(path)
             assert (found == "token") is shared
             assert (identity == (await one.find_token(path))[1]) is shared or not shared
-            await one.remove_token(path)
+            await one.remove_token(path, "token")
 
 
 async def test_paths_between_hosts_are_told_apart(lab: Laboratory) -> None:

@@ -109,6 +109,19 @@ async def test_a_durable_transition_is_synced_whoever_writes_it(
     assert (await sql.load("web1-1"))[1] == ARMED
 
 
+async def test_a_caller_that_is_cancelled_takes_nothing_away(sql: SqlJournal) -> None:
+    epoch = await begun(sql)
+    async with sql._flushing:
+        given_up = asyncio.create_task(sql.transition("web1-1", epoch, entry(), ARMED, durable=True))
+        await asyncio.sleep(0.01)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+    await sql.flush()
+    assert (await sql.load("web1-1"))[1] == ARMED
+    assert len(await sql.entries("web1-1")) == 1
+
+
 async def test_a_durable_commit_uses_the_connection_that_syncs(sql: SqlJournal) -> None:
     async def synchronous(connection: AsyncConnection) -> int:
         return int((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())

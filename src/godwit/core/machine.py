@@ -258,7 +258,9 @@ def _observe_with(state: State, failure: Failure) -> Step:
 
 
 def _step_failed_late(state: State, event: e.Event) -> Step:
-    """Look, since a failed ContinueTarget proves nothing about who runs."""
+    """Look, since a failed ContinueTarget proves nothing about who runs; give up when it says that it is at its end."""
+    if isinstance(event, e.StepFailed) and event.code == "limbo":
+        return _ruled_limbo(state, event.message)
     return _observe(state, event)
 
 

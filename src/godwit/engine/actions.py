@@ -17,6 +17,7 @@ from godwit.errors import (
     JournalError,
     LimboError,
     MigrationFailedError,
+    MonitorLostError,
     RefusedError,
 )
 from godwit.model import Finding, GuestFacts, RunState, Severity, Side, StreamStatus
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from godwit.engine.sides import Sides
     from godwit.model import Features, GuestView, Vm
     from godwit.ports import Guest
+
+CONTINUE_PATIENCE: Final = 60.0
+"""Seconds for which a target that does not run is told to, before that is left to a person."""
 
 _LISTEN_TRIES: Final = 3
 _HOME_TRIES: Final = 30
@@ -54,6 +58,7 @@ class Actions:
     _address: str = ""
     _source_features: Features | None = None
     _continue_pause: float = 0.0
+    _first_refusal: float | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def note(self, kind: str, /, **data: object) -> None:
@@ -161,10 +166,24 @@ class Actions:
     async def continue_target(self, _: e.ContinueTarget) -> e.Event:
         """Go through the one-way door; RESUME or the status counts, not that `cont` returned.
 
-        A target that did not obey is told again, each time a little later.
+        A target that did not obey is told again, each time a little later. Raises LimboError for one that has not for
+        CONTINUE_PATIENCE seconds: the source may not run any more, so what happens now is for a person to say.
         """
         await self.parts.clock.sleep(self._continue_pause)
         self._continue_pause = min(2 * self._continue_pause + _POLL, _LONGEST_CONTINUE_PAUSE)
+        try:
+            return await self._continue()
+        except MonitorLostError:
+            raise
+        except HypervisorError as error:
+            now = self.parts.clock.now()
+            self._first_refusal = self._first_refusal or now
+            if now - self._first_refusal < CONTINUE_PATIENCE:
+                raise
+            message = f"the target has everything and does not run, though it was told to: {error.message}"
+            raise LimboError(message) from error
+
+    async def _continue(self) -> e.Event:
         guest = await self.sides.attach(Side.TARGET)
         sent = self.parts.clock.now()
         self.sides.asked[Side.TARGET, "RESUME"] = sent

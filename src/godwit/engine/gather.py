@@ -51,7 +51,7 @@ async def _monitor_is_shared(parts: Parts) -> bool:
     try:
         seen, _ = await parts.target.find_token(control)
     finally:
-        await parts.source.remove_token(control)
+        await parts.source.remove_token(control, token)
     return seen == token
 
 
@@ -74,6 +74,6 @@ async def _prove(parts: Parts, disk: DiskFacts) -> DiskProof:
         _, here = await parts.source.find_token(disk.path)
     finally:
         if planted:
-            await parts.source.remove_token(disk.path)
+            await parts.source.remove_token(disk.path, token)
     found = (seen == token) if planted else None
     return DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error)

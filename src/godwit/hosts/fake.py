@@ -303,12 +303,12 @@ class FakeHost:
         file = self.world.file(path, self.name)
         return (self.world.tokens.get(file.inode), f"{file.size} {file.inode}") if file else (None, "")
 
-    async def remove_token(self, path: str) -> None:
-        """Remove what `plant_token` left. Idempotent."""
+    async def remove_token(self, path: str, token: str) -> None:
+        """Remove `token` from beside a file; another's is left alone. Idempotent."""
         await self._reach()
         file = self.world.file(path, self.name)
-        if file is not None:
-            self.world.tokens.pop(file.inode, None)
+        if file is not None and self.world.tokens.get(file.inode) == token:
+            del self.world.tokens[file.inode]
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue under `size` bytes while `lease` lasts; False where it is not permitted."""

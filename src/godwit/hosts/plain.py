@@ -330,9 +330,10 @@ class PlainHost:
         completed = await run_script(self._transport, sharedproof.FIND, sharedproof.check_path(path))
         return sharedproof.parse_found(completed.stdout.decode(errors="replace"))
 
-    async def remove_token(self, path: str) -> None:
-        """Remove what `plant_token` left. Idempotent."""
-        await run_script(self._transport, sharedproof.REMOVE, sharedproof.check_path(path))
+    async def remove_token(self, path: str, token: str) -> None:
+        """Remove `token` from beside `path`; another's is left alone. Idempotent."""
+        arguments = (sharedproof.check_path(path), sharedproof.check_token(token))
+        await run_script(self._transport, sharedproof.REMOVE, *arguments)
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue of TCP sockets on this host under `size` bytes while `lease` lasts."""

@@ -128,7 +128,18 @@ class SqlJournal:
             self._broken = error
 
     async def flush(self) -> None:
-        """Write what waits, all of it durably if any of it must be. What cannot be written goes on waiting."""
+        """Write what waits, all of it durably if any of it must be. What cannot be written goes on waiting.
+
+        A caller that is cancelled stops waiting; what it wanted written is written all the same.
+        """
+        writing = asyncio.create_task(self._flush(), name="journal-write")
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            writing.add_done_callback(_retrieve)
+            raise
+
+    async def _flush(self) -> None:
         async with self._flushing:
             batch, self._waiting = self._waiting, []
             if not batch:
@@ -225,6 +236,12 @@ class SqlJournal:
             await self.flush()
         finally:
             await self._database.close()
+
+
+def _retrieve(writing: asyncio.Task[None]) -> None:
+    """Take note of a failure that nobody is left to hear: what was to be written waits for the next flush."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 async def _update(connection: AsyncConnection, identifier: str, epoch: int, **values: str) -> bool:

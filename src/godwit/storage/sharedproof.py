@@ -55,10 +55,11 @@ if [ -r "$neighbour" ]; then echo "token $(head -c 200 -- "$neighbour")"; fi
 REMOVE: Final = (
     _FIND_PLACE
     + r"""
-rm -f -- "$neighbour"
+# Another check may have taken ours for a left-over, and planted its own.
+if [ "$(cat -- "$neighbour" 2>/dev/null)" = "$2" ]; then rm -f -- "$neighbour"; fi
 """
 )
-"""$1 is the disk."""
+"""$1 is the disk, $2 the token."""
 
 PATIENCE: Final = 5
 """Seconds to wait for another check of the same disk."""
