@@ -139,6 +139,20 @@ class BridgeFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """One file system of a host that lies on a disk or comes over the network; `size` and `available` in bytes.
+
+    `source` is the device or export, with the folder in brackets where only that is mounted.
+    """
+
+    path: str
+    kind: str
+    source: str
+    size: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
     """What a host says of itself.
 
@@ -165,6 +179,7 @@ class HostFacts:
     clock_offset: float
     clock_uncertainty: float
     can_shorten_send_queue: bool
+    storage: tuple[StorageFacts, ...] = ()
     notes: tuple[str, ...] = ()
 
 

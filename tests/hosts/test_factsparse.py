@@ -7,7 +7,7 @@ import pytest
 from godwit.errors import HostError
 from godwit.hosts import factsparse
 from godwit.hosts.hostfacts import Identity, read_facts
-from godwit.model import BridgeFacts
+from godwit.model import BridgeFacts, StorageFacts
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -39,6 +39,20 @@ def test_a_recorded_host_is_read_whole() -> None:
     assert "q35" not in facts.qemu.machine_types
     assert "Supported" not in facts.qemu.machine_types
     assert (facts.clock_offset, facts.migration_address) == (0.25, "198.18.0.11")
+
+
+def test_storage_is_what_findmnt_says() -> None:
+    row = '{"target": "/mnt/images", "source": "filer:/images[/a]", "fstype": "nfs4", "size": 2048, "avail": 1024}'
+    hung = '{"target": "/mnt/hung", "source": "filer:/old", "fstype": "nfs", "size": null, "avail": null}'
+    assert factsparse.parse_storage(f'{{"filesystems": [{row}, {hung}]}}') == (
+        StorageFacts("/mnt/images", "nfs4", "filer:/images[/a]", 2048, 1024),
+        StorageFacts("/mnt/hung", "nfs", "filer:/old", 0, 0),
+    )
+
+
+@pytest.mark.parametrize("said", ["", "findmnt: unrecognized option '--real'", "[]", '{"filesystems": [{}]}'])
+def test_a_host_that_cannot_tell_of_its_storage_tells_of_none(said: str) -> None:
+    assert factsparse.parse_storage(said) == ()
 
 
 def test_a_host_without_qemu_says_what_is_missing() -> None:

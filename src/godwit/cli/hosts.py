@@ -117,7 +117,7 @@ async def _show(name: str, as_json: bool) -> None:  # noqa: FBT001 - private
 
 @app.command("check")
 def check(name: Name, *, json: Json = False) -> None:
-    """Look at a host now: CPU, memory, QEMU, accelerators, bridges, clock."""
+    """Look at a host now: CPU, memory, QEMU, accelerators, bridges, storage, clock."""
     run(_check(name, json))
 
 
@@ -154,6 +154,13 @@ def print_facts(facts: HostFacts) -> None:
     print_section(facts.name, machine)
     print_section("hypervisor", hypervisor)
     print_section("network", network)
+    print_section(
+        "storage",
+        {
+            one.path: f"{format_size(one.available)} of {format_size(one.size)} free  {one.kind} {one.source}"
+            for one in facts.storage
+        },
+    )
     for note in facts.notes:
         echo(f"note: {note}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
-from godwit.model import BridgeFacts, QemuFacts
+from godwit.model import BridgeFacts, QemuFacts, StorageFacts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +98,23 @@ def parse_network(links: str) -> Network:
         message = f"the host's `ip -j -d link show` cannot be read: {error!r}"
         raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
     return Network(bridges, masters)
+
+
+def parse_storage(mounts: str) -> tuple[StorageFacts, ...]:
+    """Read `findmnt --json --bytes`; a host whose storage hangs, or with an old util-linux, tells of none."""
+    try:
+        return tuple(
+            StorageFacts(
+                path=str(row["target"]),
+                kind=str(row["fstype"]),
+                source=str(row["source"]),
+                size=int(row["size"] or 0),
+                available=int(row["avail"] or 0),
+            )
+            for row in json.loads(mounts or "{}").get("filesystems", ())
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
 
 
 def parse_addresses(addresses: str) -> tuple[str, ...]:

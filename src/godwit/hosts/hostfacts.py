@@ -43,6 +43,7 @@ section cpuinfo; cat /proc/cpuinfo
 section meminfo; cat /proc/meminfo
 section links; ip -j -d link show
 section addresses; ip -j addr show scope global
+section storage; timeout 3 findmnt --real --list --bytes --json --output TARGET,SOURCE,FSTYPE,SIZE,AVAIL 2>/dev/null
 section send-queue
 if [ -w /proc/sys/net/ipv4/tcp_notsent_lowat ] && command -v flock >/dev/null && runtime >/dev/null; then echo yes; fi
 
@@ -161,6 +162,7 @@ def read_facts(
         clock_offset=clock.offset,
         clock_uncertainty=clock.uncertainty,
         can_shorten_send_queue=said.get("send-queue") == "yes",
+        storage=factsparse.parse_storage(said.get("storage", "")),
         notes=(*_qemu_notes(qemu, wanted, said), *notes),
     )
 

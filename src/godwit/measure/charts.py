@@ -227,7 +227,7 @@ def _breakdown(rows: Sequence[BreakdownRow], width: int) -> Markup:
         at += row.length_ms
     for name, edge in edges.items():
         svg.line(edge, 18, edge, 64, "blackout-line")
-        svg.text_within(edge, 12, name, "label blackout-text", (0, width))
+        svg.text_within(edge, 12, name, "label blackout-text", (8, width - 8))
     return svg.finish()
 
 
