@@ -49,6 +49,8 @@ class StreamStatus(StrEnum):
     NONE = "none"
     SETUP = "setup"
     ACTIVE = "active"
+    HELD = "held"
+    """Before the switchover, with the guest stopped, until it is told to go on (`pause-before-switchover`)."""
     SWITCHOVER = "switchover"
     COMPLETED = "completed"
     FAILED = "failed"
@@ -194,6 +196,55 @@ class DiskFacts:
     virtual_size: int
 
 
+class DiskMode(StrEnum):
+    """What is to become of a disk: AUTO shares what is shared, and copies the rest in the cheapest way."""
+
+    AUTO = "auto"
+    SHARED = "shared"
+    INCREMENTAL = "incremental"
+    FULL = "full"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """An image file as `qemu-img info` describes it; sizes in bytes.
+
+    `allocated` is what it takes on its file system. `backing` is the absolute path of the image below it. `options`
+    are what `qemu-img create` needs to make another of its kind; `refusals` say why none can be made.
+    """
+
+    path: str
+    format: str
+    virtual_size: int
+    allocated: int
+    backing: str = ""
+    backing_format: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    refusals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskCopy:
+    """A disk that travels with its guest: `name` is QEMU's, `image` what is to be made on the target."""
+
+    name: str
+    mode: DiskMode
+    image: ImageFacts
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorView:
+    """How far the copy of one disk is: bytes done, of those known to be needed; `ready` when it keeps up with the
+    guest's writes. `error` is QEMU's word for a copy that failed.
+    """
+
+    name: str
+    done: int
+    needed: int
+    ready: bool
+    error: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StrayImage:
     """A writable image that QEMU knows by a relative name which leads nowhere since it went to "/".
@@ -265,11 +316,20 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit."""
+    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
+
+    `disks` is how disks travel, `disk_modes` the exceptions by name.
+    """
 
     max_downtime: float = 0.3
     deadline: float | None = None
     bandwidth: int | None = None
+    disks: DiskMode = DiskMode.AUTO
+    disk_modes: tuple[tuple[str, DiskMode], ...] = ()
+
+    def mode_of(self, disk: str) -> DiskMode:
+        """Return how the disk of that name is to travel."""
+        return dict(self.disk_modes).get(disk, self.disks)
 
 
 @dataclass(frozen=True, slots=True)

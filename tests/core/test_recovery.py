@@ -20,6 +20,7 @@ RUNS = GuestView(R.RUNNING, S.ACTIVE)
 RUNS_ALONE = GuestView(R.RUNNING)
 FELL_BACK = GuestView(R.RUNNING, S.FAILED)
 STOPPED = GuestView(R.STOPPED_FOR_SWITCHOVER, S.SWITCHOVER)
+HELD = GuestView(R.STOPPED_FOR_SWITCHOVER, S.HELD)
 GAVE = GuestView(R.POSTMIGRATE, S.COMPLETED)
 GONE = GuestView(R.ABSENT)
 SILENT = GuestView(R.UNREACHABLE)
@@ -31,7 +32,14 @@ ALL_HELD = frozenset(Held)
 SOON, LATE, TOO_LATE = 0.1, TARGET_SILENCE, PATIENCE
 
 
-def at(phase: Phase, door: Door = D.CLOSED, *, source_ended: bool = False, turned_back: bool = False) -> State:
+def at(
+    phase: Phase,
+    door: Door = D.CLOSED,
+    *,
+    source_ended: bool = False,
+    turned_back: bool = False,
+    mirrored: bool = False,
+) -> State:
     """A state as the machine has it in that phase."""
     streamed = phase not in {P.PENDING, P.PREPARING}
     return State(
@@ -40,6 +48,7 @@ def at(phase: Phase, door: Door = D.CLOSED, *, source_ended: bool = False, turne
         held=ALL_HELD if streamed else frozenset({Held.TARGET, Held.SEND_QUEUE}),
         ended=frozenset({Side.SOURCE.value}) if source_ended else frozenset(),
         failure=Failure("test", "turned back") if turned_back else None,
+        mirrored=mirrored,
     )
 
 
@@ -52,6 +61,24 @@ TABLE = [
     (at(P.PREPARING),                                   SILENT,     WAITS,   SOON,     V.ROLL_BACK),
     (at(P.PREPARING),                                   GONE,       WAITS,   SOON,     V.LOST_SOURCE),
     (at(P.PREPARING),                                   RUNS_ALONE, TOOK,    SOON,     V.LIMBO),
+    # The disks are on their way.
+    (at(P.MIRRORING),                                   RUNS_ALONE, WAITS,   SOON,     V.CONTINUE),
+    (at(P.MIRRORING, turned_back=True),                 RUNS_ALONE, WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.MIRRORING),                                   RUNS_ALONE, GONE,    SOON,     V.ROLL_BACK),
+    (at(P.MIRRORING),                                   RUNS_ALONE, SILENT,  SOON,     V.WAIT),
+    (at(P.MIRRORING),                                   RUNS_ALONE, SILENT,  TOO_LATE, V.ROLL_BACK),
+    (at(P.MIRRORING),                                   SILENT,     WAITS,   SOON,     V.WAIT),
+    (at(P.MIRRORING),                                   SILENT,     WAITS,   TOO_LATE, V.ROLL_BACK),
+    (at(P.MIRRORING),                                   GONE,       WAITS,   SOON,     V.LOST_SOURCE),
+    (at(P.MIRRORING),                                   RUNS_ALONE, TOOK,    SOON,     V.LIMBO),
+    # The guest is held before the switchover.
+    (at(P.PRECOPY),                                     HELD,       WAITS,   SOON,     V.END_MIRRORS),
+    (at(P.SWITCHOVER, D.ARMED),                         HELD,       WAITS,   SOON,     V.END_MIRRORS),
+    (at(P.SWITCHOVER, D.ARMED, mirrored=True),          HELD,       WAITS,   SOON,     V.GO_ON),
+    (at(P.SWITCHOVER, D.ARMED, turned_back=True),       HELD,       WAITS,   SOON,     V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.SENT, mirrored=True),           HELD,       WAITS,   SOON,     V.GO_ON),
+    (at(P.SWITCHOVER, D.ARMED),                         HELD,       GONE,    SOON,     V.ROLL_BACK),
+    (at(P.LIMBO, D.SENT, mirrored=True),                HELD,       WAITS,   SOON,     V.ROLL_BACK),
     # The stream runs; the door is closed.
     (at(P.PRECOPY),                                     RUNS,       WAITS,   SOON,     V.CONTINUE),
     (at(P.PRECOPY, turned_back=True),                   RUNS,       WAITS,   SOON,     V.ROLL_BACK),
@@ -121,11 +148,19 @@ def test_table(state: State, source: GuestView, target: GuestView, waited: float
     assert ruling.why
 
 
+def test_a_new_runner_does_not_trust_copies_whose_end_it_has_not_seen() -> None:
+    held = at(P.SWITCHOVER, D.SENT)
+
+    assert recover(held, HELD, WAITS, SOON, restarted=True).verdict is V.ROLL_BACK
+    assert recover(at(P.SWITCHOVER, D.SENT, mirrored=True), HELD, WAITS, SOON, restarted=True).verdict is V.GO_ON
+
+
 def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
     """Every phase, door, memory of the state, and every sight of both sides, at all ages of the silence."""
     closed, armed, sent = (D.CLOSED,), (D.ARMED, D.SENT), (D.SENT,)
     doors = {
         P.PREPARING: closed,
+        P.MIRRORING: closed,
         P.PRECOPY: closed,
         P.SWITCHOVER: armed,
         P.COMMITTING: sent,
@@ -138,8 +173,9 @@ def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
     sights += [GuestView(state) for state in blind]
     for phase, possible in doors.items():
         states = [
-            at(phase, door, source_ended=ended, turned_back=back)
+            at(phase, door, source_ended=ended, turned_back=back, mirrored=mirrored)
             for door, ended, back in product(possible, (False, True), (False, True))
+            for mirrored in ((False, True) if phase in {P.SWITCHOVER, P.LIMBO} else (False,))
         ]
         yield from product(states, sights, sights, (SOON, LATE, TOO_LATE))
 
@@ -148,10 +184,11 @@ def test_safety_in_every_possible_sight() -> None:
     """One pass over everything that can be seen; each line is a promise of the law."""
     count = 0
     for state, source, target, waited in everything():
-        verdict = recover(state, source, target, waited).verdict
-        sight = (state, source, target, waited)
+        restarted = count % 2 == 0
+        verdict = recover(state, source, target, waited, restarted=restarted).verdict
+        sight = (state, source, target, waited, restarted)
         sent = state.door is D.SENT
-        streaming = source.stream in {S.SETUP, S.ACTIVE, S.SWITCHOVER}
+        streaming = source.stream in {S.SETUP, S.ACTIVE, S.HELD, S.SWITCHOVER}
         count += 1
 
         assert not (source.state is R.RUNNING and target.state is R.RUNNING) or verdict is V.LIMBO, sight
@@ -168,6 +205,10 @@ def test_safety_in_every_possible_sight() -> None:
                 proven = source.state is R.RUNNING or (streaming and state.phase is not P.COMMITTING)
                 alone = target.state is R.ABSENT and source.state in {R.PAUSED, R.OTHER}
                 assert proven or (alone and state.phase is not P.COMMITTING) or target.state is R.INCOMING, sight
+        if verdict in {V.END_MIRRORS, V.GO_ON}:
+            assert source.stream is S.HELD, sight
+            assert not sent or streaming, sight
+            assert state.mirrored is (verdict is V.GO_ON), sight
         if verdict is V.FINISH:
             assert target.state is R.RUNNING or state.phase is P.FINISHING, sight
         if verdict in {V.CRASHED, V.LOST_SOURCE}:

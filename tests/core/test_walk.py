@@ -16,24 +16,26 @@ SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(tape=st.binary(max_size=160), length=st.integers(0, 100), silent=SILENT)
-def test_every_walk_keeps_the_law_and_ends(tape: bytes, length: int, silent: Side | None) -> None:
-    made = walk(tape, length, silent)
+@given(tape=st.binary(max_size=160), length=st.integers(0, 100), silent=SILENT, copying=st.booleans())
+def test_every_walk_keeps_the_law_and_ends(tape: bytes, length: int, silent: Side | None, *, copying: bool) -> None:
+    made = walk(tape, length, silent, copying=copying)
 
     assert made.state.finished or made.state.phase is Phase.LIMBO
 
 
+@pytest.mark.parametrize("copying", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_many_more_walks_keep_the_law(seed: int) -> None:
+def test_many_more_walks_keep_the_law(seed: int, *, copying: bool) -> None:
     """Hypothesis finds the short stories; the long ones take numbers."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
-    reached = {walk(tape, length, silent).state.phase for tape, length, silent in tapes(chance, 1000)}
+    reached = {walk(tape, length, silent, copying=copying).state.phase for tape, length, silent in tapes(chance, 1000)}
 
     assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
 
 
-def test_a_walk_without_faults_moves_the_guest() -> None:
-    made = walk(b"")
+@pytest.mark.parametrize("copying", [False, True])
+def test_a_walk_without_faults_moves_the_guest(*, copying: bool) -> None:
+    made = walk(b"", copying=copying)
 
     assert made.state.phase is Phase.DONE
     assert made.state.owner is Owner.TARGET
@@ -41,6 +43,7 @@ def test_a_walk_without_faults_moves_the_guest() -> None:
     assert made.world.source.state is RunState.ABSENT
     assert not made.state.held
     assert not made.state.leftovers
+    assert made.world.images == ("kept" if copying else "none")
 
 
 def test_what_does_no_harm_never_ends_in_limbo() -> None:
@@ -48,8 +51,8 @@ def test_what_does_no_harm_never_ends_in_limbo() -> None:
     chance = random.Random(7)  # noqa: S311 - not for secrets
     harmless = [
         made
-        for tape, length, _ in tapes(chance, 1500)
-        if set((made := walk(tape, length)).faults) <= HARMLESS and made.faults
+        for number, (tape, length, _) in enumerate(tapes(chance, 1500))
+        if set((made := walk(tape, length, copying=number % 2 == 1)).faults) <= HARMLESS and made.faults
     ]
 
     assert len(harmless) > 100

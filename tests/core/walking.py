@@ -23,14 +23,18 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
-from godwit.model import GuestView, Owner, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, DiskMode, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from random import Random
 
 T = TypeVar("T")
-FORWARD = (e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust)
+FORWARD = (
+    *(e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
+    *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
+)
+COPIES = (DiskCopy("disk0", DiskMode.FULL, ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20)),)
 HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide"})
 FAULTS = 5
 DRAIN = 400
@@ -141,15 +145,44 @@ class Walk:
         """Do to the world what a command does; return the event that its success or failure is."""
         world, name = self.world, type(command).__name__
         at_source = isinstance(
-            command, e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource
+            command,
+            (e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource)
+            | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors),
         )
-        at_target = isinstance(command, e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
+        at_target = isinstance(
+            command,
+            (e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
+            | (e.EndMirrors | e.KeepImages | e.RemoveImages),
+        )
         if (at_source and not world.source.reachable) or (at_target and not world.target.reachable):
             return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
         match command:
             case e.Check():
-                return e.Checked()
+                return e.Checked(COPIES if world.copying else ())
+            case e.StartMirrors():
+                if RunState.ABSENT in {world.source.state, world.target.state} or world.mirrors == "lost":
+                    return e.StepFailed(name, "monitor-lost", name)
+                world.mirrors = "ready"
+                return e.MirrorsReady()
+            case e.EndMirrors():
+                if world.source.stream is not StreamStatus.HELD or not world.end_mirrors():
+                    return e.StepFailed(name, "disk-copy", "a copy is lost")
+                return e.MirrorsEnded()
+            case e.ContinueStream():
+                world.go_on()
+                return None
+            case e.CancelMirrors():
+                world.mirrors = "ended" if world.mirrors == "ended" else "none"
+                return e.Undone(name)
+            case e.KeepImages():
+                world.images = "kept"
+                return e.Undone(name)
+            case e.RemoveImages():
+                world.remove_images()
+                return e.Undone(name)
             case e.PrepareTarget():
+                if world.copying:
+                    world.images = "made"
                 if world.target.state is RunState.ABSENT:
                     world.target.state, world.target.connected = RunState.INCOMING, True
                 return e.TargetPrepared("tcp:target:1")
@@ -237,6 +270,7 @@ class Walk:
             ("operator", world.toggle_pause),
             ("decide", self.decide),
             ("break stream", lambda: world.end_stream(StreamStatus.FAILED)),
+            ("lose mirror", world.lose_mirror),
             ("silence", lambda: self.wait(70.0)),
             ("link", world.toggle_link),
         ]
@@ -349,6 +383,7 @@ class Walk:
             runs = world.source.state in {RunState.RUNNING, RunState.PAUSED}
             self.demand(runs or excused, f"{state.phase} on the source, and it does not run")
             self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
+            self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
         self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
 
     def demand(self, holds: bool, why: str) -> None:  # noqa: FBT001 - reads like a sentence
@@ -357,9 +392,9 @@ class Walk:
             raise LawViolationError(f"{why}: {self.state}; {self.world}")
 
 
-def walk(tape: Iterable[int], length: int = 80, silent: Side | None = None) -> Walk:
+def walk(tape: Iterable[int], length: int = 80, silent: Side | None = None, *, copying: bool = False) -> Walk:
     """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note."""
-    made = Walk(iter(tape), silent)
+    made = Walk(iter(tape), silent, World(copying=copying))
     try:
         made.run(length)
     except Exception as error:

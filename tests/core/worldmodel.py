@@ -13,7 +13,8 @@ from godwit.core import events as e
 from godwit.model import GuestView, RunState, Side, StreamStatus
 
 SOURCE, TARGET = Side.SOURCE, Side.TARGET
-STREAMING = frozenset({StreamStatus.ACTIVE, StreamStatus.SWITCHOVER})
+FLOWING = frozenset({StreamStatus.ACTIVE, StreamStatus.SWITCHOVER})
+STREAMING = FLOWING | {StreamStatus.HELD}
 
 
 class LawViolationError(AssertionError):
@@ -56,6 +57,12 @@ class World:
     link_up: bool = True
     target_ever_ran: bool = False
     target_is_stale: bool = False
+    copying: bool = False
+    """Whether the guest's disks travel along; then the stream is held before the switchover."""
+    mirrors: str = "none"
+    """The copies of the disks: none, ready, ended, lost."""
+    images: str = "none"
+    """What the target has of them: none, made (by this migration), kept (as the guest's own)."""
 
     def side(self, side: Side) -> Qemu:
         """Return one of the two."""
@@ -66,9 +73,7 @@ class World:
     def can_progress(self) -> bool:
         """Whether the stream has a next stage."""
         return (
-            self.link_up
-            and self.source.stream in STREAMING
-            and self.target.state in {RunState.INCOMING, RunState.PAUSED}
+            self.link_up and self.source.stream in FLOWING and self.target.state in {RunState.INCOMING, RunState.PAUSED}
         )
 
     def progress(self) -> None:
@@ -76,7 +81,10 @@ class World:
         if self.source.stream is StreamStatus.ACTIVE:
             if self.source.state is RunState.RUNNING:
                 self.source.say(e.SourceStopped())
-            self.source.state, self.source.stream = RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER
+            self.source.state = RunState.STOPPED_FOR_SWITCHOVER
+            self.source.stream = StreamStatus.HELD if self.copying else StreamStatus.SWITCHOVER
+            if self.copying:
+                self.source.say(e.StreamHeld())
         elif self.target.state is RunState.INCOMING:
             self.target.state, self.target.stream = RunState.PAUSED, StreamStatus.COMPLETED
             self.target.say(e.StreamEnded(TARGET, StreamStatus.COMPLETED))
@@ -101,6 +109,7 @@ class World:
         if qemu.state is RunState.ABSENT:
             return
         qemu.say(e.Lost(qemu.side))
+        self.lose_mirror()
         qemu.state, qemu.stream, qemu.connected = RunState.ABSENT, StreamStatus.NONE, False
         if qemu is self.target:
             self.end_stream(StreamStatus.FAILED)
@@ -140,6 +149,37 @@ class World:
             self.paused_by_operator, self.source.state = False, RunState.RUNNING
             self.source.say(e.SourceResumed())
 
+    # -- disks -------------------------------------------------------------------------------------------------
+
+    def lose_mirror(self) -> None:
+        """Let a copy break off."""
+        if self.mirrors == "ready":
+            self.mirrors = "lost"
+            self.source.say(e.MirrorLost("disk0", "Input/output error"))
+
+    def end_mirrors(self) -> bool:
+        """Let the copies end whole, now that nobody writes; says whether they did."""
+        if self.source.state is RunState.RUNNING:
+            raise LawViolationError("the copies of the disks were ended while the guest wrote to them")
+        if self.mirrors == "ready":
+            self.mirrors = "ended"
+        return self.mirrors == "ended"
+
+    def go_on(self) -> None:
+        """`migrate-continue`: means something to a held stream only."""
+        if self.source.stream is StreamStatus.HELD:
+            if self.mirrors != "ended":
+                raise LawViolationError("the stream went on, and the disks are not there")
+            self.source.stream = StreamStatus.SWITCHOVER
+
+    def remove_images(self) -> None:
+        """Remove what was made on the target."""
+        if self.images == "kept" or self.target_ever_ran:
+            raise LawViolationError("the disks of a guest that runs on the target were removed")
+        if self.target.state is not RunState.ABSENT:
+            raise LawViolationError("images were removed under a process that has them open")
+        self.images = "none"
+
     # -- what it is told ---------------------------------------------------------------------------------------
 
     def run_target(self) -> None:
@@ -152,6 +192,8 @@ class World:
             raise LawViolationError("two running copies: the target was started beside the source")
         if self.target_is_stale:
             raise LawViolationError("the target was started with memory older than the disks")
+        if self.copying and (self.mirrors != "ended" or self.images == "none"):
+            raise LawViolationError("the target was started without its disks")
         if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED:
             raise LawViolationError("the target was started before the source had said completed")
         self.target.state, self.target_ever_ran = RunState.RUNNING, True

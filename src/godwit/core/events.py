@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from godwit.model import GuestView, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,19 +24,45 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Facts of both sides are known and nothing blocks."""
+    """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied."""
+
+    copies: tuple[DiskCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TargetPrepared:
-    """The target's QEMU waits, paused, for the stream at `uri`."""
+    """The target's QEMU waits, paused, for the stream at `uri`, and for disks at `disks_uri` if there are any."""
 
     uri: str
+    disks_uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePrepared:
     """Capabilities, parameters and the send queue of the source are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorsReady:
+    """All disks are on the target, and each write of the guest reaches both."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorLost:
+    """The copy of one disk ended before its time."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHeld:
+    """The source stands still before the switchover, and waits until it is told to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorsEnded:
+    """The disks on the target are complete, and nobody else writes to them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +175,10 @@ Event = (
     | Checked
     | TargetPrepared
     | SourcePrepared
+    | MirrorsReady
+    | MirrorLost
+    | StreamHeld
+    | MirrorsEnded
     | StreamStarted
     | Decided
     | SourceStopped
@@ -173,12 +203,55 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class PrepareTarget:
-    """Start the target's QEMU paused and make it listen."""
+    """Make the images of `copies`, start the target's QEMU paused and make it listen."""
+
+    copies: tuple[DiskCopy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareSource:
     """Set capabilities and parameters on the source, and shorten its send queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartMirrors:
+    """Copy disks to `uri` while the guest runs, or follow the copies that are under way."""
+
+    uri: str
+    copies: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndMirrors:
+    """End the copies, now that the guest stands still, and take the target's disks from the network."""
+
+    copies: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueStream:
+    """Let a held stream go on into the switchover."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepImages:
+    """Let the copied images be the guest's own from now on."""
+
+    copies: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelMirrors:
+    """End the copies before their time; the guest goes on with its own disks."""
+
+    copies: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveImages:
+    """Remove the images that this migration made on the target."""
+
+    copies: tuple[DiskCopy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +320,12 @@ Command = (
     Check
     | PrepareTarget
     | PrepareSource
+    | StartMirrors
+    | EndMirrors
+    | ContinueStream
+    | KeepImages
+    | CancelMirrors
+    | RemoveImages
     | StartStream
     | Adjust
     | ContinueTarget
@@ -265,6 +344,10 @@ EVENTS: tuple[type[Event], ...] = (
     Checked,
     TargetPrepared,
     SourcePrepared,
+    MirrorsReady,
+    MirrorLost,
+    StreamHeld,
+    MirrorsEnded,
     StreamStarted,
     Decided,
     SourceStopped,
@@ -284,6 +367,12 @@ COMMANDS: tuple[type[Command], ...] = (
     Check,
     PrepareTarget,
     PrepareSource,
+    StartMirrors,
+    EndMirrors,
+    ContinueStream,
+    KeepImages,
+    CancelMirrors,
+    RemoveImages,
     StartStream,
     Adjust,
     ContinueTarget,

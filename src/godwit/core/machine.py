@@ -6,6 +6,8 @@ The one law: at most one copy of a guest ever executes, and its disks have one w
   `completed` and the record that arms the door is durable. QEMU guards nothing here: after completion `cont`
   succeeds on the source and on the target, and both run.
 - Once ContinueTarget was issued, ResumeSource may never be, unless the target is proven not to have executed.
+- A guest whose disks are copied stands still, held before the switchover, until every copy is complete and ended; only
+  then is its stream told to go on. So a target that has received everything has its disks, too.
 - Everything that a migration holds is in `State.held` before it is acquired; a rollback is the way back through it.
 
 TRANSITIONS holds every (phase, event) pair that means something. LATE names those that may arrive after their time
@@ -43,19 +45,24 @@ class IllegalTransitionError(Exception):
 
 Handler = Callable[[State, e.Event], Step]
 
-_UNDO_ORDER: Final[tuple[tuple[Held, e.Command], ...]] = (
-    (Held.STREAM, e.CancelStream()),
-    (Held.TARGET, e.DestroyTarget()),
-    (Held.SOURCE_STOPPED, e.ResumeSource()),
-    (Held.SEND_QUEUE, e.RestoreSendQueue()),
+_UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
+    (Held.STREAM, lambda _: e.CancelStream()),
+    (Held.MIRRORS, lambda state: e.CancelMirrors(state.copies)),
+    (Held.TARGET, lambda _: e.DestroyTarget()),
+    (Held.IMAGES, lambda state: e.RemoveImages(state.copies)),
+    (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
+    (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
 )
-_UNDO_STEPS: Final = {type(command).__name__: held for held, command in _UNDO_ORDER}
-_STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
-_DUTIES: Final[dict[str, e.Command]] = {
-    "Verify": e.Verify(),
-    "RemoveSource": e.RemoveSource(),
-    "RestoreSendQueue": e.RestoreSendQueue(),
+_UNDO_STEPS: Final = {
+    "CancelStream": Held.STREAM,
+    "CancelMirrors": Held.MIRRORS,
+    "DestroyTarget": Held.TARGET,
+    "RemoveImages": Held.IMAGES,
+    "ResumeSource": Held.SOURCE_STOPPED,
+    "RestoreSendQueue": Held.SEND_QUEUE,
 }
+_ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})
+_STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
 _RETRY_DELAY: Final = 0.3
 _LOOK_AND_RETRY: Final = "the guest runs on; look at both QEMUs' logs and at the migration link, then migrate again"
 
@@ -90,20 +97,46 @@ def _begin(state: State, _: e.Event) -> Step:
     return Step(state, (e.Check(),))
 
 
-def _checked(state: State, _: e.Event) -> Step:
-    held = frozenset({Held.TARGET, Held.SEND_QUEUE})
-    return Step(replace(state, phase=Phase.PREPARING, held=held), (e.PrepareTarget(), e.PrepareSource()))
+def _checked(state: State, event: e.Event) -> Step:
+    assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | ({Held.IMAGES} if event.copies else set()))
+    state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies)
+    return Step(state, (e.PrepareTarget(event.copies), e.PrepareSource()))
 
 
 def _prepared(state: State, event: e.Event) -> Step:
     if isinstance(event, e.TargetPrepared):
-        state = replace(state, prepared=state.prepared | {Side.TARGET.value}, uri=event.uri)
+        prepared = state.prepared | {Side.TARGET.value}
+        state = replace(state, prepared=prepared, uri=event.uri, disks_uri=event.disks_uri)
     else:
         state = replace(state, prepared=state.prepared | {Side.SOURCE.value})
     if state.prepared != _STREAMED:
         return Step(state)
+    if not state.copies:
+        return _start_stream(state, event)
+    state = replace(state, phase=Phase.MIRRORING, held=state.held | {Held.MIRRORS})
+    return Step(state, (e.StartMirrors(state.disks_uri, state.copies),))
+
+
+def _start_stream(state: State, _: e.Event) -> Step:
     held = state.held | {Held.STREAM, Held.SOURCE_STOPPED}
     return Step(replace(state, phase=Phase.PRECOPY, held=held), (e.StartStream(state.uri),))
+
+
+def _end_mirrors(state: State, _: e.Event) -> Step:
+    """End the copies now that nobody writes; in SWITCHOVER, whether the STOP before it was seen or not."""
+    if state.phase is Phase.PRECOPY:
+        state = _stopped(state, _).state
+    return Step(state, (e.EndMirrors(state.copies),))
+
+
+def _mirrors_ended(state: State, _: e.Event) -> Step:
+    return Step(replace(state, mirrored=True), (e.ContinueStream(),))
+
+
+def _mirror_lost(state: State, event: e.Event) -> Step:
+    """Go back with the disks that the guest has; what ended as it should has nothing to lose any more."""
+    return Step(state) if state.mirrored else _go_back(state, event)
 
 
 def _nothing(state: State, _: e.Event) -> Step:
@@ -131,17 +164,32 @@ def _stream_ended(state: State, event: e.Event) -> Step:
 
 
 def _commit(state: State) -> Step:
-    state = replace(state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN)
+    """Go through the door. A held stream ends only when it was told to go on, and that only when the disks are there."""
+    state = replace(
+        state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN, ended=_STREAMED, mirrored=bool(state.copies)
+    )
     return Step(state, (e.ContinueTarget(),))
 
 
 def _running(state: State, _: e.Event) -> Step:
-    held = state.held & {Held.SEND_QUEUE}
-    duties = frozenset(_DUTIES)
+    duties = _duties(state)
     state = replace(
-        state, phase=Phase.FINISHING, owner=Owner.TARGET, door=Door.SENT, held=held, duties=duties, failure=None
+        state,
+        phase=Phase.FINISHING,
+        owner=Owner.TARGET,
+        door=Door.SENT,
+        held=state.held & {Held.SEND_QUEUE},
+        duties=frozenset(duties),
+        failure=None,
     )
-    return Step(state, tuple(_DUTIES.values()))
+    return Step(state, tuple(duties.values()))
+
+
+def _duties(state: State) -> dict[str, e.Command]:
+    duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
+    if state.copies:
+        duties["KeepImages"] = e.KeepImages(state.copies)
+    return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
 def _duty_done(state: State, event: e.Event) -> Step:
@@ -150,6 +198,8 @@ def _duty_done(state: State, event: e.Event) -> Step:
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
+        case e.Undone(step="KeepImages"):
+            state = replace(state, duties=state.duties - {"KeepImages"})
         case e.Undone(step="RestoreSendQueue", leftover=leftover):
             held = state.held - {Held.SEND_QUEUE}
             state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
@@ -182,7 +232,7 @@ def _next_undo(state: State, *, again: bool = False) -> Step:
     """Go on with what was not tried yet; what failed once is tried again when both sides have been looked at."""
     for held, command in _UNDO_ORDER:
         if held in state.held and (again or held not in state.tried):
-            return Step(state, (command,))
+            return Step(state, (command(state),))
     if state.held:
         return Step(state, (e.Observe(_RETRY_DELAY),))
     phase = Phase.CANCELLED if state.cancel_requested and state.failure is None else Phase.FAILED
@@ -196,10 +246,16 @@ def _undone(state: State, event: e.Event) -> Step:
     held = _UNDO_STEPS.get(name)
     if held is None or held not in state.held:
         return Step(state)
-    if isinstance(event, e.StepFailed) and held is not Held.TARGET and held not in state.tried:
+    if isinstance(event, e.StepFailed) and held not in _ON_THE_TARGET | state.tried:
         # The source may only have been out of reach; a target that cannot be reached is paused and stays so.
         return _next_undo(replace(state, tried=state.tried | {held}))
-    return _next_undo(_with_leftover(replace(state, held=state.held - {held}), leftover))
+    if held is Held.TARGET and leftover and Held.IMAGES in state.held:
+        # Whatever has them open may still be there.
+        images = ", ".join(copy.image.path for copy in state.copies)
+        state = _with_leftover(replace(state, held=state.held - {Held.IMAGES}), f"images made on the target: {images}")
+    # What fails at its second try was given all the patience that there is: the others are not waited for once more.
+    again = isinstance(event, e.StepFailed) and held in state.tried
+    return _next_undo(_with_leftover(replace(state, held=state.held - {held}), leftover), again=again)
 
 
 def _refuse(state: State, event: e.Event) -> Step:
@@ -215,6 +271,11 @@ def _failure_of(event: e.Event) -> Failure:
             return Failure(code, message, remedy or _LOOK_AND_RETRY)
         case e.GiveUp(code=code, reason=reason, remedy=remedy):
             return Failure(code, reason, remedy)
+        case e.MirrorLost(name=name, reason=reason):
+            why = f"the copy of disk {name} ended: {reason or 'nobody knows why'}"
+            return Failure(
+                "disk-copy", why, "see the room on the target's disk and the migration link; " + _LOOK_AND_RETRY
+            )
         case _:
             return Failure("interrupted", "the migration was interrupted")
 
@@ -261,6 +322,8 @@ def _step_failed_late(state: State, event: e.Event) -> Step:
     """Look, since a failed ContinueTarget proves nothing about who runs; give up when it says that it is at its end."""
     if isinstance(event, e.StepFailed) and event.code == "limbo":
         return _ruled_limbo(state, event.message)
+    if isinstance(event, e.StepFailed) and event.step == "EndMirrors":
+        return _go_back(state, event)
     return _observe(state, event)
 
 
@@ -275,7 +338,7 @@ def _observed(state: State, event: e.Event) -> Step:
         state = state.inherited()
     if state.phase is Phase.LIMBO:
         state = replace(state, failure=None)
-    ruling = recover(state, event.source, event.target, event.waited)
+    ruling = recover(state, event.source, event.target, event.waited, restarted=event.restarted)
     story = f"{ruling.why} (source: {event.source.state}, target: {event.target.state})"
     if event.source.stream is StreamStatus.FAILED and event.source.detail:
         story = f"{story}: {event.source.detail}"
@@ -310,12 +373,13 @@ def _ruled_limbo(state: State, story: str) -> Step:
 
 def _recommit(state: State, _: str) -> Step:
     """Go through the door although the stream's end went unseen: both sides show that only the target can go on."""
-    state = replace(state, ended=_STREAMED, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN)
-    return Step(state, (e.ContinueTarget(),))
+    return _commit(state)
 
 
 _RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
     Verdict.CONTINUE: lambda state, _: Step(state),
+    Verdict.END_MIRRORS: lambda state, _: _end_mirrors(state, e.StreamHeld()),
+    Verdict.GO_ON: lambda state, _: Step(state, (e.ContinueStream(),)),
     Verdict.WAIT: lambda state, _: Step(state, (e.Observe(delay=0.3),)),
     Verdict.COMMIT: _recommit,
     Verdict.FINISH: lambda state, _: _running(state, e.TargetRunning()),
@@ -331,8 +395,15 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
     ruled = _observed(state, event)
     if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
-    commands = tuple(command for name, command in _DUTIES.items() if name in state.duties)
+    commands = tuple(command for name, command in _duties(state).items() if name in state.duties)
     return Step(state, commands if isinstance(event, e.Observed) and event.restarted else ())
+
+
+def _observed_while_mirroring(state: State, event: e.Event) -> Step:
+    """Follow copies that outlived their runner, or begin them."""
+    ruled = _observed(state, event)
+    goes_on = isinstance(event, e.Observed) and event.restarted and ruled == Step(state)
+    return Step(state, (e.StartMirrors(state.disks_uri, state.copies),)) if goes_on else ruled
 
 
 def _observed_while_rolling_back(state: State, event: e.Event) -> Step:
@@ -365,6 +436,16 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PREPARING, e.TargetRunning): _observe,
     (_P.PREPARING, e.Lost): _observe,
     (_P.PREPARING, e.Observed): _observed,
+    (_P.MIRRORING, e.MirrorsReady): _start_stream,
+    (_P.MIRRORING, e.MirrorLost): _mirror_lost,
+    (_P.MIRRORING, e.StepFailed): _go_back,
+    (_P.MIRRORING, e.CancelRequested): _go_back,
+    (_P.MIRRORING, e.GiveUp): _go_back,
+    (_P.MIRRORING, e.TargetRunning): _observe,
+    (_P.MIRRORING, e.Lost): _observe,
+    (_P.MIRRORING, e.Observed): _observed_while_mirroring,
+    (_P.PRECOPY, e.MirrorLost): _mirror_lost,
+    (_P.PRECOPY, e.StreamHeld): _end_mirrors,
     (_P.PRECOPY, e.StreamStarted): _nothing,
     (_P.PRECOPY, e.Decided): _adjust,
     (_P.PRECOPY, e.SourceStopped): _stopped,
@@ -375,6 +456,9 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.GiveUp): _go_back,
     (_P.PRECOPY, e.Lost): _observe,
     (_P.PRECOPY, e.Observed): _observed,
+    (_P.SWITCHOVER, e.StreamHeld): _end_mirrors,
+    (_P.SWITCHOVER, e.MirrorsEnded): _mirrors_ended,
+    (_P.SWITCHOVER, e.MirrorLost): _mirror_lost,
     (_P.SWITCHOVER, e.StreamEnded): _stream_ended,
     (_P.SWITCHOVER, e.SourceResumed): _source_resumed,
     (_P.SWITCHOVER, e.TargetRunning): _observe,
@@ -405,12 +489,19 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
 LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
     (phase, kind)
     for phase, kinds in {
-        _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared),
-        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped),
-        _P.COMMITTING: (e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.SourceResumed, e.GiveUp),
+        _P.MIRRORING: (
+            *(e.SourceStopped, e.SourceResumed, e.StreamEnded, e.SourcePrepared, e.TargetPrepared, e.Decided),
+            *(e.StreamStarted, e.StreamHeld),
+        ),
+        _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
+        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.MirrorsReady),
+        _P.COMMITTING: (
+            *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.SourceResumed, e.GiveUp),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
+        ),
         _P.FINISHING: (
             *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.TargetRunning),
-            *(e.GiveUp, e.SourceResumed),
+            *(e.GiveUp, e.SourceResumed, e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
         ),
         _P.ROLLING_BACK: tuple(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}

@@ -30,6 +30,10 @@ class Verdict(StrEnum):
 
     CONTINUE = "continue"
     """The migration goes on by itself: follow it."""
+    END_MIRRORS = "end-mirrors"
+    """The guest is held before the switchover, and its disks are to be ended first."""
+    GO_ON = "go-on"
+    """The guest is held before the switchover, and its disks are there: the stream may go on."""
     WAIT = "wait"
     """Look again in a moment."""
     COMMIT = "commit"
@@ -62,6 +66,7 @@ class Seen:
     source: GuestView
     target: GuestView
     waited: float
+    restarted: bool = False
 
     @property
     def s(self) -> RunState:
@@ -81,7 +86,14 @@ class Seen:
     @property
     def streaming(self) -> bool:
         """Whether the source says that the stream runs."""
-        return self.source.stream in {StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.SWITCHOVER}
+        return self.source.stream in {
+            *(StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.HELD, StreamStatus.SWITCHOVER),
+        }
+
+    @property
+    def held(self) -> bool:
+        """Whether the source waits before the switchover until it is told to go on."""
+        return self.source.stream is StreamStatus.HELD
 
     @property
     def sent(self) -> bool:
@@ -183,6 +195,39 @@ RULES: Final[tuple[Rule, ...]] = (
         Verdict.ROLL_BACK,
         "nothing was handed over; what was prepared is undone",
     ),
+    # Disks travel beside the memory, or before it.
+    (
+        lambda e: e.state.phase is Phase.MIRRORING and e.s is RunState.ABSENT,
+        Verdict.LOST_SOURCE,
+        "the guest's process on the source died while the source owned it",
+    ),
+    (
+        lambda e: (
+            e.state.phase is Phase.MIRRORING and e.t is RunState.INCOMING and e.s in _SOURCE_ALIVE and not e.turned_back
+        ),
+        Verdict.CONTINUE,
+        "the disks are on their way",
+    ),
+    (
+        lambda e: (
+            e.state.phase is Phase.MIRRORING
+            and RunState.UNREACHABLE in {e.s, e.t}
+            and not e.turned_back
+            and not e.impatient
+        ),
+        Verdict.WAIT,
+        "a host is silent while the disks are on their way",
+    ),
+    (
+        lambda e: e.state.phase is Phase.MIRRORING,
+        Verdict.ROLL_BACK,
+        "the target is gone, or stayed silent, before it had the disks",
+    ),
+    (
+        lambda e: e.held and not e.sent and (e.state.phase is Phase.LIMBO or (e.restarted and not e.state.mirrored)),
+        Verdict.ROLL_BACK,
+        "the guest is held before the switchover, and how its disks ended died with the former runner",
+    ),
     (
         lambda e: e.streaming and e.turned_back and not e.sent,
         Verdict.ROLL_BACK,
@@ -198,6 +243,16 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda e: e.target_complete and e.s is RunState.ABSENT,
         Verdict.LIMBO,
         "the source's process is gone, and whether it ran on after the target had everything went with it",
+    ),
+    (
+        lambda e: e.held and not e.state.mirrored and not e.sent and e.t in {RunState.INCOMING, RunState.PAUSED},
+        Verdict.END_MIRRORS,
+        "the guest is held before the switchover, and its disks are to be ended",
+    ),
+    (
+        lambda e: e.held and e.state.mirrored and not e.sent and e.t in {RunState.INCOMING, RunState.PAUSED},
+        Verdict.GO_ON,
+        "the guest is held before the switchover, and its disks are there",
     ),
     # The stream goes on.
     (
@@ -252,10 +307,11 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-def recover(state: State, source: GuestView, target: GuestView, waited: float) -> Ruling:
+def recover(state: State, source: GuestView, target: GuestView, waited: float, *, restarted: bool = False) -> Ruling:
     """Decide from what both hosts show.
 
-    `waited` is in seconds since looking became necessary. Always returns a ruling.
+    `waited` is in seconds since looking became necessary; `restarted` says that a new runner looks for the first time.
+    Always returns a ruling.
     """
-    seen = Seen(state, source, target, waited)
+    seen = Seen(state, source, target, waited, restarted)
     return next(Ruling(verdict, why) for fits, verdict, why in RULES if fits(seen))

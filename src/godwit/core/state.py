@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from godwit.model import OutcomeStatus, Owner
+from godwit.model import DiskCopy, OutcomeStatus, Owner
 
 
 class Phase(StrEnum):
@@ -13,6 +13,7 @@ class Phase(StrEnum):
 
     PENDING = "pending"
     PREPARING = "preparing"
+    MIRRORING = "mirroring"
     PRECOPY = "precopy"
     SWITCHOVER = "switchover"
     COMMITTING = "committing"
@@ -47,7 +48,9 @@ class Held(StrEnum):
     """
 
     STREAM = "stream"
+    MIRRORS = "mirrors"
     TARGET = "target"
+    IMAGES = "images"
     SOURCE_STOPPED = "source-stopped"
     SEND_QUEUE = "send-queue"
 
@@ -67,7 +70,8 @@ class State:
 
     `prepared` names the sides that are ready, `ended` those for which the stream has completed (an entry for the
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
-    `duties` is what FINISHING still has to do; `leftovers` is what could not be removed, in words.
+    `copies` are the disks that travel along, to `disks_uri`; `mirrored` says that all of them are on the target and
+    nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is what could not be removed, in words.
     """
 
     phase: Phase = Phase.PENDING
@@ -75,6 +79,9 @@ class State:
     door: Door = Door.CLOSED
     held: frozenset[Held] = frozenset()
     uri: str = ""
+    disks_uri: str = ""
+    copies: tuple[DiskCopy, ...] = ()
+    mirrored: bool = False
     prepared: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
     tried: frozenset[Held] = frozenset()
@@ -115,7 +122,7 @@ def outcome_status(state: State) -> OutcomeStatus:
             return OutcomeStatus.FAILED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LawBrokenError(Exception):
     """A state that contradicts the one law: a defect in Godwit, never a user's mistake."""
 
