@@ -23,12 +23,14 @@ def test_every_walk_keeps_the_law_and_ends(tape: bytes, length: int, silent: Sid
     assert made.state.finished or made.state.phase is Phase.LIMBO
 
 
-@pytest.mark.parametrize("copying", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_many_more_walks_keep_the_law(seed: int, *, copying: bool) -> None:
+def test_many_more_walks_keep_the_law(seed: int) -> None:
     """Hypothesis finds the short stories; the long ones take numbers."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
-    reached = {walk(tape, length, silent, copying=copying).state.phase for tape, length, silent in tapes(chance, 1000)}
+    reached = {
+        walk(tape, length, silent, copying=number % 2 == 1).state.phase
+        for number, (tape, length, silent) in enumerate(tapes(chance, 1000))
+    }
 
     assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
 
