@@ -194,14 +194,15 @@ class DiskFacts:
     format: str
     read_only: bool
     virtual_size: int
+    backs: str = ""
+    """The name of the disk that this one is a backing file of."""
 
 
 class DiskMode(StrEnum):
-    """What is to become of a disk: AUTO shares what is shared, and copies the rest in the cheapest way."""
+    """What is to become of a disk: AUTO shares what is shared, and copies what is not there."""
 
     AUTO = "auto"
     SHARED = "shared"
-    INCREMENTAL = "incremental"
     FULL = "full"
 
 
@@ -224,18 +225,32 @@ class ImageFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceFacts:
+    """A place on a host where an image is to be made; `available` is the room there in bytes, None without a folder."""
+
+    exists: bool
+    writable: bool
+    available: int | None
+    can_create: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DiskCopy:
-    """A disk that travels with its guest: `name` is QEMU's, `image` what is to be made on the target."""
+    """A disk that travels with its guest: `name` is QEMU's, `image` what is to be made on the target.
+
+    `job` names the copying itself, as an identifier that QEMU takes.
+    """
 
     name: str
-    mode: DiskMode
     image: ImageFacts
+    job: str
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorView:
-    """How far the copy of one disk is: bytes done, of those known to be needed; `ready` when it keeps up with the
-    guest's writes. `error` is QEMU's word for a copy that failed.
+    """How far the copy of one disk is: bytes done, of those known to be needed.
+
+    `ready` when it keeps up with the guest's writes; `error` is QEMU's word for one that is in trouble.
     """
 
     name: str

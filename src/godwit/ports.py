@@ -11,13 +11,17 @@ if TYPE_CHECKING:
 
     from godwit.core.state import Phase, State
     from godwit.model import (
+        DiskCopy,
         Features,
         GuestFacts,
         GuestView,
         HostFacts,
         HostRecord,
+        ImageFacts,
         Launch,
+        MirrorView,
         Outcome,
+        PlaceFacts,
         ProbeRequest,
         Sample,
         Spec,
@@ -25,14 +29,17 @@ if TYPE_CHECKING:
         WatchResult,
     )
 
-GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST"]
+GuestEventKind = Literal[
+    "STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_READY", "MIRROR_ENDED"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class GuestEvent:
     """Something that a guest's QEMU said unasked.
 
-    `status` is QEMU's word for a MIGRATION event, `number` the pass of a MIGRATION_PASS. `host_time` is the
+    `status` is QEMU's word for a MIGRATION event, `number` the pass of a MIGRATION_PASS; of a mirror `status` names the
+    job, and `detail` says what went wrong, empty where nothing did. `host_time` is the
     host's clock (None for LOST, which the client makes when the connection ends), `received` the controller's clock.
     """
 
@@ -41,6 +48,7 @@ class GuestEvent:
     host_time: float | None = None
     status: str = ""
     number: int = 0
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,42 @@ class Guest(Protocol):
 
     async def migration_result(self) -> dict[str, float]:
         """Return QEMU's final figures: `total-time`, `downtime`, `setup-time` (ms), `transferred` (bytes), `passes`."""
+        ...
+
+    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Take disks over the network at `address`:`port` until `stop_serving`; only before the stream has ended."""
+        ...
+
+    async def stop_serving(self) -> None:
+        """Take disks no longer: what came is all there is. Idempotent."""
+        ...
+
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
+        ...
+
+    async def keep_alike(self, copy: DiskCopy) -> bool:
+        """Let each write of the guest wait for a copy that is ready; False where that cannot be changed on the way."""
+        ...
+
+    async def mirrors(self, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
+        """Say how far the copies of these disks are; those that are not under way are absent."""
+        ...
+
+    async def end_mirror(self, copy: DiskCopy) -> None:
+        """Let a copy that is ready end whole; returns when QEMU accepted it, MIRROR_ENDED says when it has."""
+        ...
+
+    async def forget_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Close the connections to where copies went that have ended. Idempotent."""
+        ...
+
+    async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """End copies before their time, and forget where they went. Idempotent."""
+        ...
+
+    async def continue_stream(self) -> None:
+        """Let a stream that is held before the switchover go on."""
         ...
 
     async def resume(self) -> None:
@@ -208,6 +252,29 @@ class Host(Protocol):
 
     async def remove_token(self, path: str, token: str) -> None:
         """Remove `token` from beside `path`; another's is left alone. Idempotent."""
+        ...
+
+    async def image(self, path: str, image_format: str) -> ImageFacts:
+        """Describe an image that QEMU has open in that format. Raises HypervisorError."""
+        ...
+
+    async def place(self, path: str) -> PlaceFacts:
+        """Say whether an image could be made at `path`."""
+        ...
+
+    async def create_image(self, image: ImageFacts, owner: str) -> None:
+        """Make an empty image of that kind, which is `owner`'s until it is kept or removed.
+
+        Raises HostError where there is a file of that name, or no room.
+        """
+        ...
+
+    async def keep_image(self, path: str, owner: str) -> None:
+        """Let an image of `owner`'s be nobody's but the guest's. Idempotent."""
+        ...
+
+    async def remove_image(self, path: str, owner: str) -> None:
+        """Remove an image that is `owner`'s; any other is left alone. Idempotent."""
         ...
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:

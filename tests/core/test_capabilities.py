@@ -7,6 +7,7 @@ import pytest
 from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, first_parameters, negotiate
 from godwit.model import Features, Policy
 
+BOTH = {"events": True, "return-path": True, "xbzrle": True}
 ALL = Features(frozenset(), frozenset(row.name for row in CAPABILITIES), frozenset())
 
 
@@ -16,9 +17,17 @@ def without(*names: str) -> Features:
 
 def test_each_side_is_set_what_concerns_it_and_no_more() -> None:
     agreed = negotiate(ALL, ALL)
-    assert agreed.source == {"events": True, "return-path": True, "xbzrle": True}
-    assert agreed.target == agreed.source | {"late-block-activate": True}
+    assert agreed.source == BOTH | {"pause-before-switchover": False}
+    assert agreed.target == BOTH | {"late-block-activate": True}
     assert (agreed.missing, agreed.lacking) == ((), ())
+
+
+@pytest.mark.parametrize("defaults", [False, True])
+def test_disks_that_travel_along_are_waited_for(*, defaults: bool) -> None:
+    assert negotiate(ALL, ALL, defaults=defaults, holding=True).source["pause-before-switchover"] is True
+    old = without("pause-before-switchover")
+    assert negotiate(old, old, defaults=defaults).lacking == ()
+    assert "pause-before-switchover: unknown to the source" in negotiate(old, ALL, holding=True).lacking[0]
 
 
 def test_what_nobody_asked_for_is_left_alone() -> None:
@@ -58,8 +67,9 @@ def test_what_no_migration_can_do_without_is_lacking_and_not_merely_missing(sour
 
 def test_qemu_s_defaults_keep_only_what_makes_them_drivable() -> None:
     agreed = negotiate(ALL, ALL, defaults=True)
-    assert agreed.source == {"events": True, "return-path": False, "xbzrle": False}
-    assert agreed.target == agreed.source | {"late-block-activate": True}
+    both = {"events": True, "return-path": False, "xbzrle": False}
+    assert agreed.source == both | {"pause-before-switchover": False}
+    assert agreed.target == both | {"late-block-activate": True}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ from godwit.core.preflight.evidence import DiskProof
 from godwit.core.preflight.hosts import CLOCK_TOLERANCE, MEMORY_OVERHEAD
 from godwit.model import (
     BridgeFacts,
+    DiskMode,
     Finding,
     GuestFacts,
     GuestView,
     HostFacts,
+    ImageFacts,
     Launch,
     NicFacts,
+    PlaceFacts,
     Policy,
     QemuFacts,
     RunState,
@@ -116,11 +119,25 @@ def both(*changes: Change) -> Change:
     return change
 
 
+def away(**changes: object) -> Change:
+    """A disk that the target does not have."""
+    there: dict[str, object] = {"target_identity": "", "token_seen": False, "image": IMAGE, "place": PLACE}
+    return disk(**there | changes)
+
+
+def full(**changes: object) -> Change:
+    """A disk that the user wants copied."""
+    return both(whole(policy=Policy(disk_modes=(("disk0", DiskMode.FULL),))), disk(**changes))
+
+
 def older(version: tuple[int, int, int]) -> Change:
     return target(qemu=replace(QEMU, version=version))
 
 
 BLOCK, WARN = Severity.BLOCK, Severity.WARN
+SHARED = whole(policy=Policy(disks=DiskMode.SHARED))
+IMAGE = ImageFacts("/images/web.raw", "raw", 10 * GIB, GIB)
+PLACE = PlaceFacts(exists=False, writable=True, available=GIB, can_create=True)
 
 FIRES: list[tuple[str, Severity, Change, str]] = [
     ("same-machine", BLOCK, target(machine_id="id-one", hostname="one.lan"), "one and two are the same machine"),
@@ -148,8 +165,17 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("cpu-flags", BLOCK, target(cpu_flags=frozenset({"lm", "nx"})), "lacks avx2"),
     ("cpu-flags", BLOCK, both(guest(cpu_model="max,vmx=off"), target(cpu_flags=frozenset())), "lacks avx2, lm, nx"),
     ("cpu-vendor", WARN, target(cpu_vendor="AuthenticAMD"), "GenuineIntel on one, AuthenticAMD on two"),
-    ("disk-missing", BLOCK, disk(target_identity="", token_seen=False), "two has no /images/web.raw"),
-    ("disk-missing", BLOCK, disk(target_identity="", token_seen=None, error="read-only"), "two has no /images/web.raw"),
+    ("disk-missing", BLOCK, both(SHARED, disk(target_identity="", token_seen=False)), "two has no /images/web.raw"),
+    ("disk-missing", BLOCK, both(SHARED, disk(target_identity="", token_seen=None)), "two has no /images/web.raw"),
+    ("disk-copied", Severity.INFO, away(), "1.0 GiB of 10.0 GiB"),
+    ("disk-not-copied", BLOCK, away(image=None, error="qemu-img is missing"), "qemu-img is missing"),
+    ("disk-not-copied", BLOCK, away(image=replace(IMAGE, refusals=("it is encrypted",))), "it is encrypted"),
+    ("disk-room", BLOCK, away(place=replace(PLACE, available=GIB - 1)), "/images on two has 1024 MiB left"),
+    ("disk-folder", BLOCK, away(place=replace(PLACE, writable=False)), "no folder /images"),
+    ("disk-folder", BLOCK, away(place=replace(PLACE, available=None)), "no folder /images"),
+    ("qemu-img-missing", BLOCK, away(place=replace(PLACE, can_create=False)), "two has no qemu-img"),
+    ("disk-is-shared", BLOCK, full(), "both hosts see the same /images/web.raw"),
+    ("disk-exists", BLOCK, full(token_seen=False, target_identity="1 8"), "another /images/web.raw"),
     ("disk-unproven", BLOCK, disk(token_seen=None, error="Read-only file system"), "Read-only file system"),
     ("image-not-found-again", BLOCK, guest(stray_images=(StrayImage("/images/a", "a"),)), "/images/a as a and"),
     ("disk-not-shared", BLOCK, disk(token_seen=False, target_identity="1 8"), "1 7 on one, 1 8 on two"),
@@ -214,6 +240,15 @@ def test_a_host_that_does_not_answer_for_the_name_is_told_apart_from_a_name_that
     found = findings(whole(on_target=GuestView(RunState.UNREACHABLE, detail="no answer within 3 s")))
     assert set(found) == {"name-unknown"}
     assert "None" not in found["name-unknown"].mend
+
+
+def test_a_copy_brings_along_what_its_backing_files_hold() -> None:
+    below = replace(
+        SAME_DISK, name="disk0 backing", backs="disk0", read_only=True, target_identity="", token_seen=False
+    )
+    change = away()
+    assert [one.code for one in check(replace(change(GOOD), disks=(*change(GOOD).disks, below)))] == ["disk-copied"]
+    assert [one.code for one in check(replace(GOOD, disks=(SAME_DISK, below)))] == ["disk-missing"]
 
 
 def test_each_disk_and_each_bridge_is_looked_at() -> None:

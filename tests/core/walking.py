@@ -23,7 +23,7 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
-from godwit.model import DiskCopy, DiskMode, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +34,7 @@ FORWARD = (
     *(e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
     *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
 )
-COPIES = (DiskCopy("disk0", DiskMode.FULL, ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20)),)
+COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job"),)
 HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide"})
 FAULTS = 5
 DRAIN = 400

@@ -34,6 +34,8 @@ class Capability:
     sides: frozenset[Side]
     why: str
     needed: bool = False
+    holding: bool = False
+    """Only for a migration whose disks travel along; it cannot do without it."""
 
 
 CAPABILITIES: Final = (
@@ -43,6 +45,12 @@ CAPABILITIES: Final = (
         _BOTH,
         "the pages that even a quiet guest writes again and again travel as the bytes that changed in them, so that the"
         " last pass, the one that the guest waits for, is a fraction of what it would be",
+    ),
+    Capability(
+        "pause-before-switchover",
+        frozenset({Side.SOURCE}),
+        "the guest is held, standing still, until its disks are complete on the target",
+        holding=True,
     ),
     Capability("return-path", _BOTH, "the source learns from the target that it has loaded everything"),
     Capability(
@@ -69,18 +77,19 @@ class Negotiated:
     lacking: tuple[str, ...] = ()
 
 
-def negotiate(source: Features, target: Features, *, defaults: bool = False) -> Negotiated:
-    """Choose the capabilities that every concerned side knows."""
+def negotiate(source: Features, target: Features, *, defaults: bool = False, holding: bool = False) -> Negotiated:
+    """Choose the capabilities that every concerned side knows; `holding` is for a migration with disks to copy."""
     known = {Side.SOURCE: source.capabilities, Side.TARGET: target.capabilities}
     chosen: dict[Side, dict[str, bool]] = {Side.SOURCE: {}, Side.TARGET: {}}
     missing: list[str] = []
     lacking: list[str] = []
     for row in CAPABILITIES:
-        wanted = not defaults or row.name in DEFAULTS_ONLY
+        wanted = holding if row.holding else not defaults or row.name in DEFAULTS_ONLY
         ignorant = sorted(side for side in row.sides if row.name not in known[side])
         if ignorant:
             words = f"{row.name}: unknown to the {' and the '.join(ignorant)}; {row.why}"
-            (lacking if row.needed else missing).append(words)
+            if not row.holding or holding:
+                (lacking if row.needed or row.holding else missing).append(words)
             continue
         for side in row.sides:
             chosen[side][row.name] = wanted

@@ -164,7 +164,7 @@ def _stream_ended(state: State, event: e.Event) -> Step:
 
 
 def _commit(state: State) -> Step:
-    """Go through the door. A held stream ends only when it was told to go on, and that only when the disks are there."""
+    """Go through the door. A held stream ended only because it was told to go on, when the disks were there."""
     state = replace(
         state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN, ended=_STREAMED, mirrored=bool(state.copies)
     )
@@ -361,9 +361,11 @@ def _ruled_crashed(state: State, story: str) -> Step:
     failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
     if state.failure != failure:
         state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
-    held, duties = state.held & {Held.SEND_QUEUE}, frozenset({"RestoreSendQueue"})
-    state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=duties, failure=failure)
-    return Step(replace(state, phase=Phase.FINISHING), (e.RestoreSendQueue(),))
+    # The guest wrote to the disks on the target: they are its own.
+    duties = {name: command for name, command in _duties(state).items() if name in {"KeepImages", "RestoreSendQueue"}}
+    held = state.held & {Held.SEND_QUEUE}
+    state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=frozenset(duties), failure=failure)
+    return Step(replace(state, phase=Phase.FINISHING), tuple(duties.values()))
 
 
 def _ruled_limbo(state: State, story: str) -> Step:

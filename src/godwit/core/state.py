@@ -71,7 +71,8 @@ class State:
     `prepared` names the sides that are ready, `ended` those for which the stream has completed (an entry for the
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
     `copies` are the disks that travel along, to `disks_uri`; `mirrored` says that all of them are on the target and
-    nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is what could not be removed, in words.
+    nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is what could not be removed,
+    in words.
     """
 
     phase: Phase = Phase.PENDING

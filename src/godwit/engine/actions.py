@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
+from godwit.core.disks import copies
 from godwit.core.preflight import blocking, check
 from godwit.engine.gather import gather
 from godwit.errors import (
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from godwit.core.ledger import Ledger
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import Features, GuestView, Vm
+    from godwit.model import DiskCopy, Features, GuestView, Vm
     from godwit.ports import Guest
 
 CONTINUE_PATIENCE: Final = 60.0
@@ -40,7 +41,9 @@ _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
 _POLL: Final = 0.05
 _LONGEST_CONTINUE_PAUSE: Final = 2.0
-_LIVE_STREAMS: Final = frozenset({StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.SWITCHOVER, StreamStatus.OTHER})
+_LIVE_STREAMS: Final = frozenset(
+    {StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.HELD, StreamStatus.SWITCHOVER, StreamStatus.OTHER}
+)
 
 
 @dataclass(slots=True)
@@ -94,17 +97,24 @@ class Actions:
             raise RefusedError(message, remedy=first.mend)
         self.facts = evidence.guest
         self._address = evidence.target.migration_address
-        return e.Checked()
+        return e.Checked(copies(self.parts.spec.policy, evidence.disks))
 
-    async def prepare_target(self, _: e.PrepareTarget) -> e.Event:
-        """Start the target paused, agree on capabilities, listen."""
+    async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
+        """Make the images that are to be copied, start the target paused, agree on capabilities, listen."""
         assert self.facts is not None  # noqa: S101 - Check came before; for the type checker
         assert self._source_features is not None  # noqa: S101 - as above
         vm, target = self.parts.vm, self.parts.target
+        for copy in command.copies:
+            await target.create_image(copy.image, self.parts.spec.id)
         await target.prepare_launch(vm, self.facts.launch)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)
-        agreed = negotiate(self._source_features, await guest.features(), defaults=self.parts.spec.defaults)
+        agreed = negotiate(
+            self._source_features,
+            await guest.features(),
+            defaults=self.parts.spec.defaults,
+            holding=bool(command.copies),
+        )
         if agreed.lacking:
             message = f"QEMU lacks a capability that a migration needs: {'; '.join(agreed.lacking)}"
             raise HypervisorError(message, remedy="install a newer QEMU on the side named")
@@ -112,7 +122,14 @@ class Actions:
         self._negotiated.set_result(agreed)
         for missing in agreed.missing:
             self.note("note", text=f"capability not available: {missing}")
-        return e.TargetPrepared(await self._listen(guest))
+        disks_uri = await self._serve(guest, command.copies) if command.copies else ""
+        return e.TargetPrepared(await self._listen(guest), disks_uri)
+
+    async def _serve(self, guest: Guest, served: tuple[DiskCopy, ...]) -> str:
+        """Let the target take disks; returns where, as address:port."""
+        port = await self.parts.target.free_port()
+        await guest.serve_disks(self._address, port, served)
+        return f"{self._address}:{port}"
 
     async def _listen(self, guest: Guest) -> str:
         address = f"[{self._address}]" if ":" in self._address else self._address

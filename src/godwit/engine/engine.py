@@ -15,6 +15,7 @@ from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
 from godwit.engine.actions import Actions
+from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
 from godwit.engine.sampler import Sampler
@@ -43,7 +44,11 @@ _WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING})
 _SETTLE_DEADLINE: Final = 30.0
 """Seconds that a target's start is waited for before it is undone: longer than any start may take."""
 
-_UNDO: Final = (e.CancelStream, e.DestroyTarget, e.ResumeSource)
+_UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource)
+_FORWARD: Final = (
+    *(e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
+    *(e.EndMirrors, e.ContinueStream),
+)
 
 
 class Engine:
@@ -90,6 +95,8 @@ class Engine:
         self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
+        self._mirroring = Mirroring(self._actions)
+        self._sides.on_mirror = self._mirroring.hear
         self._observer = Observer(self._parts.clock, self._sides)
         self._outside = Outside(self._actions)
         self._beside(self._listen_for_cancel())
@@ -162,7 +169,8 @@ class Engine:
         except SupersededError:
             raise
         except JournalError as error:
-            if result.state.phase in {Phase.PREPARING, Phase.PRECOPY, Phase.SWITCHOVER} and result.durable:
+            on_the_way = {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER}
+            if result.state.phase in on_the_way and result.durable:
                 self._inbox.put_nowait(e.GiveUp(error.code, error.message, error.remedy))
                 return Step(self._state)
             if result.state.door is Door.SENT and self._state.door is Door.CLOSED:
@@ -205,15 +213,21 @@ class Engine:
             return await self._observer.observe(command.delay, restarted=self._restarted)
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
-        if isinstance(command, (e.RemoveSource, e.RestoreSendQueue)) and e.Verify in self._in_flight:
+        if isinstance(command, (e.RemoveSource, e.KeepImages, e.RestoreSendQueue)) and e.Verify in self._in_flight:
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await asyncio.wait([self._in_flight[e.Verify]])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
         return await perform(command)
 
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
-        a = self._actions
+        a, m = self._actions, self._mirroring
         return {
+            e.StartMirrors: m.start,
+            e.EndMirrors: m.end,
+            e.ContinueStream: m.go_on,
+            e.KeepImages: m.keep,
+            e.CancelMirrors: m.cancel,
+            e.RemoveImages: m.remove,
             e.Check: a.check,
             e.PrepareTarget: a.prepare_target,
             e.PrepareSource: a.prepare_source,
@@ -232,7 +246,7 @@ class Engine:
         starting = self._in_flight.get(e.PrepareTarget)
         if starting is not None and not starting.done():
             await asyncio.wait([starting], timeout=_SETTLE_DEADLINE)
-        for kind in (e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust):
+        for kind in _FORWARD:
             task = self._in_flight.get(kind)
             if task is not None and not task.done():
                 task.cancel()

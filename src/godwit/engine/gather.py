@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from godwit.core.disks import is_copied
 from godwit.core.preflight.evidence import DiskProof, Evidence
-from godwit.errors import HostError
+from godwit.errors import HostError, HypervisorError
 
 if TYPE_CHECKING:
     from godwit.engine.parts import Parts
@@ -76,4 +78,14 @@ async def _prove(parts: Parts, disk: DiskFacts) -> DiskProof:
         if planted:
             await parts.source.remove_token(disk.path, token)
     found = (seen == token) if planted else None
-    return DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error)
+    proof = DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs)
+    return await _describe(parts, disk, proof) if is_copied(parts.spec.policy, proof) else proof
+
+
+async def _describe(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:
+    """Look at a disk that is to be copied, and at the place where it is to go."""
+    try:
+        image, place = await asyncio.gather(parts.source.image(disk.path, disk.format), parts.target.place(disk.path))
+    except (HostError, HypervisorError) as reason:
+        return replace(proof, error=reason.message)
+    return replace(proof, image=image, place=place)

@@ -31,7 +31,8 @@ _STREAM_WORDS: Final = {
 class Sides:
     """Keeps one monitor per side, turns what it says into events of the machine, and reads clocks on the way.
 
-    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends. `asked` holds when a command that
+    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends, `on_mirror` when the source says
+    something of a copy. `asked` holds when a command that
     makes an event was sent, so that the event's own timestamp becomes a reading of that host's clock.
     """
 
@@ -40,6 +41,7 @@ class Sides:
     tasks: asyncio.TaskGroup
     emit: Callable[[e.Event], None]
     on_pass: Callable[[], None] | None = None
+    on_mirror: Callable[[GuestEvent], None] | None = None
     guests: dict[Side, Guest] = field(default_factory=dict)
     asked: dict[tuple[Side, str], float] = field(default_factory=dict)
     _opening: dict[Side, asyncio.Lock] = field(
@@ -76,6 +78,8 @@ class Sides:
             self._take_status(side, event)
         elif event.kind == "MIGRATION_PASS" and side is Side.SOURCE and self.on_pass is not None:
             self.on_pass()
+        elif event.kind in {"MIRROR_READY", "MIRROR_ENDED"} and side is Side.SOURCE and self.on_mirror is not None:
+            self.on_mirror(event)
         elif event.kind == "STOP" and side is Side.SOURCE:
             self._mark("source_stopped", event)
             self.emit(e.SourceStopped())
@@ -85,6 +89,8 @@ class Sides:
             self.emit(e.TargetRunning() if side is Side.TARGET else e.SourceResumed())
 
     def _take_status(self, side: Side, event: GuestEvent) -> None:
+        if event.status == "pre-switchover" and side is Side.SOURCE:
+            self.emit(e.StreamHeld())
         status = _STREAM_WORDS.get(event.status)
         if status is None:
             return

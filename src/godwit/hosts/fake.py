@@ -14,6 +14,7 @@ from godwit.errors import (
     BusyError,
     HostError,
     HostUnreachableError,
+    HypervisorError,
     InputError,
     MonitorBusyError,
     MonitorLostError,
@@ -25,7 +26,17 @@ from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakeguest import VERSION, FakeGuest, FakeQemu
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.fakeworld import FakeWorld
-from godwit.model import BridgeFacts, GuestView, HostFacts, Launch, QemuFacts, RunState, Vm
+from godwit.model import (
+    BridgeFacts,
+    GuestView,
+    HostFacts,
+    ImageFacts,
+    Launch,
+    PlaceFacts,
+    QemuFacts,
+    RunState,
+    Vm,
+)
 from godwit.ports import Completed
 from godwit.units import GIB, MIB
 
@@ -45,6 +56,10 @@ LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
 FIRST_PORT: Final = 49152
+_ROOM: Final = 1 << 40
+_THIN: Final = 16
+"""The share of a simulated disk that is in use: one part in so many."""
+
 _NO_SUCH_PROGRAM: Final = 127
 _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
     "true": lambda _argv, _stdin: Completed(0, b"", b""),
@@ -118,7 +133,8 @@ class FakeHost:
 
     def ports_in_use(self) -> frozenset[int]:
         """Return the ports at which a QEMU listens."""
-        return frozenset(qemu.port for qemu in self.qemus.values() if qemu.port is not None)
+        ports = (port for qemu in self.qemus.values() for port in (qemu.port, qemu.disks_port))
+        return frozenset(port for port in ports if port is not None)
 
     async def round_trip(self) -> None:
         """Let the way to the host and back take its time."""
@@ -309,6 +325,48 @@ class FakeHost:
         file = self.world.file(path, self.name)
         if file is not None and self.world.tokens.get(file.inode) == token:
             del self.world.tokens[file.inode]
+
+    async def image(self, path: str, image_format: str) -> ImageFacts:
+        """Describe an image. Raises HypervisorError where there is none."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is None:
+            message = f"{self.name} has no {path}"
+            raise HypervisorError(message)
+        return ImageFacts(path, image_format, file.size, file.size // _THIN)
+
+    async def place(self, path: str) -> PlaceFacts:
+        """Say whether an image could be made at `path`."""
+        await self._reach()
+        full = self.name in self.world.full
+        return PlaceFacts(
+            exists=self.world.file(path, self.name) is not None,
+            writable=True,
+            available=0 if full else _ROOM,
+            can_create=True,
+        )
+
+    async def create_image(self, image: ImageFacts, owner: str) -> None:
+        """Make an empty image. Raises HostError where there is a file of that name, or no room."""
+        await self._reach()
+        if self.world.file(image.path, self.name) is not None or self.name in self.world.full:
+            message = f"{self.name} cannot make {image.path}"
+            raise HostError(message)
+        self.world.make_image(image.path, self.name, image.virtual_size, owner)
+
+    async def keep_image(self, path: str, owner: str) -> None:
+        """Let an image of `owner`'s be nobody's but the guest's. Idempotent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is not None and self.world.owned.get(file.inode) == owner:
+            del self.world.owned[file.inode]
+
+    async def remove_image(self, path: str, owner: str) -> None:
+        """Remove an image that is `owner`'s; any other is left alone. Idempotent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is not None and self.world.owned.get(file.inode) == owner:
+            self.world.remove_image(path, self.name)
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue under `size` bytes while `lease` lasts; False where it is not permitted."""

@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorCommandError, MonitorLostError
+from godwit.hosts.fakemirror import FakeMirror
 from godwit.hosts.fakestream import LIVE, FakeStream
 from godwit.model import (
     DiskFacts,
@@ -28,11 +29,12 @@ from godwit.model import (
 from godwit.ports import GuestEvent, GuestEventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakestream import Workload
     from godwit.hosts.fakeworld import FakeWorld
+    from godwit.model import DiskCopy, MirrorView
 
 T = TypeVar("T")
 
@@ -50,6 +52,7 @@ STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,
     "setup": StreamStatus.SETUP,
     "active": StreamStatus.ACTIVE,
+    "pre-switchover": StreamStatus.HELD,
     "device": StreamStatus.SWITCHOVER,
     "cancelling": StreamStatus.OTHER,
     "completed": StreamStatus.COMPLETED,
@@ -77,6 +80,8 @@ class FakeQemu:
         self.capabilities = dict.fromkeys(sorted(CAPABILITIES), False)
         self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
         self.port: int | None = None
+        self.disks_port: int | None = None
+        self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | None = None
         self.hung = False
         self.alive = True
@@ -137,6 +142,8 @@ class FakeQemu:
         self.host.qemu_ended(self, words)
         if self.stream is not None:
             self.stream.end("failed")
+        for mirror in list(self.mirrors.values()):
+            mirror.finish("its QEMU ended")
         if self.monitor is not None:
             self.monitor.lose(words)
         self.world.stir()
@@ -152,10 +159,10 @@ class FakeQemu:
 
     # -- words -----------------------------------------------------------------------------------------------------
 
-    def tell(self, kind: GuestEventKind, *, status: str = "", number: int = 0) -> None:
-        """Say something unasked to whoever holds the control monitor."""
-        if self.monitor is not None and (kind in {"STOP", "RESUME"} or self.capabilities["events"]):
-            self.monitor.hear(kind, self.host.time(), status=status, number=number)
+    def tell(self, kind: GuestEventKind, *, status: str = "", number: int = 0, detail: str = "") -> None:
+        """Say something unasked to whoever holds the control monitor; of migrations only with the capability."""
+        if self.monitor is not None and (not kind.startswith("MIGRATION") or self.capabilities["events"]):
+            self.monitor.hear(GuestEvent(kind, self.world.clock.now(), self.host.time(), status, number, detail))
 
     def set_migration(self, status: str) -> None:
         """Change the migration status and say so."""
@@ -242,6 +249,49 @@ class FakeQemu:
             self.set_migration("cancelling")
             self.stream.end("cancelled")
 
+    # -- disks -----------------------------------------------------------------------------------------------------
+
+    def serve_disks(self, port: int) -> None:
+        """Obey nbd-server-start and block-export-add."""
+        if self.disks_port is not None or port in self.host.ports_in_use():
+            self.refuse("nbd-server-start", "NBD server already running")
+        self.disks_port = port
+
+    def stop_serving(self) -> None:
+        """Obey nbd-server-stop."""
+        self.disks_port = None
+
+    def start_mirror(self, copy: DiskCopy, address: str, port: int) -> None:
+        """Obey blockdev-add and blockdev-mirror."""
+        if copy.job in self.mirrors:
+            return
+        target, link = self.world.server(self.host, address, port)
+        if target is None or link is None:
+            self.refuse("blockdev-add", "Failed to connect: Connection refused")
+            return
+        self.mirrors[copy.job] = FakeMirror(self, target, copy, link)
+
+    def end_mirror(self, copy: DiskCopy) -> None:
+        """Obey block-job-cancel without force."""
+        mirror = self.mirrors.get(copy.job)
+        if mirror is None or not mirror.ready:
+            self.refuse("block-job-cancel", f"Block job '{copy.job}' not found, or not ready")
+            return
+        mirror.ending = True
+
+    def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Obey block-job-cancel with force."""
+        for copy in copies:
+            if copy.job in self.mirrors:
+                self.mirrors[copy.job].finish("it was cancelled")
+
+    def continue_stream(self) -> None:
+        """Obey migrate-continue."""
+        if self.migration != "pre-switchover" or self.stream is None:
+            self.refuse("migrate-continue", "Migration not in expected state: pre-switchover")
+            return
+        self.stream.release()
+
     def refuse(self, command: str, words: str) -> None:
         """Answer with an error. Always raises."""
         message = f"QEMU of {self.vm.name} on {self.host.name} refused `{command}`: {words}"
@@ -287,9 +337,8 @@ class FakeGuest:
 
     # -- the connection --------------------------------------------------------------------------------------------
 
-    def hear(self, kind: GuestEventKind, host_time: float, *, status: str = "", number: int = 0) -> None:
+    def hear(self, event: GuestEvent) -> None:
         """Pass one of QEMU's events on, or keep it while the host is out of reach."""
-        event = GuestEvent(kind, self._world.clock.now(), host_time, status, number)
         if self._qemu.host.reachable:
             self._put(event)
         else:
@@ -415,6 +464,48 @@ class FakeGuest:
     async def migration_result(self) -> dict[str, float]:
         """Return the final figures; those that there are none of are absent."""
         return await self._tell("query-migrate", lambda: dict(self._qemu.stream.result) if self._qemu.stream else {})
+
+    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Take disks over the network."""
+        del address, copies  # a simulated target knows its disks by their paths
+        await self._tell("nbd-server-start", lambda: self._qemu.serve_disks(port))
+
+    async def stop_serving(self) -> None:
+        """Take disks no longer."""
+        await self._tell("nbd-server-stop", self._qemu.stop_serving)
+
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served."""
+        del speed  # the link alone limits a simulated copy
+        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port))
+
+    async def keep_alike(self, copy: DiskCopy) -> bool:
+        """Let each write of the guest wait for the copy; a simulated guest's disk is never written."""
+        await self._tell("block-job-change", lambda: copy)
+        return True
+
+    async def mirrors(self, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
+        """Say how far the copies are."""
+        jobs = self._qemu.mirrors
+        return await self._tell(
+            "query-block-jobs", lambda: tuple(jobs[copy.job].view() for copy in copies if copy.job in jobs)
+        )
+
+    async def end_mirror(self, copy: DiskCopy) -> None:
+        """Let a copy that is ready end whole."""
+        await self._tell("block-job-cancel", lambda: self._qemu.end_mirror(copy))
+
+    async def forget_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Close the connections of copies that have ended."""
+        await self._tell("blockdev-del", lambda: copies)
+
+    async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """End copies before their time."""
+        await self._tell("block-job-cancel", lambda: self._qemu.cancel_mirrors(copies))
+
+    async def continue_stream(self) -> None:
+        """Let a held stream go on."""
+        await self._tell("migrate-continue", self._qemu.continue_stream)
 
     async def resume(self) -> None:
         """Tell the guest to run (`cont`)."""

@@ -26,7 +26,7 @@ DEVICE_STATE: Final = 0.002
 MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
-LIVE: Final = frozenset({"setup", "active", "device"})
+LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,12 @@ class FakeStream:
         self._was_running = False
         self._queued = self._flowing = 0.0
         self._changed = asyncio.Event()
+        self._released = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    def release(self) -> None:
+        """Let it go on into the switchover."""
+        self._released.set()
 
     def start(self) -> None:
         """Begin to set up."""
@@ -180,6 +185,9 @@ class FakeStream:
         self._stopped = self._clock.now()
         self._was_running = self.source.raw == "running"
         self.source.halt("finish-migrate")
+        if self.source.capabilities.get("pause-before-switchover"):
+            self.source.set_migration("pre-switchover")
+            await self._released.wait()
         self.source.set_migration("device")
         self._queued = unsent = min(self.source.send_queue, self.transferred)
         self.remaining += unsent

@@ -75,6 +75,10 @@ class FakeWorld:
     chance: random.Random = field(init=False)
     tokens: dict[int, str] = field(default_factory=dict)
     full: set[str] = field(default_factory=set)
+    incomplete: set[int] = field(default_factory=set)
+    """Inodes of images that a copy was begun into and did not end whole."""
+    owned: dict[int, str] = field(default_factory=dict)
+    """The migration that an image was made by, by inode, until it is kept."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -100,6 +104,21 @@ class FakeWorld:
         """Put a file on storage that the named hosts share (all, if none are named)."""
         there = frozenset(self.hosts if hosts is None else hosts)
         self._files.setdefault(path, []).append(File(self.next_number(), size, there))
+
+    def make_image(self, path: str, host: str, size: int, owner: str) -> None:
+        """Make an empty image on one host."""
+        file = File(self.next_number(), size, frozenset({host}))
+        self._files.setdefault(path, []).append(file)
+        self.incomplete.add(file.inode)
+        self.owned[file.inode] = owner
+
+    def remove_image(self, path: str, host: str) -> None:
+        """Remove a file from one host's storage."""
+        file = self.file(path, host)
+        if file is not None:
+            self._files[path].remove(file)
+            self.incomplete.discard(file.inode)
+            self.owned.pop(file.inode, None)
 
     def start_guest(self, host: str, vm: Vm, workload: Workload | None = None) -> Vm:
         """Let a guest run on a host, and return it as the one that lives there."""
@@ -136,6 +155,15 @@ class FakeWorld:
         qemus = (qemu for qemu in host.qemus.values() if qemu.port == int(port))
         return (next(qemus, None), link) if link.up else (None, None)
 
+    def server(self, source: FakeHost, address: str, port: int) -> tuple[FakeQemu | None, Link | None]:
+        """Return the QEMU that serves disks at an address, and the way there."""
+        host = next((host for host in self.hosts.values() if host.migration_address == address), None)
+        if host is None or host is source or host.crashed:
+            return None, None
+        link = self.link(source.name, host.name)
+        qemus = (qemu for qemu in host.qemus.values() if qemu.disks_port == port)
+        return (next(qemus, None), link) if link.up else (None, None)
+
     def next_number(self) -> int:
         """Return a number that was never used here: a pid, an inode, the name of a memory's content."""
         self._number += 1
@@ -155,6 +183,10 @@ class FakeWorld:
             self.broken_laws.append(f"{name} executes on {where} and on {', '.join(others)}: two writers of its disks")
         elif self._newest.get(name, qemu.memory) != qemu.memory:
             self.broken_laws.append(f"{name} executes on {where} with memory older than its disks")
+        for path, _ in self.disks_of(qemu):
+            file = self.file(path, where)
+            if file is not None and file.inode in self.incomplete:
+                self.broken_laws.append(f"{name} executes on {where} with a disk that is not whole: {path}")
         qemu.memory = self._newest[name] = self.next_number()
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
 

@@ -30,7 +30,7 @@ from godwit.network import tap as taps
 from godwit.qemu.commandline import incoming_argv, move_vnc, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
-from godwit.storage import sharedproof
+from godwit.storage import images, sharedproof
 
 if TYPE_CHECKING:
     import socket
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
-    from godwit.model import GuestFacts, HostFacts, Launch, StrayImage, Vm
+    from godwit.model import GuestFacts, HostFacts, ImageFacts, Launch, PlaceFacts, StrayImage, Vm
     from godwit.ports import Completed
     from godwit.qemu.process import ProcessFacts
 
@@ -56,6 +56,9 @@ for name in "$@"; do
     if [ -e "/$name" ]; then echo yes; else echo no; fi
 done
 """
+
+IMAGE_DEADLINE: Final = 60.0
+"""Seconds that making or removing an image may take: a large one has many extents to give back."""
 
 _FIRST_RETRY: Final = 0.01
 _ENDING: Final = 1.0
@@ -334,6 +337,35 @@ class PlainHost:
         """Remove `token` from beside `path`; another's is left alone. Idempotent."""
         arguments = (sharedproof.check_path(path), sharedproof.check_token(token))
         await run_script(self._transport, sharedproof.REMOVE, *arguments)
+
+    async def image(self, path: str, image_format: str) -> ImageFacts:
+        """Describe an image that QEMU has open in that format. Raises HypervisorError, HostError."""
+        completed = await run_script(self._transport, images.INFO, sharedproof.check_path(path), image_format)
+        return images.parse_info(completed.stdout.decode(errors="replace"), path, self._transport.where)
+
+    async def place(self, path: str) -> PlaceFacts:
+        """Say whether an image could be made at `path`."""
+        completed = await run_script(self._transport, images.PLACE, sharedproof.check_path(path))
+        return images.parse_place(completed.stdout.decode(errors="replace"))
+
+    async def create_image(self, image: ImageFacts, owner: str) -> None:
+        """Make an empty image of that kind, marked as `owner`'s. Raises HostError, BusyError."""
+        arguments = (sharedproof.check_path(image.path), sharedproof.check_token(owner))
+        completed = await run_script(
+            self._transport, images.CREATE, *arguments, *images.create_arguments(image), deadline=IMAGE_DEADLINE
+        )
+        error = images.creating_error(self._transport.where, image.path, completed.stdout.decode(errors="replace"))
+        if error is not None:
+            raise error
+
+    async def keep_image(self, path: str, owner: str) -> None:
+        """Take the mark from an image of `owner`'s. Idempotent."""
+        await run_script(self._transport, images.KEEP, sharedproof.check_path(path), sharedproof.check_token(owner))
+
+    async def remove_image(self, path: str, owner: str) -> None:
+        """Remove an image that is marked as `owner`'s; any other is left alone. Idempotent."""
+        arguments = (sharedproof.check_path(path), sharedproof.check_token(owner))
+        await run_script(self._transport, images.REMOVE, *arguments, deadline=IMAGE_DEADLINE)
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue of TCP sockets on this host under `size` bytes while `lease` lasts."""

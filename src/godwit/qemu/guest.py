@@ -6,17 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError
-from godwit.qemu import facts, features
+from godwit.qemu import facts, features, mirrors
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from godwit.model import Features, GuestFacts, GuestView, Sample
+    from godwit.model import DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
     from godwit.qemu.monitor import Monitor
     from godwit.qemu.process import ProcessFacts
+
+CANCEL_DEADLINE: Final = 10.0
+"""Seconds that a copy of a disk may take to end when it is cancelled."""
 
 QUIT_DEADLINE: Final = 5.0
 """Seconds that QEMU may take from `quit` until its monitor closes."""
@@ -98,6 +101,49 @@ class QemuGuest:
                 await asyncio.sleep(_REREAD)
                 reply = await self._query_migrate()
         return make_result(reply)
+
+    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Take disks over the network at `address`:`port` until `stop_serving`."""
+        await mirrors.serve(self._monitor, address, port, copies)
+
+    async def stop_serving(self) -> None:
+        """Take disks no longer: what came is all there is. Idempotent."""
+        await mirrors.stop_serving(self._monitor)
+
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
+        await mirrors.start(self._monitor, copy, address, port, speed)
+
+    async def keep_alike(self, copy: DiskCopy) -> bool:
+        """Let each write of the guest wait for the copy, too; False where this QEMU cannot change that on the way."""
+        if "block-job-change" not in (await self.features()).commands:
+            return False
+        await mirrors.keep_alike(self._monitor, copy)
+        return True
+
+    async def mirrors(self, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
+        """Say how far the copies of these disks are; those that are not under way are absent."""
+        return await mirrors.views(self._monitor, copies)
+
+    async def end_mirror(self, copy: DiskCopy) -> None:
+        """Let a copy that is ready end whole; returns when QEMU accepted it, MIRROR_ENDED says when it has."""
+        await mirrors.end(self._monitor, copy)
+
+    async def forget_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Close the connections to where copies went that have ended. Idempotent."""
+        await mirrors.forget(self._monitor, copies)
+
+    async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """End copies before their time, and forget where they went. Idempotent."""
+        try:
+            await mirrors.cancel(self._monitor, copies, CANCEL_DEADLINE)
+        except TimeoutError:
+            message = f"a copy of a disk of {self._name} was cancelled and has not ended within {CANCEL_DEADLINE:g} s"
+            raise MonitorLostError(message, remedy="see whether its disk or network hangs") from None
+
+    async def continue_stream(self) -> None:
+        """Let a stream that is held before the switchover go on."""
+        await self._monitor.execute("migrate-continue", {"state": "pre-switchover"})
 
     async def resume(self) -> None:
         """Tell the guest to run (`cont`), in one round trip; returning does not mean that it runs."""

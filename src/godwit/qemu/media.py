@@ -40,6 +40,7 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
                 format=text(image, "format"),
                 read_only=True,
                 virtual_size=whole(image, "virtual-size"),
+                backs=name_of(row),
             )
 
 

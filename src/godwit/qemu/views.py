@@ -31,7 +31,7 @@ STREAM_STATUSES: Final = {
     "setup": StreamStatus.SETUP,
     "wait-unplug": StreamStatus.SETUP,
     "active": StreamStatus.ACTIVE,
-    "pre-switchover": StreamStatus.SWITCHOVER,
+    "pre-switchover": StreamStatus.HELD,
     "device": StreamStatus.SWITCHOVER,
     "completed": StreamStatus.COMPLETED,
     "failed": StreamStatus.FAILED,
@@ -39,7 +39,12 @@ STREAM_STATUSES: Final = {
 }
 """query-migrate: `cancelling` and the words of postcopy and COLO decide nothing by themselves and are OTHER."""
 
-_KINDS: Final[dict[str, GuestEventKind]] = {kind: kind for kind in get_args(GuestEventKind)}
+_KINDS: Final[dict[str, GuestEventKind]] = {kind: kind for kind in get_args(GuestEventKind)} | {
+    "BLOCK_JOB_READY": "MIRROR_READY",
+    "BLOCK_JOB_COMPLETED": "MIRROR_ENDED",
+    "BLOCK_JOB_CANCELLED": "MIRROR_ENDED",
+}
+_STATUS: Final = {LOST: "reason", "SHUTDOWN": "reason", "MIRROR_READY": "device", "MIRROR_ENDED": "device"}
 _MEGABIT: Final = 1e6 / 8
 _FIGURES: Final = ("total-time", "downtime", "setup-time")
 
@@ -72,9 +77,18 @@ def make_event(event: MonitorEvent) -> GuestEvent | None:
         kind=kind,
         received=event.received,
         host_time=event.host_time,
-        status=text(event.data, "reason" if event.name in {LOST, "SHUTDOWN"} else "status"),
+        status=text(event.data, _STATUS.get(kind, "status")),
         number=whole(event.data, "pass"),
+        detail=_trouble(event),
     )
+
+
+def _trouble(event: MonitorEvent) -> str:
+    """Say what kept a job from ending whole: one that was cancelled before it was ready did not, either."""
+    if event.name == "BLOCK_JOB_CANCELLED":
+        return "it was cancelled"
+    short = event.name == "BLOCK_JOB_COMPLETED" and whole(event.data, "offset") < whole(event.data, "len")
+    return text(event.data, "error") or ("it ended early" if short else "")
 
 
 def make_view(status: Mapping[str, object], migration: Mapping[str, object]) -> GuestView:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from godwit.model import GuestFacts, GuestView, HostFacts, Policy, Vm
+    from godwit.model import GuestFacts, GuestView, HostFacts, ImageFacts, PlaceFacts, Policy, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,9 @@ class DiskProof:
     """Whether one disk is the same file on both sides.
 
     `token_seen` says that a token written beside the file on the source was read on the target (None: it could not be
-    written, `error` says why); the identities are size and inode, empty where the file is absent.
+    written, `error` says why); the identities are size and inode, empty where the file is absent. `backs` names the
+    disk that this one is a backing file of. Of a disk that may have to be copied, `image` describes it and `place`
+    where it would go; None where `error` says why that is not known.
     """
 
     name: str
@@ -24,6 +26,9 @@ class DiskProof:
     source_identity: str
     target_identity: str
     error: str = ""
+    backs: str = ""
+    image: ImageFacts | None = None
+    place: PlaceFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

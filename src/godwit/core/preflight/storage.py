@@ -5,7 +5,9 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from godwit.core.disks import is_copied
 from godwit.model import Finding, Severity
+from godwit.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +18,12 @@ if TYPE_CHECKING:
 def storage_findings(e: Evidence) -> Iterator[Finding]:
     """Yield the disks that the target does not see, or sees another of, and those that QEMU could not hand over."""
     yield from _images_are_found_again(e)
+    copied = {disk.name for disk in e.disks if is_copied(e.policy, disk)}
     for disk in e.disks:
-        yield from _disk(e, disk)
+        if disk.name in copied:
+            yield from _copied(e, disk)
+        elif disk.backs not in copied:  # a copy brings along what its backing files hold
+            yield from _disk(e, disk)
 
 
 def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
@@ -33,6 +39,59 @@ def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
             f"{prepare}ln -s {quote(image.path)} {quote('/' + image.name)}  (on {e.source.name}, until the guest has "
             "moved), or start the guest with absolute paths",
         )
+
+
+def _copied(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
+    troubles = tuple(_keeps_from_copying(e, disk))
+    yield from troubles
+    if not troubles and disk.image is not None:
+        yield Finding(
+            "disk-copied",
+            Severity.INFO,
+            disk.path,
+            f"disk {disk.name} is copied to {disk.path} on {e.target.name}: {format_size(disk.image.allocated)} of "
+            f"{format_size(disk.image.virtual_size)}",
+            f"{e.target.name} has no such file",
+            "if the disk should be shared, mount its storage there first",
+        )
+
+
+def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
+    def block(code: str, found: str, why: str, mend: str) -> Finding:
+        return Finding(code, Severity.BLOCK, disk.path, found, why, mend)
+
+    folder = disk.path.rpartition("/")[0] or "/"
+    if disk.token_seen:
+        yield block(
+            "disk-is-shared",
+            f"both hosts see the same {disk.path}",
+            "it cannot be copied onto itself",
+            f"leave --disks at auto, or say --disk {disk.name}=shared",
+        )
+    elif disk.target_identity:
+        yield block(
+            "disk-exists",
+            f"{e.target.name} has another {disk.path} already",
+            "nothing is overwritten that may be somebody's",
+            f"move it away, if nobody needs it  (on {e.target.name})",
+        )
+    elif disk.image is None or disk.place is None:
+        yield block("disk-not-copied", f"{disk.path}: {disk.error}", "it would have to be copied", "see the reason")
+    elif disk.image.refusals:
+        why = "; ".join(disk.image.refusals)
+        yield block(
+            "disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", "put it on shared storage"
+        )
+    elif not disk.place.can_create:
+        mend = f"apt-get install qemu-utils, or the like  (on {e.target.name})"
+        yield block("qemu-img-missing", f"{e.target.name} has no qemu-img", "no image can be made there", mend)
+    elif not disk.place.writable or disk.place.available is None:
+        mend = f"make it, or mount the storage that holds it  (on {e.target.name})"
+        yield block("disk-folder", f"{e.target.name} has no folder {folder} to write to", "the copy has no place", mend)
+    elif disk.place.available < disk.image.allocated:
+        found = f"{folder} on {e.target.name} has {format_size(disk.place.available)} left, "
+        found += f"{disk.path} takes {format_size(disk.image.allocated)}"
+        yield block("disk-room", found, "the copy would fill the disk", f"make room on {e.target.name}")
 
 
 def _disk(e: Evidence, disk: DiskProof) -> Iterator[Finding]:

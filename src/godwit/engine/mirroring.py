@@ -1,0 +1,132 @@
+"""The disks that travel along: copied while the guest runs, ended while it stands still, kept or removed afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.errors import GodwitError, HypervisorError
+from godwit.model import Side
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from godwit.engine.actions import Actions
+    from godwit.model import DiskCopy, MirrorView
+    from godwit.ports import Guest, GuestEvent
+
+PERIOD: Final = 0.25
+"""Seconds between looks at how far the copies are."""
+
+_END_DEADLINE: Final = 4.0
+
+
+@dataclass(slots=True)
+class Mirroring:
+    """Copies disks through the two guests' monitors. `hear` is told what the source says of its jobs."""
+
+    actions: Actions
+    _copies: tuple[DiskCopy, ...] = ()
+    _ended: dict[str, asyncio.Future[str]] = field(default_factory=dict)
+    """Jobs that were told to end whole, and what went wrong at that."""
+
+    def hear(self, event: GuestEvent) -> None:
+        """Take note of a job's end; one that nobody asked for is the end of a copy."""
+        copy = next((one for one in self._copies if one.job == event.status), None)
+        if copy is None or event.kind != "MIRROR_ENDED":
+            return
+        waiting = self._ended.get(copy.job)
+        if waiting is None:
+            self.actions.sides.emit(e.MirrorLost(copy.name, event.detail or "its job ended by itself"))
+        elif not waiting.done():
+            waiting.set_result(event.detail)
+
+    async def start(self, command: e.StartMirrors) -> e.Event:
+        """Copy all disks at once, and return when each of them keeps up with the guest."""
+        self._copies = command.copies
+        address, _, port = command.uri.rpartition(":")
+        guest = await self.actions.sides.attach(Side.SOURCE)
+        speed = (self.actions.parts.spec.policy.bandwidth or 0) // len(command.copies)
+        for copy in command.copies:
+            await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
+        alike: set[str] = set()
+        while True:
+            views = await guest.mirrors(command.copies)
+            self._note(views)
+            self._check(command.copies, views)
+            for copy, view in zip(command.copies, views, strict=True):
+                if view.ready and copy.job not in alike:
+                    alike.add(copy.job)
+                    await self._keep_alike(guest, copy)
+            if all(view.ready for view in views):
+                return e.MirrorsReady()
+            await self.actions.parts.clock.sleep(PERIOD)
+
+    async def _keep_alike(self, guest: Guest, copy: DiskCopy) -> None:
+        if not await guest.keep_alike(copy):
+            self.actions.note(
+                "note", text=f"disk {copy.name} is copied in the background: this QEMU cannot change that"
+            )
+
+    def _note(self, views: Sequence[MirrorView]) -> None:
+        for view in views:
+            self.actions.note("mirror", name=view.name, done=view.done, needed=view.needed, ready=view.ready)
+
+    def _check(self, copies: Sequence[DiskCopy], views: Sequence[MirrorView]) -> None:
+        """Raise HypervisorError unless all copies are under way."""
+        missing = {copy.name for copy in copies} - {view.name for view in views}
+        if missing:
+            message = f"the copy of disk {', '.join(sorted(missing))} ended: see the log of QEMU on the target"
+            raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
+
+    async def end(self, command: e.EndMirrors) -> e.Event:
+        """End all copies whole, and take the target's disks from the network: the guest stands still meanwhile."""
+        self._copies = command.copies
+        source, target = await asyncio.gather(
+            self.actions.sides.attach(Side.SOURCE), self.actions.sides.attach(Side.TARGET)
+        )
+        loop = asyncio.get_running_loop()
+        self._ended = {copy.job: loop.create_future() for copy in command.copies}
+        await asyncio.gather(*(source.end_mirror(copy) for copy in command.copies))
+        _, late = await asyncio.wait(self._ended.values(), timeout=_END_DEADLINE)
+        if late:
+            message = f"{len(late)} copies of disks have not ended within {_END_DEADLINE:g} s"
+            raise HypervisorError(message, remedy="see the migration link and the target's disk")
+        troubles = [f"{copy.name}: {words}" for copy in command.copies if (words := self._ended[copy.job].result())]
+        if troubles:
+            message = f"a copy of a disk did not end whole: {'; '.join(troubles)}"
+            raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
+        await source.forget_mirrors(command.copies)
+        await target.stop_serving()
+        self.actions.mark("mirrors_ended", self.actions.parts.clock.now())
+        return e.MirrorsEnded()
+
+    async def go_on(self, _: e.ContinueStream) -> None:
+        """Let the held stream go on into the switchover."""
+        guest = await self.actions.sides.attach(Side.SOURCE)
+        await guest.continue_stream()
+
+    async def cancel(self, command: e.CancelMirrors) -> e.Event:
+        """End the copies before their time. Raises GodwitError where the source does not answer."""
+        self._copies = ()
+        guest = await self.actions.sides.attach(Side.SOURCE)
+        await guest.cancel_mirrors(command.copies)
+        return e.Undone("CancelMirrors")
+
+    async def keep(self, command: e.KeepImages) -> e.Event:
+        """Let the images be the guest's own."""
+        for copy in command.copies:
+            await self.actions.parts.target.keep_image(copy.image.path, self.actions.parts.spec.id)
+        return e.Undone("KeepImages")
+
+    async def remove(self, command: e.RemoveImages) -> e.Event:
+        """Remove what was made on the target; what cannot be removed is named."""
+        left = []
+        for copy in command.copies:
+            try:
+                await self.actions.parts.target.remove_image(copy.image.path, self.actions.parts.spec.id)
+            except GodwitError as error:
+                left.append(f"{copy.image.path} may be left on {self.actions.parts.target.name}: {error.message}")
+        return e.Undone("RemoveImages", "; ".join(left))

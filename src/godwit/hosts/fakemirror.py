@@ -1,0 +1,61 @@
+"""A simulated copy of a disk to another QEMU: it flows over the link, is ready, keeps up, and ends whole or not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import MirrorView
+
+if TYPE_CHECKING:
+    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.hosts.fakestream import Link
+    from godwit.model import DiskCopy
+
+STEP: Final = 0.05
+"""Seconds between looks at the link."""
+
+
+class FakeMirror:
+    """One job on `source`, whose copy goes to the disk of the same path that `target` serves."""
+
+    def __init__(self, source: FakeQemu, target: FakeQemu, copy: DiskCopy, link: Link) -> None:
+        """Begin to flow."""
+        self.source, self.target, self.copy, self.link = source, target, copy, link
+        self.done = 0.0
+        self.ending = False
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mirror-{copy.job}")
+
+    @property
+    def ready(self) -> bool:
+        """Whether each write of the guest reaches both sides."""
+        return self.done >= self.copy.image.allocated
+
+    def view(self) -> MirrorView:
+        """Say how far it is."""
+        return MirrorView(self.copy.name, int(self.done), self.copy.image.allocated, self.ready)
+
+    async def _run(self) -> None:
+        while not (self.ready and self.ending):
+            await self.source.world.clock.sleep(STEP)
+            if not self.target.alive or self.target.disks_port is None:
+                self.finish("Input/output error")
+                return
+            if not self.link.up or self.source.hung or self.target.hung:
+                continue
+            was_ready = self.ready
+            self.done = min(float(self.copy.image.allocated), self.done + self.link.bandwidth * STEP)
+            if self.ready and not was_ready:
+                self.source.tell("MIRROR_READY", status=self.copy.job)
+        file = self.source.world.file(self.copy.image.path, self.target.host.name)
+        if file is not None and self.source.raw != "running":  # what a running guest writes now is not in the copy
+            self.source.world.incomplete.discard(file.inode)
+        self.finish("")
+
+    def finish(self, trouble: str) -> None:
+        """End the job and say so."""
+        if self.source.mirrors.pop(self.copy.job, None) is None:
+            return
+        if self._task is not asyncio.current_task():
+            self._task.cancel()
+        self.source.tell("MIRROR_ENDED", status=self.copy.job, detail=trouble)

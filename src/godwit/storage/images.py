@@ -1,0 +1,169 @@
+"""Disk images on a host: what one is, and making another of its kind for a copy, so that nobody else's is touched.
+
+An image that a migration makes has a marker beside it with the migration's name, until it is the guest's own: only
+what has the right marker is ever removed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from godwit.errors import BusyError, GodwitError, HostError, HypervisorError, InputError
+from godwit.model import ImageFacts, PlaceFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FORMATS: Final = frozenset({"raw", "qcow2"})
+
+INFO: Final = r"""
+command -v qemu-img > /dev/null || { echo "missing"; exit 0; }
+if said=$(qemu-img info --output=json --force-share -f "$2" -- "$1" 2>&1); then
+    printf 'image\n%s\n' "$said"
+else
+    printf 'failed %s\n' "$said"
+fi
+"""
+"""$1 is the image, $2 its format as QEMU has it: what a guest wrote into a raw disk must not be taken for a header."""
+
+PLACE: Final = r"""
+path=$1
+folder=${path%/*}
+[ -n "$folder" ] || folder=/
+if [ -e "$path" ] || [ -L "$path" ]; then echo "exists"; fi
+[ -d "$folder" ] || exit 0
+if [ -w "$folder" ]; then echo "folder"; fi
+echo "available $(($(stat -f -c '%a * %S' -- "$folder")))"
+if command -v qemu-img > /dev/null; then echo "qemu-img"; fi
+"""
+"""$1 is where an image is to be made."""
+
+_MARKER: Final = r"""
+path=$1 owner=$2
+marker=${path%/*}/.godwit-$(printf %s "${path##*/}" | cksum | tr ' ' -).copy
+mine() { [ "$(cat -- "$marker" 2>/dev/null)" = "$owner" ]; }
+"""
+
+CREATE: Final = (
+    _MARKER
+    + r"""
+shift 2
+set -C
+if ! { printf '%s\n' "$owner" > "$marker"; } 2>/dev/null; then
+    [ -e "$marker" ] && echo "taken $marker" || echo "refused $marker"
+    exit 0
+fi
+# noclobber opens with O_EXCL: the name is ours from here on, or it was somebody's before.
+if ! { : > "$path"; } 2>/dev/null; then
+    rm -f -- "$marker"
+    [ -e "$path" ] && echo "exists" || echo "refused $path"
+    exit 0
+fi
+if said=$(qemu-img create -q "$@" 2>&1); then
+    echo "created"
+else
+    rm -f -- "$path" "$marker"
+    echo "failed $said"
+fi
+"""
+)
+"""$1 is the image, $2 whose it is, what follows goes to `qemu-img create`."""
+
+KEEP: Final = _MARKER + 'if mine; then rm -f -- "$marker"; fi\n'
+
+REMOVE: Final = _MARKER + 'if mine; then rm -f -- "$path" && rm -f -- "$marker"; fi\n'
+
+
+def parse_info(said: str, path: str, where: str) -> ImageFacts:
+    """Read INFO's output. Raises HostError, HypervisorError with the mend."""
+    word, _, rest = said.partition("\n")
+    if word == "missing":
+        message = f"{where} has no qemu-img, which copying a disk needs"
+        raise HostError(message, remedy="install it there: the package qemu-utils, or the like")
+    if word != "image":
+        message = (
+            f"qemu-img on {where} does not understand {path}: {word.partition(' ')[2] or said.strip()} {rest}".strip()
+        )
+        raise HypervisorError(message, remedy=f"qemu-img check {path}  (on {where})")
+    try:
+        return _facts(json.loads(rest), path)
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"qemu-img on {where} says of {path} what cannot be read: {error!r}"
+        raise HypervisorError(message) from None
+
+
+def _facts(said: dict[str, Any], path: str) -> ImageFacts:
+    data = said.get("format-specific", {}).get("data", {})
+    return ImageFacts(
+        path=path,
+        format=str(said["format"]),
+        virtual_size=int(said["virtual-size"]),
+        allocated=int(said.get("actual-size", 0)),
+        backing=str(said.get("full-backing-filename") or said.get("backing-filename") or ""),
+        backing_format=str(said.get("backing-filename-format", "")),
+        options=tuple(_options(said, data)) if said["format"] == "qcow2" else (),
+        refusals=tuple(_refusals(said, data)),
+    )
+
+
+def _options(said: dict[str, Any], data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "cluster_size", str(int(said["cluster-size"]))
+    yield "compat", str(data["compat"])
+    for key, option in (("lazy-refcounts", "lazy_refcounts"), ("extended-l2", "extended_l2")):
+        if data.get(key):
+            yield option, "on"
+    if data.get("refcount-bits", 16) != 16:  # noqa: PLR2004 - qcow2's default, which old programs know no option for
+        yield "refcount_bits", str(int(data["refcount-bits"]))
+    if data.get("compression-type", "zlib") != "zlib":
+        yield "compression_type", str(data["compression-type"])
+
+
+def _refusals(said: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
+    if said["format"] not in FORMATS:
+        yield f"it is {said['format']}, and only raw and qcow2 images can be copied"
+    if names := [str(one.get("name") or one.get("id")) for one in said.get("snapshots", ())]:
+        yield f"it holds snapshots, which a copy would not have: {', '.join(names)}"
+    if said.get("encrypted") or "encrypt" in data:
+        yield "it is encrypted, and the key is not Godwit's"
+    if data.get("data-file"):
+        yield f"its data is in another file: {data['data-file']}"
+    if data.get("corrupt"):
+        yield "it is marked as corrupt"
+
+
+def parse_place(said: str) -> PlaceFacts:
+    """Read PLACE's output."""
+    words = dict(line.partition(" ")[::2] for line in said.splitlines())
+    available = words.get("available")
+    return PlaceFacts(
+        exists="exists" in words,
+        writable="folder" in words,
+        available=None if available is None else int(available),
+        can_create="qemu-img" in words,
+    )
+
+
+def create_arguments(image: ImageFacts) -> tuple[str, ...]:
+    """Return what `qemu-img create` needs for an image of the same kind."""
+    if image.format not in FORMATS:
+        message = f"an image in the format {image.format!r} cannot be made"
+        raise InputError(message)
+    options = ",".join(f"{key}={value}" for key, value in image.options)
+    backing = ("-b", image.backing, "-F", image.backing_format) if image.backing else ()
+    rest = ("-o", options) if options else ()
+    return ("-f", image.format, *rest, *backing, "--", image.path, str(image.virtual_size))
+
+
+def creating_error(where: str, path: str, said: str) -> GodwitError | None:
+    """Return what CREATE's output means: None where the image is there."""
+    word, _, words = said.strip().partition(" ")
+    if word == "created":
+        return None
+    if word == "exists":
+        message = f"{where} has a file {path} already, and it is not overwritten"
+        return HostError(message, remedy="move it away, if nobody needs it there")
+    if word == "taken":
+        return BusyError(f"another copy to {path} on {where} is under way", remedy=f"wait for it, or remove {words}")
+    message = f"{where} cannot make {path}: {words or said.strip() or 'the shell said nothing'}"
+    return HostError(message, remedy="see the folder's rights and the room on its disk")

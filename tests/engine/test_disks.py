@@ -1,0 +1,138 @@
+"""Moves whose disks travel along: nothing disturbs them, somebody cancels, something dies; and the world afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from stage import DISK, ID, Stage, simulate, stage
+
+from godwit.core.state import Phase
+from godwit.model import OutcomeStatus, Policy, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from godwit.model import Outcome
+
+COMPLETED, FAILED, CANCELLED = OutcomeStatus.COMPLETED, OutcomeStatus.FAILED, OutcomeStatus.CANCELLED
+WAY = (Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER)
+
+
+def apart(**options: object) -> Stage:
+    """Two hosts that share nothing; the disk is on the first."""
+    made = stage(**options)  # type: ignore[arg-type]
+    made.world._files.clear()
+    made.world.add_file(DISK, ["one"], size=1 << 30)
+    return made
+
+
+async def assert_disks(scene: Stage, outcome: Outcome) -> None:
+    """The target has the disk, whole and its own, where the guest is; else it has none."""
+    await scene.assert_settled(outcome)
+    there = scene.world.file(DISK, "two")
+    assert (there is not None) is (outcome.status in {COMPLETED, OutcomeStatus.GUEST_CRASHED})
+    assert scene.world.owned == {}
+    assert scene.world.incomplete == set()
+    assert scene.world.file(DISK, "one") is not None  # the old copy is never taken away
+    for host in (scene.one, scene.two):
+        for qemu in host.qemus.values():
+            assert qemu.mirrors == {}
+            assert qemu.disks_port is None
+
+
+def moved(prepare: Callable[[Stage], object] = lambda _: None) -> tuple[Stage, Outcome]:
+    async def scenario() -> tuple[Stage, Outcome]:
+        made = apart()
+        prepare(made)
+        outcome = await made.move()
+        await assert_disks(made, outcome)
+        return made, outcome
+
+    return simulate(scenario)
+
+
+def test_a_whole_move_with_its_disk() -> None:
+    scene, outcome = moved()
+    assert outcome.status is COMPLETED
+    phases = scene.phases()
+    assert phases[phases.index(Phase.PREPARING) :] == [*WAY, Phase.COMMITTING, Phase.FINISHING, Phase.DONE]
+    assert [finding.code for finding in outcome.findings] == ["disk-copied"]
+    assert outcome.downtime.blackout_ms is not None
+
+
+@pytest.mark.parametrize("phase", WAY)
+@pytest.mark.parametrize("delay", [0.0, 0.05])
+def test_a_cancel_leaves_no_half_image(phase: Phase, delay: float) -> None:
+    _, outcome = moved(lambda scene: scene.at(phase, scene.cancel, delay))
+    assert outcome.status in {CANCELLED, COMPLETED}
+    if phase is not Phase.SWITCHOVER:
+        assert outcome.status is CANCELLED
+
+
+@pytest.mark.parametrize("phase", WAY)
+@pytest.mark.parametrize("delay", [0.0, 0.06])
+def test_the_target_s_qemu_dies(phase: Phase, delay: float) -> None:
+    def kill(scene: Stage) -> None:
+        if "web" in scene.two.qemus:
+            scene.world.kill("two", "web")
+
+    scene, outcome = moved(lambda scene: scene.at(phase, lambda: kill(scene), delay))
+    assert outcome.status in {FAILED, OutcomeStatus.GUEST_CRASHED} or phase is Phase.PREPARING
+    if phase in {Phase.MIRRORING, Phase.PRECOPY}:
+        assert outcome.status is FAILED
+        assert scene.state_on(scene.one) is RunState.RUNNING
+
+
+@pytest.mark.parametrize("phase", [*WAY, Phase.COMMITTING, Phase.FINISHING])
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.3])
+def test_the_runner_dies(phase: Phase, delay: float) -> None:
+    scene, outcome = moved(lambda scene: scene.at(phase, scene.died.set, delay))
+    assert outcome.status in {COMPLETED, FAILED}
+    if phase in {Phase.MIRRORING, Phase.COMMITTING, Phase.FINISHING}:
+        assert outcome.status is COMPLETED, outcome.error
+    assert scene.runners == 2 or scene.journal.history[-1].phase is Phase.DONE
+
+
+def test_a_copy_that_breaks_off_leaves_the_guest_where_it_is() -> None:
+    def break_off(scene: Stage) -> None:
+        for mirror in list(scene.one.qemus["web"].mirrors.values()):
+            mirror.finish("No space left on device")
+
+    scene, outcome = moved(lambda scene: scene.at(Phase.PRECOPY, lambda: break_off(scene), 0.02))
+    assert outcome.status is FAILED
+    assert "disk0" in outcome.error
+    assert "No space left on device" in outcome.error
+    assert scene.state_on(scene.one) is RunState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("prepare", "code"),
+    [
+        (lambda scene: scene.world.add_file(DISK, ["two"]), "disk-exists"),
+        (lambda scene: scene.world.fill_disk("two"), "disk-room"),
+    ],
+)
+def test_what_keeps_a_disk_from_being_copied_is_found_before(prepare: Callable[[Stage], object], code: str) -> None:
+    async def scenario() -> None:
+        scene = apart()
+        prepare(scene)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.REFUSED
+        assert [finding.code for finding in outcome.findings][0] in {code, "disk-not-shared"}
+        assert scene.state_on(scene.one) is RunState.RUNNING
+
+    simulate(scenario)
+
+
+def test_a_disk_that_must_be_shared_is_not_copied() -> None:
+    from godwit.model import DiskMode  # noqa: PLC0415
+
+    async def scenario() -> None:
+        scene = apart(policy=Policy(disks=DiskMode.SHARED))
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.REFUSED
+        assert outcome.findings[0].code == "disk-missing"
+        assert [line.data for line in await scene.journal.entries(ID) if line.kind == "mirror"] == []
+
+    simulate(scenario)
