@@ -263,6 +263,7 @@ def test_check_names_what_blocks_and_the_mend(
     made.world._files.clear()
     made.world.add_file("/images/web1.raw", ["host1"])
     monkeypatch.setattr(ground, "opener", made.opened)
+    made.world.add_file("/images/web1.raw", ["host2"])
     assert main(["check", "web1", "host2"]) == 3
     captured = capsys.readouterr()
     assert captured.out.startswith("blocks: ")

@@ -170,7 +170,7 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("disk-copied", Severity.INFO, away(), "1.0 GiB of 10.0 GiB"),
     ("disk-not-copied", BLOCK, away(image=None, error="qemu-img is missing"), "qemu-img is missing"),
     ("disk-not-copied", BLOCK, away(image=replace(IMAGE, refusals=("it is encrypted",))), "it is encrypted"),
-    ("disk-room", BLOCK, away(place=replace(PLACE, available=GIB - 1)), "/images on two has 1024 MiB left"),
+    ("disk-room", BLOCK, away(place=replace(PLACE, available=GIB - 1)), "/images on two has 1024.0 MiB left"),
     ("disk-folder", BLOCK, away(place=replace(PLACE, writable=False)), "no folder /images"),
     ("disk-folder", BLOCK, away(place=replace(PLACE, available=None)), "no folder /images"),
     ("qemu-img-missing", BLOCK, away(place=replace(PLACE, can_create=False)), "two has no qemu-img"),

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from godwit.cli.progress import Progress, advance, eta_words
+from godwit.cli.progress import Progress, advance, disk_figures, eta_words
 from godwit.measure.narrative import PHASE_WORDS, Weight, sentence
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -122,6 +122,8 @@ class LiveScreen:
             cells.append(Text(eta_words(progress.reading)))
         cells.append(Text(format_duration(elapsed) if elapsed >= 1 else f"{elapsed:.1f} s", style="dim"))
         head.add_row(*cells)
+        if progress.phase == "mirroring" and progress.disks:
+            return Padding(Group(head, Text(disk_figures(progress), style="dim")), (1, 0, 0, 2))
         if progress.reading is None:
             return Padding(head, (1, 0, 0, 2))
         return Padding(Group(head, self._figures(progress.reading)), (1, 0, 0, 2))

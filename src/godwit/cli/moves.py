@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
@@ -12,7 +13,7 @@ from typer import echo
 from godwit.cli.ground import LONGEST_DOWNTIME, Json, bandwidth, duration, migration_id, print_json, run, service
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
-from godwit.model import OutcomeStatus, Policy, ProbeRequest
+from godwit.model import DiskMode, OutcomeStatus, Policy, ProbeRequest
 
 if TYPE_CHECKING:
     from godwit.cli.following import Inbox
@@ -41,6 +42,12 @@ def migrate(  # noqa: PLR0913 - the options
     bandwidth_: Annotated[
         str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")
     ] = None,
+    disks: Annotated[
+        DiskMode, typer.Option(help="What becomes of disks: copy what is not shared, or only share, or copy all.")
+    ] = DiskMode.AUTO,
+    disk: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=MODE", help="An exception for one disk: disk1=full.")
+    ] = None,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -60,7 +67,7 @@ def migrate(  # noqa: PLR0913 - the options
     if detach and dry_run:
         message = "--detach and --dry-run contradict each other"
         raise InputError(message)
-    policy = policy_of(max_downtime, deadline, bandwidth_)
+    policy = replace(policy_of(max_downtime, deadline, bandwidth_), disks=disks, disk_modes=disk_modes(disk or []))
     if dry_run:
         run(_check(vm, host, policy, as_json=json))
         return
@@ -76,6 +83,18 @@ def policy_of(max_downtime: str | None, deadline: str | None, rate: str | None) 
         deadline=duration("--deadline", deadline),
         bandwidth=bandwidth("--bandwidth", rate),
     )
+
+
+def disk_modes(typed: list[str]) -> tuple[tuple[str, DiskMode], ...]:
+    """Return the disks that are to travel otherwise than the rest. Raises InputError saying what is wrong."""
+    modes = {}
+    for text in typed:
+        name, _, mode = text.rpartition("=")
+        if not name or mode not in set(DiskMode):
+            message = f"--disk: {text!r} is not NAME=MODE"
+            raise InputError(message, remedy=f"write for example --disk disk1=full; modes: {', '.join(DiskMode)}")
+        modes[name] = DiskMode(mode)
+    return tuple(modes.items())
 
 
 def probe_of(text: str | None) -> ProbeRequest | None:

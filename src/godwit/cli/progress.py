@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _FLOORS: Final[Mapping[str, float]] = {
     "preparing": 1.0,
+    "mirroring": 2.0,
     "precopy": 2.0,
     "switchover": 96.0,
     "committing": 97.0,
@@ -27,6 +28,9 @@ _FIRST_PASS_ENDS: Final = 80.0
 """What the first pass stands for: each later one is shorter, unless the guest writes faster than the link carries."""
 
 _PRECOPY_ENDS: Final = 95.0
+_DISKS_END: Final = 60.0
+"""What copying disks stands for where there are any: they are most of the bytes."""
+
 _CLOSE: Final = 1.15
 
 
@@ -55,6 +59,13 @@ class Progress:
     at: float = 0.0
     reading: Reading | None = None
     cancelling: bool = False
+    disks: tuple[tuple[str, float, float], ...] = ()
+    """Name, bytes done and bytes known to be needed of each disk that is copied."""
+
+    @property
+    def copied(self) -> tuple[float, float]:
+        """Bytes of disks done, and known to be needed."""
+        return sum(done for _, done, _ in self.disks), sum(needed for _, _, needed in self.disks)
 
 
 def advance(progress: Progress, entry: Entry) -> Progress:
@@ -69,16 +80,32 @@ def advance(progress: Progress, entry: Entry) -> Progress:
         begun = reading.at if progress.begun is None else progress.begun
         progress = replace(progress, reading=reading, begun=begun)
         return replace(progress, percent=max(progress.percent, _percent(progress, reading, begun)))
+    if entry.kind == "mirror":
+        return _after_mirror(progress, entry)
     return progress
+
+
+def _after_mirror(progress: Progress, entry: Entry) -> Progress:
+    name = text_of(entry.data, "name")
+    done, needed = (number_of(entry.data, key) or 0.0 for key in ("done", "needed"))
+    others = tuple(disk for disk in progress.disks if disk[0] != name)
+    progress = replace(progress, disks=tuple(sorted((*others, (name, done, needed)))))
+    if progress.phase != "mirroring":
+        return progress
+    copied, wanted = progress.copied
+    floor = _FLOORS["mirroring"]
+    percent = floor + (_DISKS_END - floor) * (copied / wanted if wanted else 1.0)
+    return replace(progress, percent=max(progress.percent, percent))
 
 
 def _after_transition(progress: Progress, entry: Entry) -> Progress:
     phase = text_of(entry.data, "phase") or progress.phase
+    floor = _DISKS_END if phase == "precopy" and progress.disks else _FLOORS.get(phase, 0.0)
     return replace(
         progress,
         phase=phase,
         owner=text_of(entry.data, "owner") or progress.owner,
-        percent=max(progress.percent, _FLOORS.get(phase, 0.0)),
+        percent=max(progress.percent, floor),
         cancelling=progress.cancelling or text_of(entry.data, "event") == "CancelRequested",
     )
 
@@ -113,7 +140,7 @@ def _percent(progress: Progress, reading: Reading, begun: float) -> float:
     """Say how far the stream is: by bytes in the first pass, then by time, as far as anybody can say."""
     if progress.phase not in {"preparing", "precopy"} or reading.total <= 0:
         return 0.0
-    floor = _FLOORS["precopy"]
+    floor = _DISKS_END if progress.disks else _FLOORS["precopy"]
     if reading.iteration <= 1:
         done = 1.0 - min(1.0, reading.remaining / reading.total)
         return floor + (_FIRST_PASS_ENDS - floor) * done
@@ -122,7 +149,7 @@ def _percent(progress: Progress, reading: Reading, begun: float) -> float:
     elapsed = max(0.0, reading.at - begun)
     left = max(0.0, reading.eta[1])
     share = elapsed / (elapsed + left) if elapsed + left > 0 else 1.0
-    return _PRECOPY_ENDS * share
+    return floor + (_PRECOPY_ENDS - floor) * share if progress.disks else _PRECOPY_ENDS * share
 
 
 def eta_words(reading: Reading) -> str:
@@ -146,6 +173,13 @@ def _seconds(seconds: float) -> str:
     if seconds < 2 * hour:
         return f"{seconds / minute:.0f} min"
     return f"{seconds / hour:.1f} h"
+
+
+def disk_figures(progress: Progress) -> str:
+    """Say how far the copies of disks are, in one line."""
+    done, needed = progress.copied
+    names = ", ".join(name for name, _, _ in progress.disks)
+    return f"disks {names}: {format_size(done)} of {format_size(needed)}"
 
 
 def figures(reading: Reading) -> str:

@@ -37,6 +37,7 @@ class Sentence:
 PHASE_WORDS: Final[Mapping[str, str]] = {
     "pending": "looking at both hosts",
     "preparing": "preparing both sides",
+    "mirroring": "copying disks while the guest runs",
     "precopy": "copying memory while the guest runs",
     "switchover": "the guest stands still, the rest is sent",
     "committing": "handing the guest over",
@@ -52,6 +53,12 @@ _STEPS: Final[Mapping[str, str]] = {
     "Check": "looking at both hosts",
     "PrepareTarget": "preparing the target",
     "PrepareSource": "preparing the source",
+    "StartMirrors": "copying disks",
+    "EndMirrors": "ending the copies of disks",
+    "ContinueStream": "letting the held stream go on",
+    "KeepImages": "letting the guest have its copied disks",
+    "CancelMirrors": "ending the copies of disks before their time",
+    "RemoveImages": "removing images from the target",
     "StartStream": "starting the stream",
     "Adjust": "changing the running stream",
     "ContinueTarget": "telling the target to run",
@@ -65,6 +72,9 @@ _STEPS: Final[Mapping[str, str]] = {
 
 _UNDONE: Final[Mapping[str, str]] = {
     "CancelStream": "the stream is cancelled",
+    "CancelMirrors": "the copies of disks are ended",
+    "KeepImages": "the copied disks are the guest's own",
+    "RemoveImages": "no image of this migration is left on the target",
     "DestroyTarget": "nothing of the guest is left on the target",
     "ResumeSource": "the guest runs on the source",
     "RestoreSendQueue": "the source's send queue is as it was",
@@ -74,6 +84,7 @@ _MARKS: Final[Mapping[str, str]] = {
     "stream_started": "the source was told to send",
     "source_stopped": "the source's CPUs stand still (STOP)",
     "source_completed": "the source has sent everything",
+    "mirrors_ended": "the disks on the target are complete",
     "target_completed": "the target has received everything",
     "continue_sent": "the target was told to run",
     "target_running": "the target's CPUs run (RESUME)",
@@ -137,6 +148,9 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
     "Checked": (Weight.STEP, "preflight found nothing that blocks"),
     "SourcePrepared": (Weight.DETAIL, "the source is prepared"),
     "StreamStarted": (Weight.DETAIL, "the stream runs"),
+    "MirrorsReady": (Weight.STEP, "the disks are on the target, and each write reaches both"),
+    "StreamHeld": (Weight.DETAIL, "the source waits before the switchover"),
+    "MirrorsEnded": (Weight.DETAIL, "the disks on the target are complete"),
     "SourceStopped": (Weight.DETAIL, "the source has stopped the guest"),
     "SourceResumed": (Weight.WARNING, "the source has taken the guest back"),
     "TargetRunning": (Weight.DETAIL, "the target runs the guest"),
@@ -209,9 +223,15 @@ def _give_up(at: float, detail: Mapping[str, object]) -> Sentence:
     return Sentence(at, Weight.ERROR, text_of(detail, "reason"), mend=text_of(detail, "remedy"))
 
 
+def _mirror_lost(at: float, detail: Mapping[str, object]) -> Sentence:
+    name, reason = text_of(detail, "name"), text_of(detail, "reason")
+    return Sentence(at, Weight.ERROR, f"the copy of disk {name} ended before its time: {reason}")
+
+
 _TELLERS: Final[Mapping[str, Callable[[float, Mapping[str, object]], Sentence]]] = {
     "TargetPrepared": _target_prepared,
     "Decided": _decided,
+    "MirrorLost": _mirror_lost,
     "StreamEnded": _stream_ended,
     "Verified": _verified,
     "Undone": _undone,
