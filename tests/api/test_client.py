@@ -155,6 +155,7 @@ async def test_cancelling_the_task_cancels_the_migration_and_waits_until_the_gue
 async def test_a_move_that_does_not_complete_raises_the_error_of_its_end() -> None:
     place = await Place.make()
     place.world.add_file("/images/other.raw", ["host1"])
+    place.world.add_file("/images/other.raw", ["host2"])
     other = Vm("other", "host1", Launch(("qemu", "-drive", "file=/images/other.raw")), control="/run/other.qmp")
     await place.service.inventory.put_vm(place.world.start_guest("host1", other))
     with pytest.raises(RefusedError) as refused:

@@ -22,7 +22,7 @@ from godwit.core import events as e
 from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
-from godwit.model import GuestView, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -34,6 +34,7 @@ _FAILURE: Final = Failure("failure", "something failed")
 _SOURCES: Final = (
     GuestView(RunState.RUNNING),
     GuestView(RunState.RUNNING, StreamStatus.ACTIVE),
+    GuestView(RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.HELD),
     GuestView(RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER),
     GuestView(RunState.POSTMIGRATE, StreamStatus.COMPLETED),
     GuestView(RunState.ABSENT),
@@ -52,12 +53,24 @@ _OBSERVED: Final = tuple(
         _SOURCES, _TARGETS, ((0.0, False), (0.0, True), (recovery.PATIENCE, False))
     )
 )
-_STEPS: Final = ("Check", "PrepareTarget", "StartStream", "Adjust", "ContinueTarget")
-_UNDOS: Final = ("CancelStream", "DestroyTarget", "ResumeSource", "RestoreSendQueue")
+_STEPS: Final = (
+    *("Check", "PrepareTarget", "StartMirrors", "StartStream", "Adjust", "EndMirrors", "ContinueStream"),
+    "ContinueTarget",
+)
+_UNDOS: Final = (
+    *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
+    "KeepImages",
+)
+_COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job"),)
 _DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
 EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
     e.Checked(),
+    e.Checked(_COPIES),
+    e.MirrorsReady(),
+    e.MirrorLost("disk0", "it broke off"),
+    e.StreamHeld(),
+    e.MirrorsEnded(),
     e.TargetPrepared("tcp:target:1"),
     e.SourcePrepared(),
     e.StreamStarted(),
@@ -91,6 +104,7 @@ def _essence(state: State) -> State:
         tried=state.held if state.held <= state.tried else frozenset(),
         alive=None,
         uri="",
+        disks_uri="",
     )
 
 

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from godwit.core.state import Door, Failure, Held, Phase, State
 from godwit.model import (
+    DiskCopy,
     Downtime,
     Finding,
     HostRecord,
+    ImageFacts,
     Launch,
     Outcome,
     OutcomeStatus,
@@ -66,8 +68,19 @@ def outcome(identifier: str = "web1-1") -> Outcome:
 # Text as it comes from hosts and users: anything that UTF-8 can carry.
 _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
+_images = st.builds(
+    ImageFacts,
+    path=_text,
+    format=st.sampled_from(["raw", "qcow2"]),
+    virtual_size=st.integers(0, 1 << 50),
+    allocated=st.integers(0, 1 << 50),
+    options=st.lists(st.tuples(_text, _text), max_size=2).map(tuple),
+)
 states = st.builds(
     State,
+    disks_uri=_text,
+    copies=st.lists(st.builds(DiskCopy, name=_text, image=_images, job=_text), max_size=2).map(tuple),
+    mirrored=st.booleans(),
     phase=st.sampled_from(Phase),
     owner=st.sampled_from(Owner),
     door=st.sampled_from(Door),

@@ -13,7 +13,7 @@ from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, stat
 from godwit.core.state import Phase, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
-from godwit.model import OutcomeStatus, Policy, ProbeRequest
+from godwit.model import DiskCopy, ImageFacts, OutcomeStatus, Policy, ProbeRequest
 
 if TYPE_CHECKING:
     from journalroom import Room
@@ -227,6 +227,9 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         prepared=frozenset({"source", "target"}),
         ended=frozenset({"target"}),
         tried=ARMED.held,
+        disks_uri="198.18.0.2:4445",
+        copies=(DiskCopy("disk0", ImageFacts("/images/web.qcow2", "qcow2", 1 << 34, 1 << 20), "godwit-1"),),
+        mirrored=True,
         duties=frozenset({"Verify"}),
         cancel_requested=True,
         failure=FAILED.failure,

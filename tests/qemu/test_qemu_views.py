@@ -36,7 +36,7 @@ ACTIVE = {
         ("prelaunch", "", RunState.PAUSED, StreamStatus.NONE),
         ("inmigrate", "setup", RunState.INCOMING, StreamStatus.SETUP),
         ("finish-migrate", "device", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER),
-        ("finish-migrate", "pre-switchover", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER),
+        ("finish-migrate", "pre-switchover", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.HELD),
         ("postmigrate", "completed", RunState.POSTMIGRATE, StreamStatus.COMPLETED),
         ("io-error", "postcopy-active", RunState.OTHER, StreamStatus.OTHER),
         ("zork", "zork", RunState.OTHER, StreamStatus.OTHER),
