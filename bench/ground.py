@@ -227,11 +227,12 @@ def table(moves: Sequence[Move], ways: dict[str, str], figures: Sequence[Figure]
     return "\n".join(rows)
 
 
-def verdict(moves: Sequence[Move], witnesses: Sequence[Witness]) -> str:
-    """Say in a sentence whether everything stayed whole."""
-    sessions = "; ".join(
-        f"the SSH session {'survived' if one.ssh_session_survived else 'DIED'}; {len(one.tick_faults)} faults on the "
-        f"TCP connection in {one.ticks} ticks"
-        for one in witnesses
-    )
-    return f"{sum(one.good for one in moves)} of {len(moves)} moves completed with the guest alive; {sessions}."
+def verdict(moves: Sequence[Move], witnesses: dict[str, Witness]) -> str:
+    """Say whether everything stayed whole; `witnesses` have the names of their guests."""
+    lines = [f"{sum(one.good for one in moves)} of {len(moves)} moves completed with the guest alive."]
+    lines += [
+        f"{guest}: the SSH session {'survived' if one.ssh_session_survived else 'DIED'}; {len(one.tick_faults)} faults "
+        f"on the TCP connection in {one.ticks} ticks."
+        for guest, one in witnesses.items()
+    ]
+    return "\n".join(lines)

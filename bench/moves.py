@@ -81,7 +81,7 @@ def main() -> int:
         options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
     print(table(result.moves, {DEFAULTS: "QEMU's defaults", GODWIT: "Godwit"}, FIGURES, "ratio of medians"))
     print()
-    print(verdict(result.moves, [result.witness]))
+    print(verdict(result.moves, {"The guest": result.witness}))
     return 0 if result.witness.unharmed and all(one.good for one in result.moves) else 1
 
 
