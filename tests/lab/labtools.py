@@ -115,8 +115,9 @@ class Traps:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a runner must find in its environment."""
-        return {"PYTHONPATH": str(TRAPS), "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
+        """What a runner must find in its environment: the traps, before whatever else is looked for there."""
+        path = os.pathsep.join(filter(None, [str(TRAPS), os.environ.get("PYTHONPATH")]))
+        return {"PYTHONPATH": path, "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
 
 
 @dataclass(slots=True)
