@@ -148,6 +148,10 @@ class Ground:
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)
         self.use(vm.name, number)
+        await self.answers()
+
+    async def answers(self) -> None:
+        """Wait until the present guest has come up and ticks."""
         end = time.monotonic() + 2 * LONG
         while not await self.ticks():
             assert time.monotonic() < end, f"{self.name} does not come up"
