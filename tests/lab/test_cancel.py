@@ -113,7 +113,6 @@ async def test_a_signal_to_the_command_never_touches_the_move(ground: Ground, nu
         Trap("hold", "precopy"),
         Trap("hold", "switchover"),
         Trap("hold", "committing"),
-        Trap("hold", at=f"{GUEST}.resume"),
         Trap("hold", "finishing"),
     ):
         _, there = await ground.whereabouts()
