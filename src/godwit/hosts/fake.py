@@ -25,7 +25,7 @@ from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakeguest import VERSION, FakeGuest, FakeQemu
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.fakeworld import FakeWorld
-from godwit.model import BridgeFacts, GuestView, HostFacts, Launch, QemuFacts, RunState, Vm
+from godwit.model import MIGRATION_PORTS, BridgeFacts, GuestView, HostFacts, Launch, QemuFacts, RunState, Vm
 from godwit.ports import Completed
 from godwit.units import GIB, MIB
 
@@ -44,7 +44,6 @@ BOOT: Final = 0.15
 LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
-FIRST_PORT: Final = 49152
 _NO_SUCH_PROGRAM: Final = 127
 _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
     "true": lambda _argv, _stdin: Completed(0, b"", b""),
@@ -77,7 +76,8 @@ class FakeHost:
         self._clock_offset = clock_offset
         self._may_shorten = may_shorten_send_queue
         self._prepared: set[str] = set()
-        self._ports = FIRST_PORT
+        self._ports = MIGRATION_PORTS[0]
+        self.unseen_ports: set[int] = set()
         self.leases: dict[str, int] = {}
         self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
         self.qemus: dict[str, FakeQemu] = {}
