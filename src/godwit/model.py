@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+MIGRATION_PORTS: Final = range(49152, 49216)
+"""TCP ports for streams. libvirt migrates over these, too: firewalls between hosts are often open for them already."""
 
 
 class Owner(StrEnum):

@@ -90,8 +90,11 @@ class Guest(Protocol):
         """Set migration parameters, in QEMU's own units; valid while a stream runs."""
         ...
 
-    async def listen(self, uri: str) -> None:
-        """Make an `-incoming defer` guest accept a stream at `uri`."""
+    async def listen(self, uri: str) -> str:
+        """Make an `-incoming defer` guest accept a stream at `uri`, once; returns where it does.
+
+        Of a range of ports (`tcp:HOST:FIRST,to=LAST`) it takes the first that it can have.
+        """
         ...
 
     async def migrate(self, uri: str) -> None:

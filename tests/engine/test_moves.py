@@ -11,7 +11,7 @@ from stage import ID, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Door, Phase
 from godwit.hosts.fake import FakeGuest, Workload
-from godwit.model import Features, OutcomeStatus, Owner, Policy, ProbeRequest, RunState, Severity
+from godwit.model import MIGRATION_PORTS, Features, OutcomeStatus, Owner, Policy, ProbeRequest, RunState, Severity
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -163,10 +163,23 @@ def test_a_send_queue_that_may_not_be_shortened_is_a_finding_and_no_obstacle() -
 def test_a_port_that_was_taken_meanwhile_is_another_port() -> None:
     async def scenario() -> None:
         scene = stage()
-        scene.world.refuse("two", "migrate-incoming", "Failed to bind socket: Address already in use", times=2)
+        scene.two.unseen_ports = set(MIGRATION_PORTS) - {MIGRATION_PORTS[-1]}
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED
+
+    simulate(scenario)
+
+
+def test_without_a_port_the_guest_stays_on_its_source() -> None:
+    async def scenario() -> None:
+        scene = stage()
+        scene.two.unseen_ports = set(MIGRATION_PORTS)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.FAILED
+        assert "49215 are in use on two" in outcome.error
+        assert "ss -tan" in outcome.remedy
 
     simulate(scenario)
 

@@ -21,7 +21,7 @@ from godwit.errors import (
     MonitorLostError,
     RemoteCommandError,
 )
-from godwit.model import RunState, StreamStatus
+from godwit.model import MIGRATION_PORTS, RunState, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,8 +69,7 @@ class Bench:
                 await guest.set_capabilities({"events": True, "return-path": True})
             await source.set_parameters({"downtime-limit": limit_ms, "max-bandwidth": bandwidth})
             address = (await self.target.facts()).migration_address
-            uri = f"tcp:{address}:{await self.target.free_port()}"
-            await target.listen(uri)
+            uri = await target.listen(f"tcp:{address}:{await self.target.free_port()},to={MIGRATION_PORTS[-1]}")
             yield source, target, uri
 
     async def _facts(self) -> Launch:

@@ -115,8 +115,9 @@ class Traps:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a runner must find in its environment."""
-        return {"PYTHONPATH": str(TRAPS), "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
+        """What a runner must find in its environment: the traps, before whatever else is looked for there."""
+        path = os.pathsep.join(filter(None, [str(TRAPS), os.environ.get("PYTHONPATH")]))
+        return {"PYTHONPATH": path, "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
 
 
 @dataclass(slots=True)
@@ -147,6 +148,10 @@ class Ground:
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)
         self.use(vm.name, number)
+        await self.answers()
+
+    async def answers(self) -> None:
+        """Wait until the present guest has come up and ticks."""
         end = time.monotonic() + 2 * LONG
         while not await self.ticks():
             assert time.monotonic() < end, f"{self.name} does not come up"
@@ -328,20 +333,24 @@ class Ground:
         await until(lambda: bool(self.qemus()[machine]), f"a QEMU on {machine}")
         return self.qemus()[machine][0].pid
 
-    def run_state(self, qemu: int, name: str | None = None) -> str:
+    def run_state(self, qemu: int) -> str:
         """Ask a QEMU by its second monitor whether it executes the guest."""
-        path = f"/proc/{qemu}/root/run/godwit/{name or self.name}/observe.sock"
+        return str(self.tell(qemu, "query-status")["status"])
+
+    def tell(self, qemu: int, command: str) -> dict[str, Any]:
+        """Say something to a QEMU's second monitor and return the answer."""
+        path = f"/proc/{qemu}/root/run/godwit/{self.name}/observe.sock"
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(3)
             connection.connect(path)
             stream = connection.makefile("rw")
             stream.readline()
-            for command in ("qmp_capabilities", "query-status"):
-                stream.write(json.dumps({"execute": command}) + "\n")
+            for one in ("qmp_capabilities", command):
+                stream.write(json.dumps({"execute": one}) + "\n")
                 stream.flush()
                 while "return" not in (said := json.loads(stream.readline())):
                     pass
-        return str(said["return"]["status"])
+        return dict(said["return"])
 
     def left_on(self, machine: str) -> list[str]:
         """Return what is left of the guest on a host: processes, taps, sockets."""

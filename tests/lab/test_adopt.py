@@ -4,70 +4,59 @@
 
 from __future__ import annotations
 
-import json
+import os
 import secrets
-import shutil
-import socket
+import signal
 import subprocess
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
+from byhand import FOLDER, GIVEN, kernel_words, place_images, qmp, start_by_hand, start_given
 from labtools import until
 
-from godwit.errors import RefusedError
-from godwit.lab.furnish import public_key
-from godwit.lab.guestimage import KERNEL_ARGUMENTS, personalise
+from godwit import app
+from godwit.errors import HypervisorError, RefusedError
+from godwit.lab.loads import TickReader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
-FOLDER: Final = "/mnt/images/by-hand"
+NUMBER_GIVEN: Final = 42
 
 
-def qmp(path: str, *commands: dict[str, Any]) -> list[Any]:
-    """Say a few things over a QMP socket and return the answers."""
-    answers = []
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
-        connection.connect(path)
-        stream = connection.makefile("rw")
-        stream.readline()
-        for command in ({"execute": "qmp_capabilities"}, *commands):
-            stream.write(json.dumps(command) + "\n")
-            stream.flush()
-            while not {"return", "error"} & (said := json.loads(stream.readline())).keys():
-                pass
-            assert "error" not in said, said
-            answers.append(said["return"])
-    return answers[1:]
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a guest is started with that cannot be moved so, what is said of it, and the finding's name."""
+
+    options: tuple[str, ...]
+    words: str
+    finding: str = "inherited-descriptor"
 
 
-def start_by_hand(ground: Ground, name: str, number: int, *, daemonize: bool = False) -> str:
-    """Start a QEMU as in the old days: everything by its relative path, `-net nic -net tap`. Returns its QMP socket.
-
-    With -daemonize it goes to "/", from where it does not find the images again that it named by relative paths.
-    """
-    images = ground.lab.images("host1") / "by-hand"
-    images.mkdir(exist_ok=True)
-    shutil.copyfile(ground.assets.kernel, images / "kernel")
-    personalise(ground.assets, images / "initrd", public_key(ground.lab))
-    for disk, size in ((f"{name}.img", "32M"), ("more.img", "16M")):
-        create = ["qemu-img", "create", "-q", "-f", "qcow2", f"{FOLDER}/{disk}", size]
-        subprocess.run(ground.lab.command("host1", create), check=True, capture_output=True)
-    words = f"{KERNEL_ARGUMENTS} godwit.name={name} godwit.address={ground.lab.plan.guest_address(number)}/24"
-    # The socket lies on the host itself: on storage that is shared the two QEMUs would take it from each other.
-    path = f"/run/by-hand/{name}.sock"
-    command = "mkdir -p /run/by-hand && cd /mnt/images/by-hand && setsid qemu-system-x86_64"
-    command += f" -drive file={name}.img,format=qcow2,if=virtio -smp 1 -m 224 -net nic,model=virtio -net tap"
-    command += ' -kernel kernel -initrd initrd -append "$1" -display none'
-    command += f" -name {name} -qmp unix:{path},server,nowait {'-daemonize' * daemonize} >/dev/null 2>&1 </dev/null &"
-    command += f" until [ -S {path} ]; do sleep 0.05; done"
-    started = ground.lab.command("host1", ["sh", "-c", command, "sh", words])
-    subprocess.run(started, check=True, capture_output=True, text=True, timeout=30)
-    return path
+_NIC: Final = ("-device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:77:01")
+GIVEN_GUESTS: Final = {
+    "a tap": Given(("-netdev", "tap,id=n0,fd=TAP", *_NIC), "netdev tap,id=n0,fd="),
+    "a file": Given(
+        ("-add-fd", "fd=FILE,set=2", "-add-fd", "fd=READ,set=2", "-drive", "file=/dev/fdset/2,format=raw"),
+        "drive file=/dev/fdset/2",
+    ),
+    "a socket": Given(
+        ("-chardev", "socket,id=c0,fd=SOCKET,server=on,wait=off", "-serial", "chardev:c0"), "chardev socket,id=c0,fd="
+    ),
+    # As qemuBuildMasterKeyCommandLine() in libvirt's qemu_command.c writes it.
+    "libvirt": Given(
+        ("-object", '{"qom-type":"secret","id":"masterKey0","format":"raw","data":"none"}'),
+        "libvirt owns this QEMU",
+        "libvirt-owned",
+    ),
+}
 
 
 async def test_adopt_plug_a_disk_there_back_and_there_again(ground: Ground) -> None:
@@ -142,3 +131,71 @@ async def test_what_is_no_qmp_is_not_adopted(ground: Ground) -> None:
             assert other.poll() is None
         finally:
             other.kill()
+
+
+# -- guests that cannot be moved as they are --------------------------------------------------------------------------
+
+
+def given_processes(ground: Ground, name: str, machine: str = "host1") -> list[int]:
+    return [one.pid for one in ground.qemus()[machine] if name in one.arguments]
+
+
+def end_given(ground: Ground, name: str) -> None:
+    for pid in given_processes(ground, name):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def given(ground: Ground) -> Iterator[str]:
+    """Return the name of a guest that somebody else starts on host1, and end it afterwards."""
+    name = f"{ground.lab.name}-given-{secrets.token_hex(2)}"
+    yield name
+    end_given(ground, name)
+
+
+@pytest.mark.parametrize("row", GIVEN_GUESTS)
+async def test_what_cannot_be_started_elsewhere_is_refused_by_name_and_runs_on(
+    ground: Ground, given: str, row: str
+) -> None:
+    """It is not adopted; nor is it moved if it was adopted before somebody started it anew like this."""
+    start_given(ground, given)
+    adopt = ("vm", "adopt", ground.host("host1"), "--qmp", GIVEN)
+    adopted = await ground.godwit(*adopt)
+    assert adopted.status == 0, adopted.err
+    end_given(ground, given)
+    await until(lambda: given_processes(ground, given) == [], "the guest that could be moved is gone")
+
+    wanted = GIVEN_GUESTS[row]
+    has_users = row == "a tap"
+    boot = ("-kernel", f"{FOLDER}/kernel", "-initrd", f"{FOLDER}/initrd", "-append")
+    if has_users:
+        place_images(ground)
+    start_given(
+        ground, given, *wanted.options, *((*boot, kernel_words(ground, given, NUMBER_GIVEN)) if has_users else ())
+    )
+    process = given_processes(ground, given)
+    async with AsyncExitStack() as stack:
+        users = await stack.enter_async_context(TickReader(ground.addressed(NUMBER_GIVEN))) if has_users else None
+        refused = await ground.godwit(*adopt, "--name", "another")
+        assert (refused.status, refused.out) == (HypervisorError.exit_status, "")
+        assert wanted.words in refused.err
+        assert "mend: " in refused.err
+        async with app.opened(ground.home) as service:
+            assert "another" not in {vm.name for vm in await service.inventory.vms()}
+
+        moved = await ground.godwit("migrate", given, ground.host("host2"), "--json")
+        assert moved.status == RefusedError.exit_status, moved
+        outcome = moved.lines[-1]["data"]
+        assert (outcome["status"], outcome["owner"]) == ("refused", "source")
+        blocking = [one for one in outcome["findings"] if one["severity"] == "block"]
+        assert wanted.finding in {one["code"] for one in blocking}
+        assert any(wanted.words in one["found"] for one in blocking)
+        if users is not None:
+            seen = users.ticks
+            await until(lambda: users.ticks > seen + 5, "the guest ticks on")
+            assert users.faults == []
+    assert given_processes(ground, given, "host2") == []
+    assert (await ground.godwit("vm", "remove", given)).status == 0
+    assert given_processes(ground, given) == process, "neither to refuse it nor to let it go is to end it"
+    path = Path(f"/proc/{ground.init('host1')}/root{GIVEN}")
+    assert qmp(str(path), {"execute": "query-status"})[0]["status"] == "running"

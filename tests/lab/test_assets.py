@@ -207,6 +207,21 @@ def test_a_complete_folder_is_taken_as_it_is_and_fast(tmp_path: Path, monkeypatc
     assert ready.qemu_version == "1:10.0"
     assert ready.hosttree == folder / "hosttree"
     assert ready.hosttree_old is None
+    assert ready.hosttree_libvirt is None
+
+
+def test_the_tree_with_libvirt_is_made_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "codename", lambda: "bookworm")
+    monkeypatch.setattr(assets, "installed", lambda: {"libc6": "2.36-9"})
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    folder = tmp_path / assets.content_key("bookworm")
+    _complete(folder, {"libc6": "2.36-9"})
+    with pytest.raises(LabError, match="needs root"):
+        assets.prepare(tmp_path, lambda _: None, libvirt=True)
+    _complete(folder / "libvirt", {"libc6": "2.36-9"})
+    ready = assets.prepare(tmp_path, lambda _: None, libvirt=True)
+    assert ready.hosttree == folder / "hosttree"
+    assert ready.hosttree_libvirt == folder / "libvirt/hosttree"
 
 
 @pytest.mark.parametrize("here", [{}, {"libc6": "2.31-1"}], ids=["removed", "older"])

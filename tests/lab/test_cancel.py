@@ -107,8 +107,14 @@ async def test_after_the_commit_it_is_too_late(ground: Ground) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 async def test_a_signal_to_the_command_never_touches_the_move(ground: Ground, number: signal.Signals) -> None:
-    """The whole process group gets it, as from a terminal: once while preparing, once in precopy."""
-    for trap in (Trap("hold", at=f"{GUEST}.listen", when="before"), Trap("hold", "precopy")):
+    """The whole process group gets it, as from a terminal: in each phase that changes something, one move each."""
+    for trap in (
+        Trap("hold", at=f"{GUEST}.listen", when="before"),
+        Trap("hold", "precopy"),
+        Trap("hold", "switchover"),
+        Trap("hold", "committing"),
+        Trap("hold", "finishing"),
+    ):
         _, there = await ground.whereabouts()
         traps = ground.lay(trap)
         process = await ground.spawn("migrate", ground.name, ground.host(there), traps=traps)

@@ -48,12 +48,22 @@ async def guest_of(server: Qmp) -> AsyncIterator[QemuGuest]:
     ],
 )
 async def test_each_act_is_one_command(
-    act: Callable[[QemuGuest], Awaitable[None]], command: str, arguments: dict[str, object] | None
+    act: Callable[[QemuGuest], Awaitable[object]], command: str, arguments: dict[str, object] | None
 ) -> None:
     server = Qmp()
     async with guest_of(server) as guest:
         await act(guest)
         assert server.asked() == [(command, arguments)]
+
+
+async def test_of_a_range_of_ports_the_one_that_qemu_took_is_told() -> None:
+    server = Qmp()
+    server.replies = {
+        "query-migrate": [{"status": "setup", "socket-address": [{"type": "inet", "host": "fd00::2", "port": "49155"}]}]
+    }
+    async with guest_of(server) as guest:
+        assert await guest.listen("tcp:[fd00::2]:49152,to=49215") == "tcp:[fd00::2]:49155"
+        assert server.asked()[0] == ("migrate-incoming", {"uri": "tcp:[fd00::2]:49152,to=49215"})
 
 
 async def test_a_view_and_a_sample() -> None:

@@ -21,7 +21,7 @@ from godwit.errors import (
     MonitorLostError,
     RefusedError,
 )
-from godwit.model import Finding, GuestFacts, RunState, Severity, Side, StreamStatus
+from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 CONTINUE_PATIENCE: Final = 60.0
 """Seconds for which a target that does not run is told to, before that is left to a person."""
 
-_LISTEN_TRIES: Final = 3
 _HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
@@ -132,20 +131,21 @@ class Actions:
         return f"{self._address}:{port}"
 
     async def _listen(self, guest: Guest) -> str:
+        """Make the target listen, and return where.
+
+        Between looking for a free port and claiming it somebody else may have taken it. QEMU goes on to the next one by
+        itself then; told to listen once more it would refuse, for good ("Illegal migration incoming state").
+        """
         address = f"[{self._address}]" if ":" in self._address else self._address
-        for attempt in range(_LISTEN_TRIES):
-            uri = f"tcp:{address}:{await self.parts.target.free_port()}"
-            self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
-            try:
-                await guest.listen(uri)
-            except HypervisorError as error:
-                # Between looking for a free port and claiming it somebody else may have taken it.
-                if attempt == _LISTEN_TRIES - 1 or "in use" not in error.message:
-                    raise
-            else:
-                return uri
-        message = f"{self.parts.target.name} has no free port at {address}"
-        raise MigrationFailedError(message)
+        first, last = await self.parts.target.free_port(), MIGRATION_PORTS[-1]
+        self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
+        try:
+            return await guest.listen(f"tcp:{address}:{first},to={last}")
+        except HypervisorError as error:
+            if "in use" not in error.message:
+                raise
+            message = f"all TCP ports from {first} to {last} are in use on {self.parts.target.name}"
+            raise MigrationFailedError(message, remedy="see with `ss -tan` what uses them") from error
 
     async def prepare_source(self, _: e.PrepareSource) -> e.Event:
         """Shorten the send queue, then set what was agreed upon."""

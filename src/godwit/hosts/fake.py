@@ -27,6 +27,7 @@ from godwit.hosts.fakeguest import VERSION, FakeGuest, FakeQemu
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
+    MIGRATION_PORTS,
     BridgeFacts,
     GuestView,
     HostFacts,
@@ -55,7 +56,6 @@ BOOT: Final = 0.15
 LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
-FIRST_PORT: Final = 49152
 _ROOM: Final = 1 << 40
 _THIN: Final = 16
 """The share of a simulated disk that is in use: one part in so many."""
@@ -92,7 +92,8 @@ class FakeHost:
         self._clock_offset = clock_offset
         self._may_shorten = may_shorten_send_queue
         self._prepared: set[str] = set()
-        self._ports = FIRST_PORT
+        self._ports = MIGRATION_PORTS[0]
+        self.unseen_ports: set[int] = set()
         self.leases: dict[str, int] = {}
         self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
         self.qemus: dict[str, FakeQemu] = {}

@@ -216,15 +216,18 @@ class FakeQemu:
         self.parameters.update(parameters)
         self.world.stir()
 
-    def listen(self, uri: str) -> None:
-        """Obey migrate-incoming."""
+    def listen(self, uri: str) -> str:
+        """Obey migrate-incoming, and return where."""
         if self.raw != "inmigrate":
             self.refuse("migrate-incoming", "'-incoming' was not specified on the command line")
-        port = int(uri.rpartition(":")[2])
-        if port in self.host.ports_in_use():
+        address, _, ports = uri.rpartition(":")
+        first, _, last = ports.partition(",to=")
+        taken = self.host.ports_in_use() | self.host.unseen_ports
+        self.port = next((port for port in range(int(first), int(last or first) + 1) if port not in taken), None)
+        if self.port is None:
             self.refuse("migrate-incoming", "Failed to find an available port: Address already in use")
-        self.port = port
         self.set_migration("setup")
+        return f"{address}:{self.port}"
 
     def migrate(self, uri: str) -> None:
         """Obey migrate: a target that cannot be reached is a failed stream, not an error."""
@@ -445,9 +448,9 @@ class FakeGuest:
         """Set migration parameters, in QEMU's own units."""
         await self._tell("migrate-set-parameters", lambda: self._qemu.set_parameters(parameters))
 
-    async def listen(self, uri: str) -> None:
-        """Make the waiting guest accept a stream at `uri`."""
-        await self._tell("migrate-incoming", lambda: self._qemu.listen(uri))
+    async def listen(self, uri: str) -> str:
+        """Make the waiting guest accept a stream at `uri`; returns where it does."""
+        return await self._tell("migrate-incoming", lambda: self._qemu.listen(uri))
 
     async def migrate(self, uri: str) -> None:
         """Start the stream to `uri`."""

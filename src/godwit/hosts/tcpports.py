@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
+from godwit.model import MIGRATION_PORTS
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Set as AbstractSet
-
-PREFERRED: Final = range(49152, 49216)
-"""The range that libvirt migrates over, too: firewalls between hosts are often open for it already."""
 
 LIST: Final = "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || cat /proc/net/tcp\n"
 
@@ -32,10 +30,11 @@ def parse_used(table: str) -> frozenset[int]:
 def choose(used: AbstractSet[int], chance: random.Random) -> int:
     """Return a port that is not in use, by chance, so that two migrations that ask at once rarely get the same one.
 
+    It is one of the lower half: whoever finds it taken after all can go on to those above.
     Raises HostError when the whole range is taken.
     """
-    free = [port for port in PREFERRED if port not in used]
+    free = [port for port in MIGRATION_PORTS if port not in used]
     if not free:
-        message = f"all TCP ports from {PREFERRED[0]} to {PREFERRED[-1]} are in use on the host"
+        message = f"all TCP ports from {MIGRATION_PORTS[0]} to {MIGRATION_PORTS[-1]} are in use on the host"
         raise HostError(message, remedy="see with `ss -tan` what uses them")
-    return chance.choice(free)
+    return chance.choice(free[: (len(free) + 1) // 2])

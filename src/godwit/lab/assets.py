@@ -45,17 +45,29 @@ _HIDDEN = (
     "qemu-system-x86",
     "qemu-utils",
     "qemu-block-extra",
+    "libvirt-clients",
+    "libvirt-common",
+    "libvirt-daemon",
+    "libvirt-daemon-common",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-daemon-log",
+    "libvirt0",
     "seabios",
     "ipxe-qemu",
     "openssh-server",
     "openssh-sftp-server",
 )
 HOST_PACKAGES = ("qemu-system-x86", "qemu-utils", "openssh-server", "iproute2", "iputils-ping", "nftables")
+LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
 
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Where everything lies. `hosttree_old` is there only when it was asked for and the release has an older QEMU."""
+    """Where everything lies.
+
+    `hosttree_old` is there only when it was asked for and the release has an older QEMU, `hosttree_libvirt` (what is in
+    `hosttree`, and libvirt) only when it was asked for.
+    """
 
     folder: Path
     hosttree: Path
@@ -64,6 +76,7 @@ class Assets:
     qemu_version: str
     hosttree_old: Path | None = None
     qemu_version_old: str = ""
+    hosttree_libvirt: Path | None = None
 
 
 def cache_folder() -> Path:
@@ -81,28 +94,29 @@ def with_sshd_user(passwd: str) -> str:
     return f"{passwd.rstrip()}\nsshd:x:74:65534::/run/sshd:/usr/sbin/nologin\n"
 
 
-def prepare(cache: Path, report: Callable[[str], None], *, old_qemu: bool = False) -> Assets:
+def prepare(cache: Path, report: Callable[[str], None], *, old_qemu: bool = False, libvirt: bool = False) -> Assets:
     """Make the assets below `cache` where they are not there yet, and return where they lie.
 
     `report` is called with a line for each step. With `old_qemu` also the release's own QEMU is fetched where it is
-    older than the one used. Safe against a kill at any time and against two at once. Raises LabError when the
-    machine is no Debian, the archive does not answer, or the folder cannot be written.
+    older than the one used, with `libvirt` also a tree that has libvirt's daemon and tools. Safe against a kill at any
+    time and against two at once. Raises LabError when the machine is no Debian, the archive does not answer, or the
+    folder cannot be written.
     """
     release = codename()
     folder = cache / content_key(release)
-    assets = _ready(folder, old_qemu=old_qemu)
+    assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)
     if assets is not None:
         return assets
     if os.geteuid() != 0:
         message = f"the laboratory's assets are not in {cache} yet, and making them needs root"
         raise LabError(message, remedy="run script/setup as root")
     with _locked(cache, report):
-        assets = _ready(folder, old_qemu=old_qemu)  # somebody else may have made them meanwhile
+        assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)  # somebody else may have made them meanwhile
         if assets is None:
             with _building(cache) as building:
-                _build(folder, building, release, report, old_qemu=old_qemu)
+                _build(folder, building, release, report, old_qemu=old_qemu, libvirt=libvirt)
                 _prune(cache, folder, building)
-            assets = _ready(folder, old_qemu=old_qemu)
+            assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)
     if assets is None:
         message = f"the machine's packages changed while {folder} was made"
         raise LabError(message, remedy="try again")
@@ -119,24 +133,26 @@ def content_key(release: str) -> str:
     return f"{release}-{digest.hexdigest()[:16]}"
 
 
-def _ready(folder: Path, *, old_qemu: bool) -> Assets | None:
+def _ready(folder: Path, *, old_qemu: bool = False, libvirt: bool = False) -> Assets | None:
     """Return the assets of a complete folder whose trees still fit the machine, else nothing."""
-    manifests = [folder / "manifest.json"] + ([folder / "old" / "manifest.json"] if old_qemu else [])
-    if not all(manifest.exists() for manifest in manifests):
+    parts = ["", *(["old"] if old_qemu else []), *(["libvirt"] if libvirt else [])]
+    manifests = {part: folder / part / "manifest.json" for part in parts}
+    if not all(manifest.exists() for manifest in manifests.values()):
         return None
-    read = [json.loads(manifest.read_text(encoding="utf-8")) for manifest in manifests]
+    read = {part: json.loads(manifest.read_text(encoding="utf-8")) for part, manifest in manifests.items()}
     here = installed()
-    if not all(_serves(here.get(name), version) for each in read for name, version in each["machine"].items()):
+    if not all(_serves(here.get(name), version) for each in read.values() for name, version in each["machine"].items()):
         return None
-    old = folder / "old/hosttree" if old_qemu and read[-1]["qemu"] else None
+    old = folder / "old/hosttree" if old_qemu and read["old"]["qemu"] else None
     return Assets(
         folder=folder,
         hosttree=folder / "hosttree",
         kernel=folder / "guest/vmlinuz",
         initramfs=folder / "guest/initramfs.cpio.gz",
-        qemu_version=read[0]["qemu"],
+        qemu_version=read[""]["qemu"],
         hosttree_old=old,
-        qemu_version_old=read[-1]["qemu"] if old else "",
+        qemu_version_old=read["old"]["qemu"] if old else "",
+        hosttree_libvirt=folder / "libvirt/hosttree" if libvirt else None,
     )
 
 
@@ -145,11 +161,13 @@ def _serves(here: str | None, needed: str) -> bool:
     return here is not None and (here == needed or not newer(needed, here))
 
 
-def _build(folder: Path, building: Path, release: str, report: Callable[[str], None], *, old_qemu: bool) -> None:
+def _build(
+    folder: Path, building: Path, release: str, report: Callable[[str], None], *, old_qemu: bool, libvirt: bool
+) -> None:
     """Make what is missing of `folder` below `building`, and put it in place by renaming."""
     report(f"fetching the lists of packages of Debian {release}")
     archive = open_archive(building / "apt", release)
-    if _ready(folder, old_qemu=False) is None:
+    if _ready(folder) is None:
         fresh = building / "fresh"
         fresh.mkdir()
         _new_tree(archive, fresh, report)
@@ -162,22 +180,38 @@ def _build(folder: Path, building: Path, release: str, report: Callable[[str], N
         old.mkdir()
         _old_tree(archive, old, report)
         _replace(old, folder / "old")
+    if libvirt and _ready(folder, libvirt=True) is None:
+        with_libvirt = building / "libvirt"
+        with_libvirt.mkdir()
+        _libvirt_tree(archive, with_libvirt, report)
+        _replace(with_libvirt, folder / "libvirt")
 
 
 def _new_tree(archive: Archive, fresh: Path, report: Callable[[str], None]) -> None:
+    version, suite = _new_enough(archive)
+    report(f"fetching QEMU {version} and what a laboratory host needs")
+    archive.prefer(suite, _QEMU_FAMILY)
+    _tree(archive, fresh, version)
+
+
+def _libvirt_tree(archive: Archive, destination: Path, report: Callable[[str], None]) -> None:
+    version, suite = _new_enough(archive)
+    report(f"fetching libvirt and QEMU {version} for hosts with libvirt")
+    archive.prefer(suite, (*_QEMU_FAMILY, "libvirt*"))
+    _tree(archive, destination, version, LIBVIRT_PACKAGES)
+
+
+def _new_enough(archive: Archive) -> tuple[str, str]:
+    """Return the version and the suite of the QEMU that the laboratory uses."""
     versions = archive.versions("qemu-system-x86")
     own = _release_version(versions, archive.release)
     backports = f"{archive.release}-backports"
     if own and not newer(MINIMUM_QEMU, own):
-        version, suite = own, archive.release
-    elif backports in versions and not newer(MINIMUM_QEMU, versions[backports]):
-        version, suite = versions[backports], backports
-    else:
-        message = f"no suite of Debian {archive.release} has QEMU {MINIMUM_QEMU.partition(':')[2]} or newer: {versions}"
-        raise LabError(message)
-    report(f"fetching QEMU {version} and what a laboratory host needs")
-    archive.prefer(suite, _QEMU_FAMILY)
-    _tree(archive, fresh, version)
+        return own, archive.release
+    if backports in versions and not newer(MINIMUM_QEMU, versions[backports]):
+        return versions[backports], backports
+    message = f"no suite of Debian {archive.release} has QEMU {MINIMUM_QEMU.partition(':')[2]} or newer: {versions}"
+    raise LabError(message)
 
 
 def _old_tree(archive: Archive, old: Path, report: Callable[[str], None]) -> None:
@@ -201,15 +235,16 @@ def _release_version(versions: dict[str, str], release: str) -> str:
     return best
 
 
-def _tree(archive: Archive, destination: Path, qemu: str) -> None:
-    """Unpack what the machine lacks of a host's packages, and record what is relied on."""
+def _tree(archive: Archive, destination: Path, qemu: str, further: tuple[str, ...] = ()) -> None:
+    """Unpack what the machine lacks of a host's packages and of `further` ones, and record what is relied on."""
+    wanted = (*HOST_PACKAGES, *further)
     status = archive.folder / "machine-status"
     status.write_text(status_without(DPKG_STATUS.read_text("utf-8", "replace"), _HIDDEN), encoding="utf-8")
-    packages = archive.fetch(HOST_PACKAGES, status)
+    packages = archive.fetch(wanted, status)
     unpack(packages, destination / "hosttree")
     fetched = {package.name for package in packages}
     here = installed()
-    whole = (file.split("_", 1)[0] for file in archive.closure(HOST_PACKAGES))
+    whole = (file.split("_", 1)[0] for file in archive.closure(wanted))
     manifest = {
         "qemu": qemu,
         "machine": {name: here[name] for name in sorted(whole) if name in here and name not in fetched},

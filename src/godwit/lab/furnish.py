@@ -63,6 +63,15 @@ class GuestPlan:
     hotplug_ports: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """Files of a guest below /mnt/images: NAME.vmlinuz, NAME.initrd, NAME.qcow2. `append` goes to its kernel."""
+
+    name: str
+    address: str
+    append: str
+
+
 def prefix(lab: str) -> str:
     """Return what stands before the names of a laboratory's hosts and guests; the default one's have none."""
     return "" if lab == DEFAULT_LAB else f"{lab}-"
@@ -113,6 +122,22 @@ def public_key(lab: Laboratory) -> str:
 
 async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: GuestPlan, host: str = "host1") -> Vm:
     """Define a guest with redis, SSH and a ticking program, and start it. Raises LabError, HypervisorError."""
+    image = await place_image(lab, assets, plan, host)
+    name = image.name
+    text = _DEFINITION.format(
+        name=name,
+        memory=plan.memory // MIB,
+        address=image.address,
+        append=image.append,
+        agent=str(plan.agent).lower(),
+        hotplug_ports=plan.hotplug_ports,
+    )
+    vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
+    return await service.start_vm(vm.name)
+
+
+async def place_image(lab: Laboratory, assets: Assets, plan: GuestPlan, host: str = "host1") -> GuestImage:
+    """Put a guest's kernel, root file system and empty disk where the hosts see them. Raises LabError."""
     name = prefix(lab.plan.name) + plan.name
     folders = {lab.images(machine) for machine in lab.hosts}
     for folder in folders:
@@ -126,16 +151,7 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         raise LabError(message)
     address = lab.plan.guest_address(plan.number)
     words = (KERNEL_ARGUMENTS, f"godwit.name={name}", f"godwit.address={address}/24", *plan.words)
-    text = _DEFINITION.format(
-        name=name,
-        memory=plan.memory // MIB,
-        address=address,
-        append=" ".join(words),
-        agent=str(plan.agent).lower(),
-        hotplug_ports=plan.hotplug_ports,
-    )
-    vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
-    return await service.start_vm(vm.name)
+    return GuestImage(name, address, " ".join(words))
 
 
 def _place(folder: Path, name: str, assets: Assets, key: str) -> None:
@@ -157,4 +173,15 @@ async def stop_guests(service: Service, lab: Laboratory) -> None:
             continue
 
 
-__all__ = ["CLIENT", "DEFAULT_LAB", "GuestPlan", "add_guest", "forget", "prefix", "register", "stop_guests"]
+__all__ = [
+    "CLIENT",
+    "DEFAULT_LAB",
+    "GuestImage",
+    "GuestPlan",
+    "add_guest",
+    "forget",
+    "place_image",
+    "prefix",
+    "register",
+    "stop_guests",
+]

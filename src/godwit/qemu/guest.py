@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.errors import MonitorLostError
 from godwit.qemu import facts, features, mirrors
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
-from godwit.qemu.reply import as_object, text, whole
+from godwit.qemu.reply import as_object, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
 
 if TYPE_CHECKING:
@@ -76,9 +76,17 @@ class QemuGuest:
         """Set migration parameters in QEMU's own units, such as milliseconds for downtime-limit."""
         await self._monitor.execute("migrate-set-parameters", dict(parameters))
 
-    async def listen(self, uri: str) -> None:
-        """Make an `-incoming defer` guest accept a stream at `uri`."""
+    async def listen(self, uri: str) -> str:
+        """Make an `-incoming defer` guest accept a stream at `uri`, once; returns where it does.
+
+        Of a range of ports (`tcp:HOST:FIRST,to=LAST`) QEMU takes the first that it can have.
+        """
         await self._monitor.execute("migrate-incoming", {"uri": uri})
+        first, ranged, _ = uri.partition(",to=")
+        if not ranged:
+            return uri
+        (address,) = inner_objects(await self._query_migrate(), "socket-address")
+        return f"{first.rpartition(':')[0]}:{text(address, 'port')}"
 
     async def migrate(self, uri: str) -> None:
         """Start the stream to `uri`; returns when QEMU accepted the command."""

@@ -1,0 +1,128 @@
+"""`virsh migrate --live` and Godwit side by side: the same image, hosts, link and probe, in turns, as typed by a user.
+
+`python -m bench.virsh --pairs 6` moves two guests of one image to and fro between two hosts, one that libvirt owns and
+one that Godwit owns, the latter with QEMU's defaults as well. Godwit refuses what libvirt owns, so it must be two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench.ground import (
+    DEFAULTS,
+    GODWIT,
+    Figure,
+    Move,
+    Users,
+    Witness,
+    laboratory,
+    move_with_godwit,
+    run,
+    table,
+    verdict,
+)
+from bench.libvirthosts import VIRSH, start_daemons, start_guest
+from godwit import app
+from godwit.errors import LabError
+from godwit.lab.assets import cache_folder, prepare
+from godwit.lab.furnish import GuestPlan, add_guest, place_image, register
+from godwit.lab.plan import LabPlan
+
+if TYPE_CHECKING:
+    from bench.libvirthosts import LibvirtGuest
+    from godwit.lab.laboratory import Laboratory
+    from godwit.service import Service
+
+NAME: Final = "virsh"
+WAYS: Final = {VIRSH: "virsh migrate --live", DEFAULTS: "Godwit with QEMU's defaults", GODWIT: "Godwit"}
+FIGURES: Final = (
+    Figure("client gap", "client_gap_ms", "ms"),
+    Figure("blackout, by its own account", "blackout_ms", "ms"),
+    Figure("the whole command", "command_s", "s"),
+    Figure("migration time, by its own account", "stream_s", "s"),
+    Figure("bytes on the migration link", "link_bytes", "MB", 1e-6),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All moves, and what the users of libvirt's guest and of Godwit's noticed."""
+
+    moves: tuple[Move, ...]
+    libvirt: Witness
+    godwit: Witness
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The laboratory with both guests."""
+
+    service: Service
+    lab: Laboratory
+    libvirts: LibvirtGuest
+    godwits: str
+
+
+async def measure(pairs: int, rate: int) -> Result:
+    """Build a laboratory with libvirt, start both guests, move them, take everything down."""
+    assets = await asyncio.to_thread(prepare, cache_folder(), print, libvirt=True)
+    if assets.hosttree_libvirt is None:
+        message = "the laboratory's assets have no libvirt"
+        raise LabError(message)
+    async with laboratory(LabPlan(NAME, link_rate=rate), assets.hosttree_libvirt) as lab, app.opened() as service:
+        await register(service, lab)
+        await start_daemons(lab)
+        plan = GuestPlan("libvirt1", number=1)
+        libvirts = start_guest(lab, await place_image(lab, assets, plan), plan.memory)
+        # One after the other: with real-time scheduling on two cores, two that boot together keep each other from it.
+        async with Users(lab, libvirts.address) as theirs:
+            godwits = await add_guest(service, lab, assets, GuestPlan("godwit1"))
+            async with Users(lab, godwits.address or "") as ours:
+                moves = await in_turns(Ground(service, lab, libvirts, godwits.name), pairs)
+                return Result(tuple(moves), await theirs.witness(), await ours.witness())
+
+
+async def in_turns(ground: Ground, rounds: int) -> list[Move]:
+    """Move each way once a round, in another order every round: six rounds have every order once."""
+    moves = []
+    where = {VIRSH: 1, GODWIT: 1}
+    orders = itertools.cycle(itertools.permutations(WAYS))
+    for order in itertools.islice(orders, rounds):
+        for way in order:
+            guest = VIRSH if way == VIRSH else GODWIT
+            source, where[guest] = where[guest], 3 - where[guest]
+            target = f"host{where[guest]}"
+            if way == VIRSH:
+                moves.append(await ground.libvirts.move(f"host{source}", target))
+            else:
+                moves.append(await move_with_godwit(ground.service, ground.lab, ground.godwits, target, way))
+            print(json.dumps(asdict(moves[-1])), flush=True)
+    return moves
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=6, help="moves each way, in turns; six are every order once")
+    parser.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    result = run(lambda: measure(options.pairs, options.rate))
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    print(table(result.moves, WAYS, FIGURES, "Godwit to virsh"))
+    print()
+    print(verdict(result.moves, {"libvirt's guest": result.libvirt, "Godwit's guest": result.godwit}))
+    unharmed = result.libvirt.unharmed and result.godwit.unharmed
+    return 0 if unharmed and all(one.good for one in result.moves) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

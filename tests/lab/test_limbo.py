@@ -1,0 +1,134 @@
+"""Nobody can know who owns the guest: Godwit says so, shows the evidence, touches nothing, and new evidence leads out.
+
+The runner and its supervisor die behind an armed door, so that nobody knows whether `cont` was sent; then what would
+have told who owns the guest dies, too, or falls silent.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from labtools import Trap, until
+
+from godwit.core.state import Phase
+from godwit.errors import BusyError, GuestCrashedError, LimboError
+from godwit.model import OutcomeStatus, Owner
+
+if TYPE_CHECKING:
+    from labtools import Ground, Move
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
+
+BEFORE_CONT: Final = Trap("kill-all", at="godwit.qemu.guest:QemuGuest.resume", when="before")
+
+
+async def taken_up(ground: Ground, move: Move) -> None:
+    """Type `godwit status` until it has looked at the migration anew: a young one's runner may just be starting."""
+    before = await move.epoch()
+    while await move.epoch() == before:
+        ran = await ground.godwit("status")
+        assert ran.status == 0, ran
+
+
+async def in_limbo(ground: Ground, move: Move, way: tuple[str, str], evidence: tuple[str, str], why: str) -> None:
+    """Assert what is told of a migration in LIMBO, and that its guest is left alone."""
+    outcome = await move.outcome(90)
+    assert (outcome.status, outcome.owner) == (OutcomeStatus.LIMBO, Owner.UNKNOWN)
+    told = await ground.godwit("status", ground.name)
+    assert told.status == 0, told
+    for machine, words in zip(way, evidence, strict=True):
+        assert re.search(rf"^  on {ground.host(machine)} +{words}", told.out, re.MULTILINE), told.out
+    for words in ("limbo", "nobody can know", why, "godwit status shows them", "Godwit touches neither"):
+        assert words in told.out
+    assert (await ground.godwit("watch", move.id)).status == LimboError.exit_status
+    for command in (("vm", "start", ground.name), ("vm", "stop", "--force", ground.name)):
+        assert (await ground.godwit(*command)).status == BusyError.exit_status
+    await settles(move, Phase.LIMBO)
+
+
+async def settles(move: Move, phase: Phase) -> dict[str, Any]:
+    """Wait until the runner that a command may have started has looked, and ended, and return the outcome."""
+    outcome = await move.outcome(90)
+    assert (await move.state()).phase is phase
+    return {"status": outcome.status, "owner": outcome.owner}
+
+
+async def killed(ground: Ground, machine: str) -> int:
+    """End a machine's QEMU, and return which process that was."""
+    pid = await ground.qemu(machine)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: not any(one.pid == pid for one in ground.qemus()[machine]), "the killed QEMU is gone")
+    return pid
+
+
+async def test_the_target_is_gone_and_may_have_run(ground: Ground) -> None:
+    """The source is never told to run; once a person has ended it, too, the guest is reported as gone."""
+    here, there = way = await ground.whereabouts()
+    move = await ground.begin(there, traps=ground.lay(BEFORE_CONT))
+    await move.dies()
+    source = await ground.qemu(here)
+    await killed(ground, there)
+    await taken_up(ground, move)
+    await in_limbo(ground, move, way, ("postmigrate, process", "absent"), "the target's process is gone")
+    assert [one.pid for one in ground.qemus()[here]] == [source]
+    assert ground.run_state(source) == "postmigrate"
+    assert ground.qemus()[there] == ()
+    await killed(ground, here)
+    await taken_up(ground, move)
+    assert await settles(move, Phase.FAILED) == {"status": OutcomeStatus.GUEST_CRASHED, "owner": Owner.TARGET}
+    assert (await ground.godwit("watch", move.id)).status == GuestCrashedError.exit_status
+
+
+async def test_the_source_is_gone_and_may_have_run_on(ground: Ground) -> None:
+    """The target is never told to run by Godwit; a person who knows better does, and the migration ends by itself."""
+    here, there = way = await ground.whereabouts()
+    async with ground.client():
+        move = await ground.begin(there, traps=ground.lay(Trap("kill-all", "switchover")))
+        await move.dies()
+        target = await ground.qemu(there)
+        await until(lambda: ground.run_state(target) == "paused", "the target has everything")
+        await until(lambda: ground.run_state(ground.qemus()[here][0].pid) == "postmigrate", "the source has ended")
+        await killed(ground, here)
+        await taken_up(ground, move)
+        await in_limbo(ground, move, way, ("absent", "paused, process"), "the source's process is gone")
+        assert [one.pid for one in ground.qemus()[there]] == [target]
+        assert ground.run_state(target) == "paused"
+        assert ground.qemus()[here] == ()
+        ground.tell(target, "cont")
+        await taken_up(ground, move)
+        assert await settles(move, Phase.DONE) == {"status": OutcomeStatus.COMPLETED, "owner": Owner.TARGET}
+    await ground.assert_settled(there)
+
+
+async def test_a_silent_source_that_is_heard_again_tells_who_owns_the_guest(ground: Ground) -> None:
+    """The stream broke with the target at the switchover: the source took its guest back, which nobody can see yet."""
+    here, there = way = await ground.whereabouts()
+    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"), Trap("kill-all", "switchover"))
+    source = await ground.qemu(here)
+    async with ground.client():
+        move = await ground.begin(there, "--qemu-defaults", traps=traps)
+        await until(traps.sprung, "the target listens")
+        traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
+        ground.lab.set_rate(200_000_000)
+        async with ground.dirtying("8M", "16M"):
+            traps.release()
+            await move.dies()
+        assert traps.done(1)
+        await until(lambda: ground.run_state(source) == "running", "the source has its guest back")
+        ground.lab.set_rate(None)
+        ground.lab.cut(here, "management")
+        await taken_up(ground, move)
+        await in_limbo(ground, move, way, ("unreachable", "absent"), "the target's process is gone")
+        assert ground.run_state(source) == "running"
+        assert ground.qemus()[there] == ()
+        ground.lab.heal(here, "management")
+        while (await move.state()).phase is Phase.LIMBO:  # until the healed way carries an answer
+            await taken_up(ground, move)
+            await move.outcome(90)
+        assert await settles(move, Phase.FAILED) == {"status": OutcomeStatus.FAILED, "owner": Owner.SOURCE}
+    assert await ground.qemu(here) == source
+    await ground.assert_settled(here)
