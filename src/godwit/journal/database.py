@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from sqlalchemy import event, inspect
@@ -32,6 +33,11 @@ _RESERVE_BYTES: Final = 1 << 20
 
 _BUSY_MILLISECONDS: Final = 5000
 _LOCK_RETRIES: Final = 6
+
+
+def _pause(attempt: int) -> float:
+    """Return the seconds before another try at what was locked: longer each time, and never the same for two."""
+    return float(0.02 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
 
 class Database:
@@ -123,16 +129,27 @@ class Database:
                     self._reserve.unlink(missing_ok=True)
                 elif "locked" not in reason or attempt == _LOCK_RETRIES - 1:
                     raise self._translate(reason) from error
+                else:
+                    await asyncio.sleep(_pause(attempt))
         reason = "the disk is full"
         raise self._translate(reason)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work` on a connection that writes nothing. Raises JournalError."""
-        try:
-            async with self._relaxed.connect() as connection:
-                return await work(connection)
-        except DatabaseError as error:
-            raise self._translate(str(error.orig)) from error
+        """Run `work` on a connection that writes nothing. Raises JournalError.
+
+        Readers wait for nobody but at the birth of the file: who changes it into the write-ahead mode locks all others
+        out for a moment, and SQLite does not wait for that by itself.
+        """
+        attempt = 0
+        while True:
+            try:
+                async with self._relaxed.connect() as connection:
+                    return await work(connection)
+            except DatabaseError as error:
+                attempt += 1
+                if "locked" not in str(error.orig) or attempt == _LOCK_RETRIES:
+                    raise self._translate(str(error.orig)) from error
+            await asyncio.sleep(_pause(attempt))
 
     def _translate(self, reason: str) -> JournalError:
         remedies = {
