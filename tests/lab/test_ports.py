@@ -86,6 +86,8 @@ async def test_without_any_port_the_guest_stays_where_it_is(ground: Ground, how:
     assert ran.status == MigrationFailedError.exit_status, ran
     assert re.search(rf"all TCP ports from \d+ to {MIGRATION_PORTS[-1]} are in use on", ran.err)
     assert "mend: see with `ss -tan`" in ran.err
+    tokens = ground.inside(here, "find", "/run/godwit", "/mnt/images", "-name", ".godwit-*")
+    assert tokens == "", "what was planted to prove that disks are shared lies in the next migration's way"
     await until(lambda: ground.qemus()[there] == (), "the trial of the target's KVM has ended")
     await ground.assert_settled(here)
 

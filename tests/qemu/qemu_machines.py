@@ -48,23 +48,17 @@ class Machines:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     guests: list[QemuGuest] = field(default_factory=list)
 
+    def command(self, *argv: str) -> list[str]:
+        """Return the command that runs `argv` with the host tree's programs: this machine may have none of them."""
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER, "sh"]
+        return [*enter, str(self.host_tree / "usr"), *argv]
+
     async def start(self, argv: Sequence[str], control: str, cwd: Path | None = None) -> tuple[QemuGuest, int]:
         """Start a QEMU and attach to its monitor at `control` once it is there."""
         log = self.folder / f"log{len(self.processes)}"
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [
-                    "unshare",
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "sh",
-                    "-c",
-                    _ENTER,
-                    "sh",
-                    self.host_tree / "usr",
-                    *argv,
-                ],
+                self.command(*argv),
                 cwd=cwd or self.folder,
                 env={**os.environ, "PWD": str(cwd or self.folder)},
                 stdin=subprocess.DEVNULL,

@@ -56,14 +56,14 @@ def guest() -> Assets:
 
 @pytest.fixture
 async def machines(host_tree: Path, tmp_path: Path) -> AsyncIterator[Machines]:
+    made = Machines(host_tree, tmp_path)
     for arguments in (
         ["raw", "rhel7.img", "64M"],
         ["qcow2", "e1.qcow2", "32M"],
         ["qcow2", "e2.qcow2", "32M"],
         ["qcow2", "-b", "e2.qcow2", "-F", "qcow2", "o2.qcow2"],
     ):
-        subprocess.run(["qemu-img", "create", "-q", "-f", *arguments], cwd=tmp_path, check=True)  # noqa: ASYNC221
-    made = Machines(host_tree, tmp_path)
+        subprocess.run(made.command("qemu-img", "create", "-q", "-f", *arguments), cwd=tmp_path, check=True)  # noqa: ASYNC221
     yield made
     await made.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from godwit.core.disks import is_copied
 from godwit.core.preflight.evidence import DiskProof, Evidence
@@ -19,14 +19,37 @@ if TYPE_CHECKING:
 async def gather(parts: Parts, guest: Guest) -> Evidence:
     """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError."""
     program = parts.vm.launch.argv[0]
-    (facts, proofs), source, (target, reachable), on_target, shared = await asyncio.gather(
-        _guest_and_disks(parts, guest),
-        parts.source.facts(program),
-        _target(parts, program),
-        parts.target.observe(parts.vm),
-        _monitor_is_shared(parts),
+    disks = asyncio.create_task(_guest_and_disks(parts, guest))
+    source = asyncio.create_task(parts.source.facts(program))
+    destination = asyncio.create_task(_target(parts, program))
+    on_target = asyncio.create_task(parts.target.observe(parts.vm))
+    shared = asyncio.create_task(_monitor_is_shared(parts))
+    await _all(disks, source, destination, on_target, shared)
+    facts, proofs = disks.result()
+    target, reachable = destination.result()
+    return Evidence(
+        vm=parts.vm,
+        policy=parts.spec.policy,
+        guest=facts,
+        source=source.result(),
+        target=target,
+        on_target=on_target.result(),
+        disks=proofs,
+        reachable=reachable,
+        monitor_shared=shared.result(),
     )
-    return Evidence(parts.vm, parts.spec.policy, facts, source, target, on_target, proofs, reachable, shared)
+
+
+async def _all(*looks: asyncio.Task[Any]) -> None:
+    """Wait for looks that go on side by side, for every one of them even when one has failed.
+
+    Left to itself, a look would be cut off with its host, and its token would lie in the way of the next migration.
+    """
+    try:
+        await asyncio.gather(*looks)
+    finally:
+        if looks:
+            await asyncio.wait(looks)
 
 
 async def _guest_and_disks(parts: Parts, guest: Guest) -> tuple[GuestFacts, tuple[DiskProof, ...]]:
@@ -59,7 +82,9 @@ async def _monitor_is_shared(parts: Parts) -> bool:
 
 async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:
     """Prove for each disk that both hosts see the same file."""
-    return tuple(await asyncio.gather(*(_prove(parts, disk) for disk in facts.disks)))
+    proofs = [asyncio.create_task(_prove(parts, disk)) for disk in facts.disks]
+    await _all(*proofs)
+    return tuple(proof.result() for proof in proofs)
 
 
 async def _prove(parts: Parts, disk: DiskFacts) -> DiskProof:
