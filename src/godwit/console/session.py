@@ -45,6 +45,8 @@ _SECOND_COPY: Final = (
     "Then type stop here at once"
 )
 
+_GOES_ON: Final = "the migration goes on; info migrate shows it, migrate_cancel ends it"
+
 
 class End(StrEnum):
     """What a line means for the session itself."""
@@ -111,6 +113,9 @@ class Session:
                 return await self._handler(name)(guest, line)
             except BadArgumentsError as error:
                 return Reply(str(error), REFUSED)
+            except asyncio.CancelledError:
+                self._warn(_GOES_ON if name == commands.MIGRATE.name else f"QEMU may still be at it: {name}")
+                raise
 
     def _handler(self, name: str) -> Callable[[Guest, str], Awaitable[Reply]]:
         own: dict[str, Callable[[Guest, str], Awaitable[Reply]]] = {
@@ -136,11 +141,12 @@ class Session:
         return _reply(said)
 
     async def names(self) -> dict[str, list[str]]:
-        """Return the words that can be typed: under "" the commands, under "info" and "help" what may follow them."""
+        """Return what can be typed: under "" the commands, under "info", "help" and "help info" what may follow."""
         async with self._line.guest() as guest:
             everything = commands.names_in(commands.whole_help(await guest.human("help", deadline=QUICK)))
             subjects = commands.names_in(await guest.human("info", deadline=QUICK), "info")
-        return {"": sorted({*everything, "info", "help"}), "info": subjects, "help": everything}
+        names = sorted({*everything, "info", "help"})
+        return {"": names, "info": subjects, "help": names, "help info": subjects}
 
     # -- commands that QEMU dropped --------------------------------------------------------------------------------
 
@@ -206,7 +212,6 @@ class Session:
                 await asyncio.sleep(POLL)
         except asyncio.CancelledError:
             self._show("\n" if percent >= 0 else "")
-            self._warn("the migration goes on; info migrate shows it, migrate_cancel ends it")
             raise
         if view.stream is StreamStatus.COMPLETED:
             return Reply("Completed 100 %\n")
