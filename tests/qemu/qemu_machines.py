@@ -53,18 +53,7 @@ class Machines:
         log = self.folder / f"log{len(self.processes)}"
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [
-                    "unshare",
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "sh",
-                    "-c",
-                    _ENTER,
-                    "sh",
-                    self.host_tree / "usr",
-                    *argv,
-                ],
+                self._inside(argv),
                 cwd=cwd or self.folder,
                 env={**os.environ, "PWD": str(cwd or self.folder)},
                 stdin=subprocess.DEVNULL,
@@ -79,6 +68,16 @@ class Machines:
                     return await self.attach(process.pid, control), process.pid
                 except MonitorLostError:  # no socket yet, or one that nobody listens at yet: neither gives an event
                     await asyncio.sleep(0.01)
+
+    def _inside(self, argv: Sequence[str]) -> list[str]:
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _ENTER]
+        return [*enter, "sh", str(self.host_tree / "usr"), *argv]
+
+    async def run(self, *argv: str) -> None:
+        """Run a program of the host tree to its end, in the folder of the test."""
+        process = await asyncio.create_subprocess_exec(*self._inside(argv), cwd=self.folder)
+        async with asyncio.timeout(_START_DEADLINE):
+            assert await process.wait() == 0, argv
 
     async def attach(self, pid: int, control: str) -> QemuGuest:
         async def read_process() -> ProcessFacts:
