@@ -165,6 +165,13 @@ class Guest(Protocol):
         """Press the guest's power button."""
         ...
 
+    async def human(self, line: str, *, deadline: float = 30.0) -> str:
+        """Type a line at the human monitor and return what it prints; `deadline` in seconds.
+
+        A command that QEMU refuses there is no error but a text that says so.
+        """
+        ...
+
     async def quit(self) -> None:
         """End QEMU; returns when the monitor has closed."""
         ...

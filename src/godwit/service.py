@@ -152,7 +152,7 @@ class Service:
     async def start_vm(self, name: str) -> Vm:
         """Start a guest's QEMU. Raises InputError if it runs already, QemuDiedError with QEMU's own words."""
         vm = await self.inventory.vm(name)
-        await self._refuse_migrating(name)
+        await self.refuse_migrating(name)
         async with _Opened(self, vm) as host:
             view = await host.observe(vm)
             if view.state is not RunState.ABSENT:
@@ -165,7 +165,7 @@ class Service:
     async def stop_vm(self, name: str, *, force: bool = False) -> None:
         """Press the guest's power button and wait, or end its QEMU at once if `force`. Raises BusyError, HostError."""
         vm = await self.inventory.vm(name)
-        await self._refuse_migrating(name)
+        await self.refuse_migrating(name)
         async with _Opened(self, vm) as host:
             if not force and (await host.observe(vm)).state is RunState.RUNNING:
                 guest = await host.attach(vm)
@@ -185,14 +185,14 @@ class Service:
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""
         vm = await self.inventory.vm(name)
-        await self._refuse_migrating(name)
+        await self.refuse_migrating(name)
         if not vm.adopted and (view := await self.view_vm(vm)).state is not RunState.ABSENT:
             message = f"{name} is {view.state} on {vm.host}"
             raise BusyError(message, remedy=f"godwit vm stop {name}")
         await self.inventory.remove_vm(name)
 
-    async def _refuse_migrating(self, name: str) -> None:
-        """Leave a guest alone whose migration has not ended: nobody but its runner knows which copy may run."""
+    async def refuse_migrating(self, name: str) -> None:
+        """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run."""
         for row in await self.journal.rows(unfinished=True, limit=1000):
             if row.spec.vm == name:
                 message = f"{name} is being migrated: {row.spec.id} ({row.phase})"

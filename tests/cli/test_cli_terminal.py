@@ -1,112 +1,17 @@
-"""At a terminal: the live display, and what Ctrl-C does. The command runs in a process of its own on a pty."""
+"""At a terminal: the live display, and what Ctrl-C does."""
 
 from __future__ import annotations
 
-import json
-import os
-import pty
 import re
-import select
 import signal
-import subprocess
-import sys
-import termios
-import time
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
+from cliterminal import CTRL_C, ESCAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-CTRL_C = b"\x03"
-DEADLINE = 20.0
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-
-
-@dataclass(slots=True)
-class Terminal:
-    """A person at a terminal: types, and reads what is shown."""
-
-    process: subprocess.Popen[bytes]
-    master: int
-    slave: int
-    report: Path
-    shown: str = ""
-    _modes: list[object] = field(default_factory=list)
-
-    def until(self, words: str) -> None:
-        """Read until the words have been shown since the last call."""
-        end = time.monotonic() + DEADLINE
-        while words not in _ESCAPES.sub("", self.shown):
-            assert time.monotonic() < end, f"{words!r} never came:\n{self.shown}"
-            ready, _, _ = select.select([self.master], [], [], 0.2)
-            if ready:
-                self.shown += os.read(self.master, 1 << 16).decode(errors="replace")
-        _, _, self.shown = _ESCAPES.sub("", self.shown).partition(words)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def ended(self) -> int:
-        """Read on to the end, and return the exit status."""
-        end = time.monotonic() + DEADLINE
-        while self.process.poll() is None:
-            assert time.monotonic() < end, self.shown
-            ready, _, _ = select.select([self.master], [], [], 0.05)
-            if ready:
-                self.shown += os.read(self.master, 1 << 16).decode(errors="replace")
-        return self.process.returncode
-
-    def outcome(self) -> dict[str, object]:
-        (row,) = json.loads(self.report.read_text())
-        return dict(row)
-
-    @property
-    def cooked(self) -> bool:
-        """Whether lines are edited and keys are echoed, as a shell needs it."""
-        local = termios.tcgetattr(self.slave)[3]
-        return bool(local & termios.ICANON) and bool(local & termios.ECHO)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def open_(*words: str, columns: int = 100, **variables: str) -> Terminal:
-        master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (40, columns))
-        report = tmp_path / "report.json"
-        environment = {
-            **{name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "COLUMNS", "LINES"}},
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
-            "STAGE_REPORT": str(report),
-            "GODWIT_HOME": str(tmp_path),
-            "TERM": "xterm-256color",
-            **variables,
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "clistage", *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # noqa: PLW1509 - makes it the terminal of the session
-        )
-        made = Terminal(process, master, slave, report)
-        opened.append(made)
-        return made
-
-    yield open_
-    for one in opened:
-        if one.process.poll() is None:
-            one.process.kill()
-        one.process.wait()
-        os.close(one.master)
-        os.close(one.slave)
+    from cliterminal import Terminal
 
 
 def test_the_live_display_shows_figures_and_ends_with_the_summary(terminal: Callable[..., Terminal]) -> None:
@@ -196,5 +101,5 @@ def test_a_narrow_terminal_without_colours_shows_no_line_twice(terminal: Callabl
     at.until("copying memory")
     at.until("the guest stands still")
     assert at.ended() == 0
-    assert "copying memory" not in _ESCAPES.sub("", at.shown)
+    assert "copying memory" not in ESCAPES.sub("", at.shown)
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", at.shown)

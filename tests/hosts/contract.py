@@ -161,6 +161,14 @@ class GuestContract:
 
         assert resumed.host_time is not None
 
+    async def test_lines_for_people_are_answered_in_qemus_words(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            said = [await guest.human(line) for line in ("info status", "stop", "info status", "nonsense", "")]
+
+        assert said == ["VM status: running\n", "", "VM status: paused\n", "unknown command: 'nonsense'\n", ""]
+
     async def test_facts_describe_how_to_start_the_guest_elsewhere(self, bench: Bench) -> None:
         await bench.start()
 

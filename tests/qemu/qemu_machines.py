@@ -74,6 +74,12 @@ class Machines:
                 except MonitorLostError:  # no socket yet, or one that nobody listens at yet: neither gives an event
                     await asyncio.sleep(0.01)
 
+    async def run(self, *argv: str) -> None:
+        """Run a program of the host tree to its end, in the folder of the test."""
+        process = await asyncio.create_subprocess_exec(*self.command(*argv), cwd=self.folder)
+        async with asyncio.timeout(_START_DEADLINE):
+            assert await process.wait() == 0, argv
+
     async def attach(self, pid: int, control: str) -> QemuGuest:
         async def read_process() -> ProcessFacts:
             return facts_of(pid)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from qmp_double import GREETING, Qmp, peer
 
-from godwit.errors import MonitorLostError
+from godwit.errors import MonitorLostError, MonitorProtocolError
 from godwit.model import RunState, StreamStatus
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
@@ -113,3 +113,13 @@ async def test_an_old_qemus_figures_are_read_again_until_they_are_there() -> Non
     async with guest_of(server) as guest:
         assert await guest.migration_result() == {"total-time": 31.0, "downtime": 17.0, "setup-time": 1.0}
         assert len(server.asked()) == 3
+
+
+async def test_a_line_for_people_comes_back_with_plain_line_ends() -> None:
+    server = Qmp()
+    server.replies = {"human-monitor-command": ["VM status: running\r\n", {"no": "text"}]}
+    async with guest_of(server) as guest:
+        assert await guest.human("info status") == "VM status: running\n"
+        assert server.asked() == [("human-monitor-command", {"command-line": "info status"})]
+        with pytest.raises(MonitorProtocolError, match="no text"):
+            await guest.human("info status")

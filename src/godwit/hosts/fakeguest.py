@@ -12,6 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorCommandError, MonitorLostError
+from godwit.hosts import fakehuman
 from godwit.hosts.fakemirror import FakeMirror
 from godwit.hosts.fakestream import LIVE, FakeStream
 from godwit.model import (
@@ -536,6 +537,11 @@ class FakeGuest:
     def _powerdown(self) -> None:
         self._qemu.tell("SHUTDOWN", status="guest-shutdown")
         self._qemu.exit("the guest shut down")
+
+    async def human(self, line: str, *, deadline: float = 30.0) -> str:
+        """Type a line at the human monitor and return what it prints; of QEMU's commands it knows a few."""
+        del deadline  # all that it knows ends at once
+        return await self._tell("human-monitor-command", lambda: fakehuman.answer(self._qemu, line))
 
     async def quit(self) -> None:
         """End QEMU; returns when the monitor has closed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import MonitorLostError
+from godwit.errors import MonitorLostError, MonitorProtocolError
 from godwit.qemu import facts, features, mirrors
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, inner_objects, text, whole
@@ -172,6 +172,14 @@ class QemuGuest:
     async def powerdown(self) -> None:
         """Press the guest's power button."""
         await self._monitor.execute("system_powerdown")
+
+    async def human(self, line: str, *, deadline: float = 30.0) -> str:
+        """Type a line at the human monitor and return what it prints, its lines ended as everywhere else."""
+        said = await self._monitor.execute("human-monitor-command", {"command-line": line}, deadline=deadline)
+        if not isinstance(said, str):
+            message = f"QEMU of {self._monitor.where} answered `{line}` with what is no text"
+            raise MonitorProtocolError(message)
+        return said.replace("\r\n", "\n")
 
     async def quit(self) -> None:
         """End QEMU; returns when the monitor has closed. Raises MonitorLostError when it does not close."""

@@ -1,0 +1,255 @@
+"""What becomes of a line that is typed at the monitor of old."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from godwit.console import commands
+from godwit.console.arguments import SPACE, BadArgumentsError, parse_arguments, quoted, split_name
+from godwit.console.diskcopy import DiskMigration, migrate_with_disks
+from godwit.errors import MigrationCancelledError, MigrationFailedError, MonitorCommandError
+from godwit.model import RunState, StreamStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from godwit.model import GuestView
+    from godwit.ports import Guest
+
+QUICK: Final = 30.0
+"""Seconds that QEMU may take for what only tells something or sets a value."""
+
+PATIENT: Final = 3600.0
+"""Seconds for everything else: a snapshot of a large guest takes its time."""
+
+POLL: Final = 0.25
+"""Seconds between two looks at a migration that is waited for."""
+
+REFUSED: Final = MonitorCommandError.exit_status
+
+_ENDED: Final = frozenset({StreamStatus.NONE, StreamStatus.COMPLETED, StreamStatus.FAILED, StreamStatus.CANCELLED})
+_HANDS_BACK: Final = ("pre-switchover", "postcopy-paused", "colo")
+"""Words of QEMU for a stream that goes on only when somebody types something."""
+
+_WEAKER: Final = (
+    "this is QEMU's own migration: Godwit neither checks nor guards it. A target that was started without -S runs by "
+    "itself when it has everything; if the connection breaks at that moment, the source runs on, too, and two copies "
+    "write to the same disks. Start the target with -S and type cont there, or use godwit migrate"
+)
+_SECOND_COPY: Final = (
+    "this guest's memory was sent away completely; if the target runs it, there are two copies now, on the same disks. "
+    "Then type stop here at once"
+)
+
+_GOES_ON: Final = "the migration goes on; info migrate shows it, migrate_cancel ends it"
+
+
+class End(StrEnum):
+    """What a line means for the session itself."""
+
+    NONE = "none"
+    QUIT_ASKED = "quit-asked"
+    """`quit` would end the guest: whoever typed it must say that this is meant."""
+    QUIT_DONE = "quit-done"
+    """The guest's QEMU has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the monitor prints, and the status with which a script ends if this was its last line."""
+
+    text: str = ""
+    status: int = 0
+    end: End = End.NONE
+
+
+class Line(Protocol):
+    """The way to one QEMU."""
+
+    def guest(self) -> AbstractAsyncContextManager[Guest]:
+        """Hold its monitor for the length of a `with`. Raises HypervisorError, HostError."""
+        ...
+
+    async def refuse_migrating(self) -> None:
+        """Raise BusyError while Godwit moves this guest."""
+        ...
+
+
+class Session:
+    """Takes lines and answers them. The monitor is held only while a line is worked on."""
+
+    def __init__(self, line: Line, show: Callable[[str], None], warn: Callable[[str], None]) -> None:
+        """Type at `line`; `show` prints what cannot wait for the reply, `warn` a word of Godwit's own."""
+        self._line = line
+        self._show = show
+        self._warn = warn
+        self._warned = False
+
+    async def run(self, typed: str) -> Reply:
+        """Carry out one line. What QEMU refuses is a reply with a status.
+
+        Raises BusyError, RefusedError, HypervisorError, HostError.
+        """
+        line = typed.strip(SPACE)
+        if not line:
+            return Reply()
+        wrong = commands.untypeable(line)
+        if wrong is not None:
+            return Reply(wrong, REFUSED)
+        name, rest = split_name(line)
+        if name in commands.QUIT and not rest.strip(SPACE):
+            return Reply(end=End.QUIT_ASKED)
+        if name not in commands.READ_ONLY:
+            await self._line.refuse_migrating()
+        async with self._line.guest() as guest:
+            if name in commands.QUIT_FOR_SURE and not rest.strip(SPACE):
+                await guest.quit()
+                return Reply(end=End.QUIT_DONE)
+            try:
+                return await self._handler(name)(guest, line)
+            except BadArgumentsError as error:
+                return Reply(str(error), REFUSED)
+            except asyncio.CancelledError:
+                self._warn(_GOES_ON if name == commands.MIGRATE.name else f"QEMU may still be at it: {name}")
+                raise
+
+    def _handler(self, name: str) -> Callable[[Guest, str], Awaitable[Reply]]:
+        own: dict[str, Callable[[Guest, str], Awaitable[Reply]]] = {
+            **dict.fromkeys(commands.HELP, self._help),
+            **dict.fromkeys(commands.CONTINUE, self._continue),
+            commands.MIGRATE.name: self._migrate,
+            commands.SET_SPEED.name: self._set_speed,
+            commands.SET_DOWNTIME.name: self._set_downtime,
+        }
+        return own.get(name, _pass_on)
+
+    # -- help ------------------------------------------------------------------------------------------------------
+
+    async def _help(self, guest: Guest, line: str) -> Reply:
+        subject = split_name(line)[1].strip(SPACE)
+        said = await guest.human(line, deadline=QUICK)
+        if not subject:
+            return Reply(commands.whole_help(said))
+        if subject in commands.OWN and commands.is_unknown(said):
+            return Reply(commands.OWN[subject].line)
+        if subject == commands.MIGRATE.name and commands.DISKS_FLAG not in said:
+            return Reply(commands.migrate_help())
+        return _reply(said)
+
+    async def names(self) -> dict[str, list[str]]:
+        """Return what can be typed: under "" the commands, under "info", "help" and "help info" what may follow."""
+        async with self._line.guest() as guest:
+            everything = commands.names_in(commands.whole_help(await guest.human("help", deadline=QUICK)))
+            subjects = commands.names_in(await guest.human("info", deadline=QUICK), "info")
+        names = sorted({*everything, "info", "help"})
+        return {"": names, "info": subjects, "help": names, "help info": subjects}
+
+    # -- commands that QEMU dropped --------------------------------------------------------------------------------
+
+    async def _set_speed(self, guest: Guest, line: str) -> Reply:
+        return await self._set(guest, line, commands.SET_SPEED, lambda value: f"max-bandwidth {value}B")
+
+    async def _set_downtime(self, guest: Guest, line: str) -> Reply:
+        def parameter(seconds: float) -> str:
+            if not 0 <= seconds <= commands.LARGEST_DOWNTIME:
+                message = (
+                    "Error: Parameter 'downtime_limit' expects an integer in the range of 0 to "
+                    f"{commands.LARGEST_DOWNTIME} seconds\n"
+                )
+                raise BadArgumentsError(message)
+            return f"downtime-limit {int(seconds * 1000)}"
+
+        return await self._set(guest, line, commands.SET_DOWNTIME, parameter)
+
+    async def _set(
+        self, guest: Guest, line: str, command: commands.Command, parameter: Callable[[float], str]
+    ) -> Reply:
+        """Let QEMU have its own command if it still has it, else set the parameter that took its place."""
+        if not commands.is_unknown(await guest.human(f"help {command.name}", deadline=QUICK)):
+            return await _pass_on(guest, line)
+        value = parse_arguments(command.name, command.arguments, split_name(line)[1])["value"]
+        wanted = parameter(cast("float", value))
+        return _reply(await guest.human(f"migrate_set_parameter {wanted}", deadline=QUICK))
+
+    # -- migrate and cont ------------------------------------------------------------------------------------------
+
+    async def _migrate(self, guest: Guest, line: str) -> Reply:
+        command = commands.MIGRATE
+        asked = parse_arguments(command.name, command.arguments, split_name(line)[1])
+        uri, detach = str(asked["uri"]), "detach" in asked
+        disks = "inc" in asked or "blk" in asked
+        if disks and commands.DISKS_FLAG not in await guest.human(f"help {command.name}", deadline=QUICK):
+            return Reply(await migrate_with_disks(guest, DiskMigration(uri, "i" if "inc" in asked else "b", detach)))
+        self._warn_once(uri)
+        # Always with -d: a monitor that serves programs cannot be blocked, so the waiting is ours.
+        flags = [flag for key, flag in (("blk", "-b"), ("inc", "-i"), ("resume", "-r")) if key in asked]
+        words = ("migrate", "-d", *flags, quoted(uri))
+        reply = _reply(await guest.human(" ".join(words), deadline=QUICK))
+        return reply if detach or reply.status else await self._wait(guest, reply.text, disks=disks)
+
+    def _warn_once(self, uri: str) -> None:
+        if not self._warned and not uri.startswith("file:"):
+            self._warned = True
+            self._warn(_WEAKER)
+
+    async def _wait(self, guest: Guest, text: str, *, disks: bool) -> Reply:
+        """Show the percentage until the migration has ended, or until it waits for another command."""
+        self._show(text)
+        percent = -1
+        try:
+            while True:
+                view = await guest.view()
+                if view.stream in _ENDED or view.raw.endswith(_HANDS_BACK):
+                    break
+                now = max(percent, await _percent(guest, disks=disks))
+                if now != percent:
+                    self._show(f"Completed {now} %\r")
+                percent = now
+                await asyncio.sleep(POLL)
+        except asyncio.CancelledError:
+            self._show("\n" if percent >= 0 else "")
+            raise
+        if view.stream is StreamStatus.COMPLETED:
+            return Reply("Completed 100 %\n")
+        return _ended("\n" if percent >= 0 else "", view)
+
+    async def _continue(self, guest: Guest, line: str) -> Reply:
+        handed_over = (await guest.view()).state is RunState.POSTMIGRATE
+        reply = await _pass_on(guest, line)
+        if handed_over and not reply.status:
+            self._warn(_SECOND_COPY)
+        return reply
+
+
+def _ended(newline: str, view: GuestView) -> Reply:
+    if view.stream is StreamStatus.FAILED:
+        return Reply(f"{newline}Error: {view.detail or 'migration failed'}\n", MigrationFailedError.exit_status)
+    word = view.raw.partition("/")[2] or "none"
+    status = MigrationCancelledError.exit_status if view.stream is StreamStatus.CANCELLED else 0
+    return Reply(f"{newline}Migration status: {word}\n", status)
+
+
+async def _percent(guest: Guest, *, disks: bool) -> int:
+    """Return how much is sent, 99 at most: only QEMU's word that it is complete makes it 100."""
+    if disks:
+        copied = commands.disk_percent(await guest.human("info migrate", deadline=QUICK))
+        if copied is not None:
+            return min(99, copied)
+    sample = await guest.sample()
+    if sample is None or not sample.total:
+        return 0
+    return max(0, min(99, 100 * (sample.total - sample.remaining) // sample.total))
+
+
+async def _pass_on(guest: Guest, line: str) -> Reply:
+    """Let QEMU's own monitor have the line."""
+    quick = split_name(line)[0] in commands.READ_ONLY
+    return _reply(await guest.human(line, deadline=QUICK if quick else PATIENT))
+
+
+def _reply(text: str) -> Reply:
+    return Reply(text, REFUSED if commands.is_refusal(text) else 0)
