@@ -38,13 +38,26 @@ class Terminal:
 
     def until(self, words: str) -> None:
         """Read until the words have been shown since the last call."""
+        assert self._comes(words, DEADLINE), f"{words!r} never came:\n{self.shown}"
+
+    def interrupt(self, words: str) -> None:
+        """Press Ctrl-C until the words are shown: `input` overlooks one between its prompt and its wait for a key."""
         end = time.monotonic() + DEADLINE
-        while words not in ESCAPES.sub("", self.shown):
+        self.type(CTRL_C)
+        while not self._comes(words, 2.0):
             assert time.monotonic() < end, f"{words!r} never came:\n{self.shown}"
+            self.type(CTRL_C)
+
+    def _comes(self, words: str, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while words not in ESCAPES.sub("", self.shown):
+            if time.monotonic() >= end:
+                return False
             ready, _, _ = select.select([self.master], [], [], 0.2)
             if ready:
                 self.shown += os.read(self.master, 1 << 16).decode(errors="replace")
         _, _, self.shown = ESCAPES.sub("", self.shown).partition(words)
+        return True
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clistage import WEB1, Stage
-from cliterminal import CTRL_C, CTRL_D
+from cliterminal import CTRL_D
 
 from godwit.cli import ground
 from godwit.cli.main import main
@@ -182,8 +182,9 @@ def test_a_session_at_a_terminal(terminal: Callable[..., Terminal]) -> None:
     at.until("error: migrate: unsupported option -b")
     at.until("mend: ")
     at.until("(qemu) ")
-    at.type(b"half a line" + CTRL_C)
-    at.until("(qemu) ")
+    at.type(b"half a line")
+    at.until("half a line")
+    at.interrupt("(qemu) ")
     at.type(CTRL_D)
     assert at.ended() == 0
     assert at.cooked
@@ -212,13 +213,12 @@ def test_quit_asks_and_enter_only_leaves(terminal: Callable[..., Terminal]) -> N
     at.until("(qemu) ")
     at.type(b"quit\n")
     at.until('quit ends the QEMU of web1 on host1. Type "end" if that is meant, Enter to only leave: ')
-    for answer in (b"what?\n", CTRL_C, CTRL_D):
+    for answer in (b"what?\n", CTRL_D):
         at.type(answer)
         at.until("(qemu) ")
         at.type(b"quit\n")
         at.until("Enter to only leave: ")
-    at.type(CTRL_C)
-    at.until("(qemu) ")
+    at.interrupt("(qemu) ")
     at.type(b"q\n")
     at.until("Enter to only leave: ")
     at.type(b"\n")
