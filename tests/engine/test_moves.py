@@ -10,8 +10,7 @@ import pytest
 from stage import ID, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Door, Phase
-from godwit.errors import HostError
-from godwit.hosts.fake import FakeGuest, FakeHost, Workload
+from godwit.hosts.fake import FakeGuest, Workload
 from godwit.model import MIGRATION_PORTS, Features, OutcomeStatus, Owner, Policy, ProbeRequest, RunState, Severity
 from godwit.units import GIB, MIB
 
@@ -168,28 +167,6 @@ def test_a_port_that_was_taken_meanwhile_is_another_port() -> None:
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED
-
-    simulate(scenario)
-
-
-def test_a_look_that_fails_leaves_no_token_of_another_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def no_port(_: FakeHost) -> int:
-        message = "all TCP ports are in use"
-        raise HostError(message)
-
-    find = FakeHost.find_token
-
-    async def find_late(host: FakeHost, path: str) -> tuple[str | None, str]:
-        await host.world.clock.sleep(5)
-        return await find(host, path)
-
-    async def scenario() -> None:
-        monkeypatch.setattr(FakeHost, "free_port", no_port)
-        monkeypatch.setattr(FakeHost, "find_token", find_late)
-        scene = stage()
-        outcome = await scene.move()
-        await scene.assert_settled(outcome)
-        assert (outcome.status, outcome.error) == (OutcomeStatus.FAILED, "all TCP ports are in use")
 
     simulate(scenario)
 

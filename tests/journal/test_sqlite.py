@@ -380,6 +380,8 @@ async def test_a_damaged_page_is_a_clear_error(tmp_path: Path) -> None:
     for n in range(30):
         journal.note("web1-1", "sample", float(n), dict(LONG))
     await journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as other:  # what still lies in the log would hide the damage
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
     with path.open("r+b") as file:
         for page in range(2, path.stat().st_size // 4096):
             file.seek(page * 4096)
