@@ -203,10 +203,14 @@ class DiskFacts:
 
 
 class DiskMode(StrEnum):
-    """What is to become of a disk: AUTO shares what is shared, and copies what is not there."""
+    """What is to become of a disk: AUTO shares what is shared, and copies the rest in the cheapest way.
+
+    INCREMENTAL copies what the disk itself holds onto backing files that the target has already.
+    """
 
     AUTO = "auto"
     SHARED = "shared"
+    INCREMENTAL = "incremental"
     FULL = "full"
 
 
@@ -248,6 +252,7 @@ class DiskCopy:
     name: str
     image: ImageFacts
     job: str
+    mode: DiskMode = DiskMode.FULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +342,8 @@ class Features:
 class Policy:
     """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
 
-    `disks` is how disks travel, `disk_modes` the exceptions by name.
+    `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
+    they are compared, instead of samples of them.
     """
 
     max_downtime: float = 0.3
@@ -345,6 +351,7 @@ class Policy:
     bandwidth: int | None = None
     disks: DiskMode = DiskMode.AUTO
     disk_modes: tuple[tuple[str, DiskMode], ...] = ()
+    compare_all: bool = False
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""
@@ -459,6 +466,7 @@ class Outcome:
     """How a migration ended, and what it cost.
 
     `total_s` runs from the request to the end; `stream_s` is the time from stream start to RESUME.
+    `bytes` are those of the memory's stream, `disk_bytes` what was copied of disks before it.
     `guest_alive` is None where nobody could look from outside or inside; `leftovers` says what could not be removed.
     """
 
@@ -472,6 +480,7 @@ class Outcome:
     stream_s: float | None = None
     start_delay_s: float | None = None
     bytes: int = 0
+    disk_bytes: int = 0
     passes: int = 0
     downtime: Downtime = field(default_factory=Downtime)
     guest_alive: bool | None = None

@@ -268,6 +268,10 @@ class Host(Protocol):
         """Describe an image that QEMU has open in that format. Raises HypervisorError."""
         ...
 
+    async def digest(self, path: str, *, all_of_it: bool) -> str:
+        """Return size and digest of a file: of all of it, or of its head, its tail and samples in between."""
+        ...
+
     async def place(self, path: str) -> PlaceFacts:
         """Say whether an image could be made at `path`."""
         ...

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from godwit.core.disks import copies
 from godwit.core.preflight import Evidence, blocking, check
 from godwit.core.preflight.evidence import DiskProof
 from godwit.core.preflight.hosts import CLOCK_TOLERANCE, MEMORY_OVERHEAD
@@ -125,6 +126,18 @@ def away(**changes: object) -> Change:
     return disk(**there | changes)
 
 
+def below(**changes: object) -> DiskProof:
+    """A backing file of the disk, which each side has for itself."""
+    base = DiskProof("disk0 backing", "/images/base.raw", True, False, f"{GIB}:7", f"{GIB}:8", backs="disk0")  # noqa: FBT003
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def overlay(*chain: DiskProof, mode: DiskMode = DiskMode.INCREMENTAL) -> Change:
+    """A disk that the target does not have, with backing files."""
+    change = both(whole(policy=Policy(disks=mode)), away())
+    return lambda e: replace(change(e), disks=(*change(e).disks, *chain))
+
+
 def full(**changes: object) -> Change:
     """A disk that the user wants copied."""
     return both(whole(policy=Policy(disk_modes=(("disk0", DiskMode.FULL),))), disk(**changes))
@@ -136,7 +149,7 @@ def older(version: tuple[int, int, int]) -> Change:
 
 BLOCK, WARN = Severity.BLOCK, Severity.WARN
 SHARED = whole(policy=Policy(disks=DiskMode.SHARED))
-IMAGE = ImageFacts("/images/web.raw", "raw", 10 * GIB, GIB)
+IMAGE = ImageFacts("/images/web.raw", "qcow2", 10 * GIB, GIB, "/images/base.raw", "raw")
 PLACE = PlaceFacts(exists=False, writable=True, available=GIB, can_create=True)
 
 FIRES: list[tuple[str, Severity, Change, str]] = [
@@ -174,6 +187,10 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("disk-folder", BLOCK, away(place=replace(PLACE, writable=False)), "no folder /images"),
     ("disk-folder", BLOCK, away(place=replace(PLACE, available=None)), "no folder /images"),
     ("qemu-img-missing", BLOCK, away(place=replace(PLACE, can_create=False)), "two has no qemu-img"),
+    ("backing-missing", BLOCK, overlay(), "/images/web.raw has no backing file"),
+    ("backing-missing", BLOCK, overlay(below(target_identity="")), "two has no /images/base.raw, on which"),
+    ("backing-differs", BLOCK, overlay(below(digests=("9 ab", "9 cd"))), "(9 ab here, 9 cd there)"),
+    ("backing-differs", BLOCK, overlay(below(error="it cannot be read")), "it cannot be read there"),
     ("disk-is-shared", BLOCK, full(), "both hosts see the same /images/web.raw"),
     ("disk-exists", BLOCK, full(token_seen=False, target_identity="1 8"), "another /images/web.raw"),
     ("disk-unproven", BLOCK, disk(token_seen=None, error="Read-only file system"), "Read-only file system"),
@@ -242,13 +259,44 @@ def test_a_host_that_does_not_answer_for_the_name_is_told_apart_from_a_name_that
     assert "None" not in found["name-unknown"].mend
 
 
+@pytest.mark.parametrize("mode", [DiskMode.AUTO, DiskMode.INCREMENTAL])
+@pytest.mark.parametrize("changes", [{"token_seen": True}, {"digests": ("9 ab", "9 ab")}])
+def test_an_overlay_alone_is_copied_where_what_lies_below_is_the_same(
+    mode: DiskMode, changes: dict[str, object]
+) -> None:
+    evidence = overlay(below(**changes), mode=mode)(GOOD)
+    (finding,) = check(evidence)
+    assert finding.code == "disk-copied"
+    assert "the overlay alone; /images/base.raw is there already" in finding.found
+    (copy,) = copies(evidence.policy, evidence.disks)
+    assert (copy.mode, copy.image.backing) == (DiskMode.INCREMENTAL, "/images/base.raw")
+
+
+@pytest.mark.parametrize("changes", [{"target_identity": ""}, {"digests": ("9 ab", "9 cd")}, {"error": "unreadable"}])
+def test_left_to_godwit_a_disk_is_copied_whole_where_what_lies_below_is_not_the_same(
+    changes: dict[str, object],
+) -> None:
+    evidence = overlay(below(**changes), mode=DiskMode.AUTO)(GOOD)
+    roomy = replace(evidence.disks[0], place=replace(PLACE, available=2 * GIB))
+    evidence = replace(evidence, disks=(roomy, *evidence.disks[1:]))
+    (finding,) = check(evidence)
+    assert "with all that its backing files hold" in finding.found
+    (copy,) = copies(evidence.policy, evidence.disks)
+    assert (copy.mode, copy.image.backing) == (DiskMode.FULL, "")
+    tight = replace(evidence, disks=(replace(roomy, place=replace(PLACE, available=2 * GIB - 1)), evidence.disks[1]))
+    assert [one.code for one in check(tight)] == ["disk-room"]
+
+
+def test_a_shared_overlay_may_rest_on_two_files_of_one_content() -> None:
+    assert check(replace(GOOD, disks=(SAME_DISK, below(digests=("9 ab", "9 ab"))))) == ()
+    assert [one.code for one in check(replace(GOOD, disks=(SAME_DISK, below())))] == ["disk-not-shared"]
+
+
 def test_a_copy_brings_along_what_its_backing_files_hold() -> None:
-    below = replace(
-        SAME_DISK, name="disk0 backing", backs="disk0", read_only=True, target_identity="", token_seen=False
-    )
-    change = away()
-    assert [one.code for one in check(replace(change(GOOD), disks=(*change(GOOD).disks, below)))] == ["disk-copied"]
-    assert [one.code for one in check(replace(GOOD, disks=(SAME_DISK, below)))] == ["disk-missing"]
+    lost = below(target_identity="")
+    change = away(place=replace(PLACE, available=99 * GIB))
+    assert [one.code for one in check(replace(change(GOOD), disks=(*change(GOOD).disks, lost)))] == ["disk-copied"]
+    assert [one.code for one in check(replace(GOOD, disks=(SAME_DISK, lost)))] == ["disk-missing"]
 
 
 def test_each_disk_and_each_bridge_is_looked_at() -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FOREIGN = {"ssh", "chrt", "nice", "virsh"}
+FOREIGN = {"ssh", "chrt", "nice", "virsh", "qemu-img"}
 READERS = {
     "max_downtime": units.parse_duration,
     "deadline": units.parse_duration,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from stage import DISK, ID, Stage, simulate, stage
 
 from godwit.core.state import Phase
+from godwit.engine.gather import prove_disks
+from godwit.engine.parts import Parts
+from godwit.hosts.fakewatch import FakeWatcher
 from godwit.model import OutcomeStatus, Policy, RunState
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ def test_a_whole_move_with_its_disk() -> None:
     assert phases[phases.index(Phase.PREPARING) :] == [*WAY, Phase.COMMITTING, Phase.FINISHING, Phase.DONE]
     assert [finding.code for finding in outcome.findings] == ["disk-copied"]
     assert outcome.downtime.blackout_ms is not None
+    assert outcome.disk_bytes == (1 << 30) // 16
 
 
 @pytest.mark.parametrize("phase", WAY)
@@ -91,6 +96,7 @@ def test_the_runner_dies(phase: Phase, delay: float) -> None:
     assert outcome.status in {COMPLETED, FAILED}
     if phase in {Phase.MIRRORING, Phase.COMMITTING, Phase.FINISHING}:
         assert outcome.status is COMPLETED, outcome.error
+    assert outcome.disk_bytes in {0, (1 << 30) // 16} or outcome.status is FAILED
     assert scene.runners == 2 or scene.journal.history[-1].phase is Phase.DONE
 
 
@@ -134,5 +140,27 @@ def test_a_disk_that_must_be_shared_is_not_copied() -> None:
         assert outcome.status is OutcomeStatus.REFUSED
         assert outcome.findings[0].code == "disk-missing"
         assert [line.data for line in await scene.journal.entries(ID) if line.kind == "mirror"] == []
+
+    simulate(scenario)
+
+
+def test_a_disk_may_be_called_anything() -> None:
+    """A backing file is called after its disk, with a space between; a token is not called so."""
+
+    async def scenario() -> None:
+        scene = stage()
+        guest = await scene.one.attach(scene.vm)
+        facts = await guest.facts()
+        (disk,) = facts.disks
+        named = (disk, replace(disk, name=f"{disk.name} backing", backs=disk.name, read_only=True))
+        parts = Parts(
+            *(scene.spec, scene.vm, scene.one, scene.two, scene.journal, scene.inventory, scene.world.clock),
+            watcher=FakeWatcher(scene.world, {}),
+            epoch=1,
+            requested=0.0,
+        )
+        proofs = await prove_disks(parts, replace(facts, disks=named[1:]))
+        assert [(proof.backs, proof.token_seen) for proof in proofs] == [(disk.name, True)]
+        assert scene.world.tokens == {}
 
     simulate(scenario)

@@ -109,11 +109,13 @@ async def test_malformed_definitions_name_line_and_key(ground: Ground, tmp_path:
 # -- hosts ------------------------------------------------------------------------------------------------------------
 
 
-async def refused(ground: Ground, target: str, status: int | type[GodwitError], *words: str) -> None:
+async def refused(
+    ground: Ground, target: str, status: int | type[GodwitError], *words: str, options: tuple[str, ...] = ()
+) -> None:
     """Try to move to a registered host; the guest must stay as it was."""
     here, _ = await ground.whereabouts()
     async with ground.client():
-        assert_told(await ground.godwit("migrate", ground.name, target), status, *words)
+        assert_told(await ground.godwit("migrate", ground.name, target, *options), status, *words)
     await ground.assert_settled(here)
 
 
@@ -209,7 +211,7 @@ async def test_the_disk_is_missing_or_another_file_of_the_same_name(ground: Grou
     here, there = await ground.whereabouts()
     ground.inside(there, "mount", "-t", "tmpfs", "none", "/mnt/images")
     try:
-        await refused(ground, ground.host(there), RefusedError, "has no /mnt/images")
+        await refused(ground, ground.host(there), RefusedError, "has no /mnt/images", options=("--disks", "shared"))
         ground.inside(there, "qemu-img", "create", "-q", "-f", "qcow2", f"/mnt/images/{ground.name}.qcow2", "64M")
         await refused(ground, ground.host(there), RefusedError, "different files")
     finally:
@@ -330,7 +332,9 @@ def fill(path: Path) -> None:
 # -- hosts without shared storage -----------------------------------------------------------------------------------
 
 
-async def test_separate_storage_is_refused(ground: Ground, build_lab: Callable[..., Laboratory]) -> None:
+async def test_separate_storage_is_refused_where_nothing_may_be_copied(
+    ground: Ground, build_lab: Callable[..., Laboratory]
+) -> None:
     from labtools import Ground as Another  # noqa: PLC0415 - the name is taken by the fixture's type above
 
     lab = build_lab(shared_storage=False, link_rate=None)
@@ -338,7 +342,7 @@ async def test_separate_storage_is_refused(ground: Ground, build_lab: Callable[.
     await other.settle()
     here, there = await other.whereabouts()
     async with other.client():
-        ran = await other.godwit("migrate", other.name, other.host(there))
+        ran = await other.godwit("migrate", other.name, other.host(there), "--disks", "shared")
         assert_told(ran, RefusedError, f"{other.name}.qcow2")
     assert other.run_state(await other.qemu(here)) == "running"
     assert other.qemus()[there] == ()

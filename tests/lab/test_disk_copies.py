@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import Ground, Move, until
+from labtools import MEMORY, Ground, Move, until
 
+from godwit import app
 from godwit.core.state import Phase
 from godwit.errors import MigrationFailedError, RefusedError
 from godwit.lab import assets
+from godwit.lab.furnish import GuestPlan, place_image
 from godwit.model import OutcomeStatus, Owner
+from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +29,23 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures
 
 SLOW: Final = 40_000_000
 """Bits a second at which the disk of these tests takes some seconds."""
+
+OVERLAID: Final = """\
+name = "{name}"
+memory = "{memory}M"
+accelerator = "tcg"
+kernel = "/mnt/images/{name}.vmlinuz"
+initrd = "/mnt/images/{name}.initrd"
+append = "{append}"
+address = "{address}"
+disks = [{{ path = "/mnt/images/{name}.qcow2", format = "qcow2" }}]
+nics = [{{ bridge = "br0" }}]
+"""
+BASE: Final = (
+    "cd /mnt/images && mv {name}.qcow2 {name}.base && qemu-io -c 'write -q -P 7 40M 12M' {name}.base"
+    " && qemu-img create -q -f qcow2 -b /mnt/images/{name}.base -F qcow2 {name}.qcow2"
+)
+"""An overlay on a base of 64 MiB, 12 of them in use beyond what the guest's file system will touch first."""
 
 FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync"
 SEEN_ANEW: Final = "sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /data/filling; cat /data/token"
@@ -169,3 +191,56 @@ async def test_a_runner_that_is_killed_goes_on_with_the_copy(ground: Ground) -> 
         assert (await move.outcome()).status is OutcomeStatus.COMPLETED
     await ground.assert_settled(there)
     assert ground.ssh(SEEN_ANEW) == before
+
+
+async def start_overlaid(ground: Ground) -> str:
+    """Start a guest on host1 whose disk is an overlay; the base lies on both hosts. Returns its name."""
+    number, ground.guests = ground.guests, ground.guests + 1
+    image = await place_image(ground.lab, ground.assets, GuestPlan(f"over{number}", number, MEMORY), "host1")
+    ground.inside("host1", "sh", "-c", BASE.format(name=image.name))
+    base = f"{image.name}.base"
+    shutil.copyfile(ground.lab.images("host1") / base, ground.lab.images("host2") / base)
+    text = OVERLAID.format(name=image.name, memory=MEMORY // MIB, append=image.append, address=ground.addressed(number))
+    async with app.opened(ground.home) as service:
+        await service.define_vm(text, "overlaid.toml", ground.host("host1"))
+        await service.start_vm(image.name)
+    ground.use(image.name, number)
+    await until(lambda: ground.ssh("cat /proc/mounts | grep -c /data") == "1", "the guest is up", 60)
+    return image.name
+
+
+async def test_only_the_overlay_is_copied_onto_a_base_of_the_same_content(ground: Ground) -> None:
+    before, number = ground.name, ground.number
+    assert (await ground.godwit("vm", "stop", "--force", before)).status == 0
+    name = await start_overlaid(ground)
+    folder = ground.lab.images("host2")
+    try:
+        ground.ssh(f"{FILL}; echo overlay > /data/token; sync")
+        seen = ground.ssh(SEEN_ANEW)
+        base = (folder / f"{name}.base").read_bytes()
+        (folder / f"{name}.base").write_bytes(base[:-70_000] + bytes(70_000))
+        refused = await ground.godwit("migrate", name, ground.host("host2"), "--disks", "incremental")
+        assert refused.status == RefusedError.exit_status
+        assert f"{name}.base is another file on {ground.host('host2')}" in refused.err
+        (folder / f"{name}.base").write_bytes(base)
+        checked = await ground.godwit("check", name, ground.host("host2"))
+        assert "the overlay alone" in checked.out
+        assert "compared by size and samples" in checked.out
+        async with ground.client():
+            moved = await ground.godwit("migrate", name, ground.host("host2"), "--compare-all")
+        assert moved.status == 0, moved.err
+        await ground.assert_settled("host2")
+        assert ground.ssh(SEEN_ANEW) == seen
+        info = json.loads(ground.inside("host2", "qemu-img", "info", "-U", "--output=json", image(ground)))
+        assert info["full-backing-filename"] == f"/mnt/images/{name}.base"
+        used = [ground.lab.images(one) / f"{name}.qcow2" for one in ("host1", "host2")]
+        assert used[1].stat().st_blocks <= 1.1 * used[0].stat().st_blocks
+        (ground.lab.images("host1") / f"{name}.qcow2").unlink()
+        whole = await ground.godwit("migrate", name, ground.host("host1"), "--disks", "full")
+        assert whole.status == 0, whole.err
+        assert ground.ssh(SEEN_ANEW) == seen
+        info = json.loads(ground.inside("host1", "qemu-img", "info", "-U", "--output=json", image(ground)))
+        assert "full-backing-filename" not in info
+    finally:
+        await ground.godwit("vm", "stop", "--force", name)
+        ground.use(before, number)

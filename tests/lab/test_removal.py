@@ -182,16 +182,18 @@ def test_a_directory_that_cannot_be_made_is_named(host_tree: Path, lab_name: str
     assert lab_name not in Laboratory.names()
 
 
-def test_a_name_a_number_and_a_directory_are_taken_once(lab: Laboratory, lab_name: str, tmp_path: Path) -> None:
+def test_a_name_a_number_and_a_directory_are_taken_once(
+    lab: Laboratory, lab_name: str, host_tree: Path, tmp_path: Path
+) -> None:
     with pytest.raises(LabError, match="already a laboratory"):
-        Laboratory.up(LabPlan(lab.name), None)
+        Laboratory.up(LabPlan(lab.name), host_tree)
     with pytest.raises(LabError, match="in use"):
-        Laboratory.up(LabPlan(lab_name, number=lab.plan.number), None)
+        Laboratory.up(LabPlan(lab_name, number=lab.plan.number), host_tree)
     with pytest.raises(LabError, match="belongs to"):
-        Laboratory.up(LabPlan(lab_name), None, lab.directory)
+        Laboratory.up(LabPlan(lab_name), host_tree, lab.directory)
     (tmp_path / "precious").touch()
     with pytest.raises(LabError, match="not empty"):
-        Laboratory.up(LabPlan(lab_name), None, tmp_path)
+        Laboratory.up(LabPlan(lab_name), host_tree, tmp_path)
     assert (tmp_path / "precious").exists()
     with pytest.raises(LabError, match="no folder usr"):
         Laboratory.up(LabPlan(lab_name), tmp_path)

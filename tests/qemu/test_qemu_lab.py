@@ -270,7 +270,7 @@ async def test_cancel_leaves_the_source_running(machines: Machines) -> None:
         if event.status == "pre-switchover":
             break
     view = await guest.view()
-    assert (view.state, view.stream) == (RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER)
+    assert (view.state, view.stream) == (RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.HELD)
     await guest.cancel_migration()
     async for event in events:
         if event.status == "cancelled":

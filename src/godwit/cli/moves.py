@@ -43,11 +43,14 @@ def migrate(  # noqa: PLR0913 - the options
         str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")
     ] = None,
     disks: Annotated[
-        DiskMode, typer.Option(help="What becomes of disks: copy what is not shared, or only share, or copy all.")
+        DiskMode, typer.Option(help="What becomes of disks: copy what is not shared, or share all, or copy.")
     ] = DiskMode.AUTO,
     disk: Annotated[
         list[str] | None, typer.Option(metavar="NAME=MODE", help="An exception for one disk: disk1=full.")
     ] = None,
+    compare_all: Annotated[
+        bool, typer.Option("--compare-all", metavar="", help="Read backing files whole to compare them.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -67,7 +70,12 @@ def migrate(  # noqa: PLR0913 - the options
     if detach and dry_run:
         message = "--detach and --dry-run contradict each other"
         raise InputError(message)
-    policy = replace(policy_of(max_downtime, deadline, bandwidth_), disks=disks, disk_modes=disk_modes(disk or []))
+    policy = replace(
+        policy_of(max_downtime, deadline, bandwidth_),
+        disks=disks,
+        disk_modes=disk_modes(disk or []),
+        compare_all=compare_all,
+    )
     if dry_run:
         run(_check(vm, host, policy, as_json=json))
         return

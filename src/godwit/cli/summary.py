@@ -80,6 +80,8 @@ def summary(outcome: Outcome) -> list[str]:
             label = "downtime" if index == 0 else ""
             note = f"  ({aside})" if aside else ""
             lines.append(f"  {label:9} {name:18} {value.rjust(width)}{note}")
+    if outcome.disk_bytes:
+        lines.append(f"  {'disks':9} {format_size(outcome.disk_bytes)} copied beforehand")
     if outcome.bytes:
         stream = f" in {format_duration(outcome.stream_s)}" if outcome.stream_s is not None else ""
         passes = f", {outcome.passes} passes" if outcome.passes else ""

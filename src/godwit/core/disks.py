@@ -1,39 +1,62 @@
 """How each disk of a guest travels: it stays where it is, since the target sees it too, or it is copied. Pure.
 
-A disk is shared when a token written beside it on the source was read on the target: nothing that a name says counts.
+A disk is shared when a token written beside it on the source was read on the target, and a backing file may be used
+when that, or its content, is the same: nothing that a name says counts.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from godwit.model import DiskCopy, DiskMode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from godwit.core.preflight.evidence import DiskProof
-    from godwit.model import Policy
+    from godwit.model import ImageFacts, Policy
+
+_COPYING: Final = frozenset({DiskMode.FULL, DiskMode.INCREMENTAL})
 
 
 def is_copied(policy: Policy, disk: DiskProof) -> bool:
     """Say whether a disk is to be copied: the user wants it, or leaves it open and the target has no such file."""
     mode = policy.mode_of(disk.name)
-    return not disk.read_only and (mode is DiskMode.FULL or (mode is DiskMode.AUTO and not disk.target_identity))
+    return not disk.read_only and (mode in _COPYING or (mode is DiskMode.AUTO and not disk.target_identity))
 
 
-def copies(policy: Policy, disks: Iterable[DiskProof]) -> tuple[DiskCopy, ...]:
+def chain_of(disk: DiskProof, disks: Sequence[DiskProof]) -> tuple[DiskProof, ...]:
+    """Return the backing files of a disk, the nearest first."""
+    return tuple(one for one in disks if one.backs == disk.name)
+
+
+def mode_of(policy: Policy, disk: DiskProof, disks: Sequence[DiskProof]) -> DiskMode:
+    """Return how a disk that is to be copied is: incrementally where all that lies below it is there already."""
+    mode = policy.mode_of(disk.name)
+    chain = chain_of(disk, disks)
+    if mode is DiskMode.AUTO:
+        return DiskMode.INCREMENTAL if chain and all(one.same for one in chain) else DiskMode.FULL
+    return mode
+
+
+def copies(policy: Policy, disks: Sequence[DiskProof]) -> tuple[DiskCopy, ...]:
     """Return the disks that are to be copied, in order; whether they can be is for preflight to say.
 
-    A copy holds what the disk and all its backing files hold together, so it has none below it.
+    A full copy holds what the disk and all its backing files hold together, so it has none below it.
     """
     return tuple(
-        DiskCopy(disk.name, replace(disk.image, backing="", backing_format=""), job_name(disk.name))
+        _copy(disk.name, disk.image, mode_of(policy, disk, disks))
         for disk in disks
         if disk.image is not None and is_copied(policy, disk)
     )
+
+
+def _copy(name: str, image: ImageFacts, mode: DiskMode) -> DiskCopy:
+    if mode is DiskMode.FULL:
+        image = replace(image, backing="", backing_format="")
+    return DiskCopy(name, image, job_name(name), mode)
 
 
 def job_name(disk: str) -> str:

@@ -105,6 +105,7 @@ class Ledger:
         watched: WatchResult | None,
         findings: tuple[Finding, ...],
         simulated: bool,
+        disk_bytes: int = 0,
     ) -> Outcome:
         """Sum a migration up. `result` holds QEMU's own figures, empty where they could not be read."""
         end = "target_running" if "target_running" in self.marks else "ended"
@@ -120,6 +121,7 @@ class Ledger:
             stream_s=self._span("stream_started", "target_running"),
             start_delay_s=self._span("requested", "stream_started"),
             bytes=int(result.get("transferred", 0)),
+            disk_bytes=disk_bytes,
             passes=int(result.get("passes", 0)),
             downtime=self.downtime(result.get("downtime"), watched),
             guest_alive=state.alive,

@@ -62,6 +62,7 @@ class Engine:
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
         self._downtime_limit = FIRST_DOWNTIME_LIMIT
+        self._copied: dict[str, int] = {}
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -95,7 +96,7 @@ class Engine:
         self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
-        self._mirroring = Mirroring(self._actions)
+        self._mirroring = Mirroring(self._actions, self._copied)
         self._sides.on_mirror = self._mirroring.hear
         self._observer = Observer(self._parts.clock, self._sides)
         self._outside = Outside(self._actions)
@@ -117,6 +118,8 @@ class Engine:
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": {"downtime-limit": int(milliseconds)}}}:
                     self._downtime_limit = milliseconds / 1000
+                case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
+                    self._copied[disk] = done
             if entry.kind == "mark":
                 name, received = str(entry.data["name"]), entry.data["received"]
                 host_time = entry.data.get("host_time")
@@ -301,6 +304,7 @@ class Engine:
             result=self._actions.result,
             watched=self._outside.result,
             findings=self._actions.findings,
+            disk_bytes=sum(self._copied.values()),
             simulated=self._parts.simulated,
         )
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)

@@ -82,13 +82,13 @@ async def _monitor_is_shared(parts: Parts) -> bool:
 
 async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:
     """Prove for each disk that both hosts see the same file."""
-    proofs = [asyncio.create_task(_prove(parts, disk)) for disk in facts.disks]
+    proofs = [asyncio.create_task(_prove(parts, disk, number)) for number, disk in enumerate(facts.disks)]
     await _all(*proofs)
     return tuple(proof.result() for proof in proofs)
 
 
-async def _prove(parts: Parts, disk: DiskFacts) -> DiskProof:
-    token = f"{parts.spec.id}-{disk.name}"
+async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
+    token = f"{parts.spec.id}-{number}"  # not the disk's name, which may hold any character
     error = ""
     planted = False
     try:
@@ -104,7 +104,21 @@ async def _prove(parts: Parts, disk: DiskFacts) -> DiskProof:
             await parts.source.remove_token(disk.path, token)
     found = (seen == token) if planted else None
     proof = DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs)
+    if disk.backs and here and there and not found:
+        return await _compare(parts, proof)
     return await _describe(parts, disk, proof) if is_copied(parts.spec.policy, proof) else proof
+
+
+async def _compare(parts: Parts, proof: DiskProof) -> DiskProof:
+    """Compare a backing file that each side has for itself."""
+    whole = parts.spec.policy.compare_all
+    try:
+        digests = await asyncio.gather(
+            parts.source.digest(proof.path, all_of_it=whole), parts.target.digest(proof.path, all_of_it=whole)
+        )
+    except HostError as reason:
+        return replace(proof, error=reason.message)
+    return replace(proof, digests=(digests[0], digests[1]))
 
 
 async def _describe(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:

@@ -25,9 +25,13 @@ _END_DEADLINE: Final = 4.0
 
 @dataclass(slots=True)
 class Mirroring:
-    """Copies disks through the two guests' monitors. `hear` is told what the source says of its jobs."""
+    """Copies disks through the two guests' monitors. `hear` is told what the source says of its jobs.
+
+    `copied` counts the bytes that were copied of each disk.
+    """
 
     actions: Actions
+    copied: dict[str, int]
     _copies: tuple[DiskCopy, ...] = ()
     _ended: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     """Jobs that were told to end whole, and what went wrong at that."""
@@ -72,6 +76,7 @@ class Mirroring:
 
     def _note(self, views: Sequence[MirrorView]) -> None:
         for view in views:
+            self.copied[view.name] = view.done
             self.actions.note("mirror", name=view.name, done=view.done, needed=view.needed, ready=view.ready)
 
     def _check(self, copies: Sequence[DiskCopy], views: Sequence[MirrorView]) -> None:

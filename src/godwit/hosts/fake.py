@@ -39,6 +39,7 @@ from godwit.model import (
     Vm,
 )
 from godwit.ports import Completed
+from godwit.storage.sharedproof import check_token
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -306,6 +307,7 @@ class FakeHost:
 
     async def plant_token(self, path: str, token: str) -> None:
         """Leave `token` beside a file. Raises RemoteCommandError where the disk is full or the file is absent."""
+        check_token(token)
         await self._reach()
         file = self.world.file(path, self.name)
         if file is None or self.name in self.world.full:
@@ -335,6 +337,16 @@ class FakeHost:
             message = f"{self.name} has no {path}"
             raise HypervisorError(message)
         return ImageFacts(path, image_format, file.size, file.size // _THIN)
+
+    async def digest(self, path: str, *, all_of_it: bool) -> str:
+        """Return size and content of a file: files of one content are made so by `FakeWorld.add_file`."""
+        del all_of_it
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is None:
+            message = f"{self.name} has no {path}"
+            raise RemoteCommandError(message)
+        return f"{file.size} {file.content or file.inode}"
 
     async def place(self, path: str) -> PlaceFacts:
         """Say whether an image could be made at `path`."""

@@ -36,11 +36,12 @@ ROUND_TRIP: Final = 0.0005
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file on some hosts' storage: the same `inode` on two hosts is the same file."""
+    """A file on some hosts' storage: one `inode` on two hosts is the same file, one `content` a copy of it."""
 
     inode: int
     size: int
     hosts: frozenset[str]
+    content: str = ""
 
 
 @dataclass(slots=True)
@@ -100,10 +101,12 @@ class FakeWorld:
         self.hosts[host.name] = host
         return host
 
-    def add_file(self, path: str, hosts: Iterable[str] | None = None, *, size: int = 1 << 30) -> None:
+    def add_file(
+        self, path: str, hosts: Iterable[str] | None = None, *, size: int = 1 << 30, content: str = ""
+    ) -> None:
         """Put a file on storage that the named hosts share (all, if none are named)."""
         there = frozenset(self.hosts if hosts is None else hosts)
-        self._files.setdefault(path, []).append(File(self.next_number(), size, there))
+        self._files.setdefault(path, []).append(File(self.next_number(), size, there, content))
 
     def make_image(self, path: str, host: str, size: int, owner: str) -> None:
         """Make an empty image on one host."""

@@ -60,6 +60,9 @@ done
 IMAGE_DEADLINE: Final = 60.0
 """Seconds that making or removing an image may take: a large one has many extents to give back."""
 
+DIGEST_DEADLINE: Final = 3600.0
+"""Seconds that reading a whole backing file may take: who asks for it knows how large it is."""
+
 _FIRST_RETRY: Final = 0.01
 _ENDING: Final = 1.0
 """Seconds that a QEMU whose monitor has closed may take to end."""
@@ -342,6 +345,13 @@ class PlainHost:
         """Describe an image that QEMU has open in that format. Raises HypervisorError, HostError."""
         completed = await run_script(self._transport, images.INFO, sharedproof.check_path(path), image_format)
         return images.parse_info(completed.stdout.decode(errors="replace"), path, self._transport.where)
+
+    async def digest(self, path: str, *, all_of_it: bool) -> str:
+        """Return size and digest of a file: of all of it, or of its head, its tail and samples in between."""
+        arguments = (sharedproof.check_path(path), "yes" if all_of_it else "no")
+        deadline = DIGEST_DEADLINE if all_of_it else IMAGE_DEADLINE
+        completed = await run_script(self._transport, images.DIGEST, *arguments, deadline=deadline)
+        return completed.stdout.decode().strip()
 
     async def place(self, path: str) -> PlaceFacts:
         """Say whether an image could be made at `path`."""

@@ -127,7 +127,7 @@ def mapping_of(data: Mapping[str, object], key: str) -> Mapping[str, object]:
 
 def _finding(entry: Entry) -> Sentence:
     data = entry.data
-    weight = {"block": Weight.ERROR, "warn": Weight.WARNING}.get(text_of(data, "severity"), Weight.DETAIL)
+    weight = {"block": Weight.ERROR, "warn": Weight.WARNING}.get(text_of(data, "severity"), Weight.STEP)
     found, why = text_of(data, "found"), text_of(data, "why")
     return Sentence(entry.at, weight, found, why, text_of(data, "mend"))
 

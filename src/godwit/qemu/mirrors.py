@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HypervisorError, MonitorCommandError
-from godwit.model import MirrorView
+from godwit.model import DiskMode, MirrorView
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, flag, inner, text, whole
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _POLL: Final = 0.05
+_SYNC: Final = {DiskMode.FULL: "full", DiskMode.INCREMENTAL: "top"}
+"""What a mirror copies: everything that can be read, or what the topmost image holds itself."""
 
 
 async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
@@ -55,7 +57,7 @@ async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: i
     # Zeroes that the source has written become holes on the target.
     target |= {"discard": "unmap", "detect-zeroes": "unmap"}
     await monitor.execute("blockdev-add", target)
-    mirror = {"job-id": job, "device": node, "target": f"{job}-far", "sync": "full", "speed": speed}
+    mirror = {"job-id": job, "device": node, "target": f"{job}-far", "sync": _SYNC[copy.mode], "speed": speed}
     mirror |= {"copy-mode": "background", "filter-node-name": f"{job}-mirror"}
     try:
         await monitor.execute("blockdev-mirror", mirror)

@@ -16,7 +16,8 @@ class DiskProof:
     `token_seen` says that a token written beside the file on the source was read on the target (None: it could not be
     written, `error` says why); the identities are size and inode, empty where the file is absent. `backs` names the
     disk that this one is a backing file of. Of a disk that may have to be copied, `image` describes it and `place`
-    where it would go; None where `error` says why that is not known.
+    where it would go; None where `error` says why that is not known. `digests` are those of a backing file that both
+    sides have and do not share.
     """
 
     name: str
@@ -29,6 +30,12 @@ class DiskProof:
     backs: str = ""
     image: ImageFacts | None = None
     place: PlaceFacts | None = None
+    digests: tuple[str, str] | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether both sides have the same file, or two of the same content."""
+        return bool(self.token_seen) or (self.digests is not None and self.digests[0] == self.digests[1])
 
 
 @dataclass(frozen=True, slots=True)

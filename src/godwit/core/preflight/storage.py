@@ -5,14 +5,15 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from godwit.core.disks import is_copied
-from godwit.model import Finding, Severity
+from godwit.core.disks import chain_of, is_copied, mode_of
+from godwit.model import DiskMode, Finding, Severity
 from godwit.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import DiskProof, Evidence
+    from godwit.model import ImageFacts
 
 
 def storage_findings(e: Evidence) -> Iterator[Finding]:
@@ -22,7 +23,7 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
     for disk in e.disks:
         if disk.name in copied:
             yield from _copied(e, disk)
-        elif disk.backs not in copied:  # a copy brings along what its backing files hold
+        elif disk.backs not in copied and not (disk.backs and disk.same):
             yield from _disk(e, disk)
 
 
@@ -42,18 +43,55 @@ def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
 
 
 def _copied(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
-    troubles = tuple(_keeps_from_copying(e, disk))
+    troubles = (*_backing_differs(e, disk), *_keeps_from_copying(e, disk))
     yield from troubles
-    if not troubles and disk.image is not None:
-        yield Finding(
-            "disk-copied",
-            Severity.INFO,
-            disk.path,
-            f"disk {disk.name} is copied to {disk.path} on {e.target.name}: {format_size(disk.image.allocated)} of "
-            f"{format_size(disk.image.virtual_size)}",
-            f"{e.target.name} has no such file",
-            "if the disk should be shared, mount its storage there first",
-        )
+    if troubles or disk.image is None:
+        return
+    chain = chain_of(disk, e.disks)
+    if mode_of(e.policy, disk, e.disks) is DiskMode.INCREMENTAL:
+        how = "shared" if all(one.token_seen for one in chain) else "compared whole"
+        if how != "shared" and not e.policy.compare_all:
+            how = "compared by size and samples (--compare-all reads all of it)"
+        what = f"the overlay alone; {chain[0].path} is there already, {how}"
+    else:
+        what = "with all that its backing files hold" if chain else "the whole disk"
+    size = f"{format_size(disk.image.allocated)} of {format_size(disk.image.virtual_size)}"
+    yield Finding(
+        "disk-copied",
+        Severity.INFO,
+        disk.path,
+        f"disk {disk.name} is copied to {disk.path} on {e.target.name} ({what}): {size}",
+        f"{e.target.name} has no such file",
+        "if the disk should be shared, mount its storage there first",
+    )
+
+
+def _backing_differs(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
+    """Yield what keeps a disk that is to be copied incrementally from it."""
+    if e.policy.mode_of(disk.name) is not DiskMode.INCREMENTAL:
+        return
+    chain = chain_of(disk, e.disks)
+    mend = f"copy the backing file there first, or say --disk {disk.name}=full"
+    why = "the overlay alone means nothing"
+    if not chain:
+        found = f"{disk.path} has no backing file"
+        yield Finding("backing-missing", Severity.BLOCK, disk.path, found, "there is nothing to add to", mend)
+    for one in chain:
+        if not one.target_identity:
+            found = f"{e.target.name} has no {one.path}, on which {disk.path} rests"
+            yield Finding("backing-missing", Severity.BLOCK, one.path, found, why, mend)
+        elif not one.same:
+            here, there = one.digests or ("?", one.error or "?")
+            found = f"{one.path} is another file on {e.target.name} ({here} here, {there} there)"
+            yield Finding("backing-differs", Severity.BLOCK, one.path, found, why, mend)
+
+
+def _room_needed(e: Evidence, disk: DiskProof, image: ImageFacts) -> int:
+    """Return the bytes that a copy may take: a full one holds what lies below, too."""
+    if mode_of(e.policy, disk, e.disks) is DiskMode.INCREMENTAL:
+        return image.allocated
+    below = sum(int(one.source_identity.partition(":")[0] or 0) for one in chain_of(disk, e.disks))
+    return min(image.virtual_size, image.allocated + below) if below else image.allocated
 
 
 def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
@@ -88,9 +126,9 @@ def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
     elif not disk.place.writable or disk.place.available is None:
         mend = f"make it, or mount the storage that holds it  (on {e.target.name})"
         yield block("disk-folder", f"{e.target.name} has no folder {folder} to write to", "the copy has no place", mend)
-    elif disk.place.available < disk.image.allocated:
+    elif disk.place.available < (needed := _room_needed(e, disk, disk.image)):
         found = f"{folder} on {e.target.name} has {format_size(disk.place.available)} left, "
-        found += f"{disk.path} takes {format_size(disk.image.allocated)}"
+        found += f"{disk.path} takes {format_size(needed)}"
         yield block("disk-room", found, "the copy would fill the disk", f"make room on {e.target.name}")
 
 

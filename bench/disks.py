@@ -1,0 +1,181 @@
+"""A guest and its disk, which no other host sees: what travels, how long it takes, what a client feels.
+
+`python -m bench.disks --moves 5` moves a guest with a thin disk of 10 GiB, 5 % of it in use, there and back again,
+while a program in the guest writes to that disk and syncs. The copy that each move leaves behind is removed before the
+next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench.ground import CALM, GODWIT, Move, Users, Witness, inside, laboratory, move_with_godwit, run, verdict
+from godwit import app
+from godwit.lab.assets import cache_folder, prepare
+from godwit.lab.furnish import GuestPlan, add_guest, register
+from godwit.lab.plan import LabPlan
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from godwit.lab.laboratory import Laboratory
+    from godwit.model import Vm
+    from godwit.service import Service
+
+NAME: Final = "benchdisks"
+_FILL: Final = """
+cd /mnt/images
+head -c 16777216 /dev/urandom > /tmp/piece
+for number in $(seq 0 31); do qemu-io -c "write -q -s /tmp/piece $((number * 300 + 200))M 16M" "$1"; done
+rm /tmp/piece
+"""
+"""Writes 512 MiB into an image of 10 GiB, in 32 pieces at even distances."""
+
+_WRITER: Final = (
+    "n=0; while :; do echo $n | dd of=/data/counter bs=4096 conv=sync,notrunc,fsync 2>/dev/null; n=$((n+1)); "
+    "echo $n > /run/written; done"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One move and what its disk took: bytes allocated on both sides, bytes of it on the wire, the guest's writes."""
+
+    move: Move
+    allocated: int
+    there: int
+    wire: int
+    seconds: float
+    ideal_seconds: float
+    writes_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All moves, and whether the guest's users noticed anything."""
+
+    trips: tuple[Trip, ...]
+    witness: Witness
+
+
+def allocated(lab: Laboratory, host: str, path: str) -> int:
+    """Return the bytes that a file takes on its host."""
+    blocks, size = inside(lab, host, ["stat", "-c", "%b %B", path]).split()
+    return int(blocks) * int(size)
+
+
+async def measure(moves: int, rate: int) -> Result:
+    """Build a laboratory whose hosts share nothing, move, take it down."""
+    assets = await asyncio.to_thread(prepare, cache_folder(), print)
+    plan = LabPlan(NAME, link_rate=rate, shared_storage=False)
+    async with laboratory(plan, assets.hosttree) as lab, app.opened() as service:
+        await register(service, lab)
+        vm = await add_guest(service, lab, assets, GuestPlan())
+        path = f"/mnt/images/{vm.name}.qcow2"
+        await service.stop_vm(vm.name, force=True)
+        inside(lab, "host1", ["qemu-img", "create", "-q", "-f", "qcow2", path, "10G"])
+        inside(lab, "host1", ["sh", "-c", _FILL, "sh", path])
+        await service.start_vm(vm.name)
+        async with Users(lab, vm.address or "") as users, writing(lab, vm):
+            trips = []
+            for number in range(moves):
+                here, there = ("host1", "host2") if number % 2 == 0 else ("host2", "host1")
+                inside(lab, there, ["rm", "-f", path])
+                trips.append(await travel(service, lab, vm, (here, there), rate))
+                print(json.dumps(asdict(trips[-1])), flush=True)
+            return Result(tuple(trips), await users.witness())
+
+
+@asynccontextmanager
+async def writing(lab: Laboratory, vm: Vm) -> AsyncIterator[None]:
+    """Let a program in the guest write and sync, one small write after the other."""
+    session = await asyncio.create_subprocess_exec(*login(lab, vm), _WRITER, stdin=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        session.kill()
+        await session.wait()
+
+
+def login(lab: Laboratory, vm: Vm) -> list[str]:
+    """Return the command that logs in to the guest."""
+    options = ["-i", str(lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
+    options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    return ["ssh", *options, f"root@{vm.address}"]
+
+
+async def written(lab: Laboratory, vm: Vm) -> int:
+    """Return how often the program in the guest has written."""
+    asked = [*login(lab, vm), "cat /run/written"]
+    done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=True)
+    return int(done.stdout or 0)
+
+
+async def travel(service: Service, lab: Laboratory, vm: Vm, way: tuple[str, str], rate: int) -> Trip:
+    """Move once, and see what the disk took."""
+    here, there = way
+    path = f"/mnt/images/{vm.name}.qcow2"
+    before = await written(lab, vm)
+    move = await move_with_godwit(service, lab, vm.name, there, GODWIT)
+    after = await written(lab, vm)
+    row = (await service.journal.rows(limit=1))[0]
+    entries = await service.journal.entries(row.spec.id)
+    began = next(one.at for one in entries if one.kind == "transition" and one.data["phase"] == "mirroring")
+    ran = next(one.at for one in entries if one.kind == "mark" and one.data["name"] == "target_running")
+    taken = allocated(lab, here, path)
+    return Trip(
+        move=move,
+        allocated=taken,
+        there=allocated(lab, there, path),
+        wire=move.link_bytes - move.bytes,
+        seconds=ran - began,
+        ideal_seconds=(taken + move.bytes) * 8 / rate,
+        writes_s=(after - before) / (move.command_s + CALM),
+    )
+
+
+def table(trips: tuple[Trip, ...]) -> str:
+    """Print medians and worst."""
+    rows = ["| | median (worst) |", "|---|---|"]
+    for name, values, unit in (
+        ("client gap", [one.move.client_gap_ms for one in trips], "ms"),
+        ("blackout, STOP to RESUME", [one.move.blackout_ms for one in trips], "ms"),
+        ("bytes of the disk on the wire, of those allocated", [one.wire / one.allocated for one in trips], "x"),
+        ("allocated on the target, of that on the source", [one.there / one.allocated for one in trips], "x"),
+        ("time, of (allocated + memory) / link", [one.seconds / one.ideal_seconds for one in trips], "x"),
+        ("the guest's synced writes a second meanwhile", [one.writes_s for one in trips], ""),
+    ):
+        told = [value for value in values if value is not None]
+        rows.append(f"| {name} | {statistics.median(told):.3f} ({max(told):.3f}) {unit} |".replace(" |", " |"))
+    size = statistics.median(one.allocated for one in trips) / MIB
+    return "\n".join([*rows, "", f"The disk had {size:.0f} MiB of 10 GiB in use."])
+
+
+def main() -> int:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--moves", type=int, default=5, help="moves, there and back in turns")
+    parser.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    result = run(lambda: measure(options.moves, options.rate))
+    if options.json:
+        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    print(table(result.trips))
+    print()
+    print(verdict([one.move for one in result.trips], {"The guest": result.witness}))
+    return 0 if result.witness.unharmed and all(one.move.good for one in result.trips) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
