@@ -23,7 +23,8 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
-from godwit.hosts.fakeguest import VERSION, FakeGuest, FakeQemu
+from godwit.hosts.fakeguest import FakeGuest
+from godwit.hosts.fakeqemu import VERSION, FakeQemu
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (

@@ -10,7 +10,7 @@ from godwit.hosts.fakestream import LIVE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.hosts.fakeqemu import FakeQemu
 
 _HELP: Final = {
     "cont": "cont|c  -- resume emulation\n",

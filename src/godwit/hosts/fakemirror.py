@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.model import MirrorView
 
 if TYPE_CHECKING:
-    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakestream import Link
     from godwit.model import DiskCopy
 

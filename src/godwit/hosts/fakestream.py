@@ -17,7 +17,7 @@ from godwit.model import Sample
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.hosts.fakeqemu import FakeQemu
     from godwit.ports import Clock
 
 DEVICE_STATE: Final = 0.002

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from godwit.hosts.fake import FakeHost
-    from godwit.hosts.fakeguest import FakeQemu
+    from godwit.hosts.fakeqemu import FakeQemu
     from godwit.model import Vm
     from godwit.ports import Clock
 

@@ -1,0 +1,291 @@
+"""A simulated QEMU process: the words, the states and the carelessness of the real one.
+
+Read in QEMU's sources or measured on 10.0: `cont` in `inmigrate` only arms, in `finish-migrate` it is refused, and
+after a completed migration it succeeds on both sides; capabilities cannot change while a stream runs; MIGRATION events
+come only with the `events` capability; a failed incoming QEMU exits; a stopped process (SIGSTOP) carries out what it
+was told when it goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import MonitorCommandError
+from godwit.hosts.fakemirror import FakeMirror
+from godwit.hosts.fakestream import LIVE, FakeStream
+from godwit.model import (
+    GuestView,
+    Launch,
+    RunState,
+    StreamStatus,
+    Vm,
+)
+from godwit.ports import GuestEvent, GuestEventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from godwit.hosts.fake import FakeHost
+    from godwit.hosts.fakeguest import FakeGuest
+    from godwit.hosts.fakestream import Workload
+    from godwit.hosts.fakeworld import FakeWorld
+    from godwit.model import DiskCopy
+
+RUN_STATES: Final = {
+    "running": RunState.RUNNING,
+    "paused": RunState.PAUSED,
+    "inmigrate": RunState.INCOMING,
+    "finish-migrate": RunState.STOPPED_FOR_SWITCHOVER,
+    "postmigrate": RunState.POSTMIGRATE,
+}
+STREAM_STATUSES: Final = {
+    "": StreamStatus.NONE,
+    "setup": StreamStatus.SETUP,
+    "active": StreamStatus.ACTIVE,
+    "pre-switchover": StreamStatus.HELD,
+    "device": StreamStatus.SWITCHOVER,
+    "cancelling": StreamStatus.OTHER,
+    "completed": StreamStatus.COMPLETED,
+    "failed": StreamStatus.FAILED,
+    "cancelled": StreamStatus.CANCELLED,
+}
+CAPABILITIES: Final = frozenset({"events", "return-path", "late-block-activate", "pause-before-switchover"})
+PARAMETERS: Final = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
+COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
+VERSION: Final = (10, 0, 2)
+
+
+class FakeQemu:
+    """One QEMU process on one host. `memory` names the content of its memory: a copy that ran on has another name."""
+
+    def __init__(self, host: FakeHost, vm: Vm, launch: Launch, workload: Workload, *, incoming: bool) -> None:
+        """Start the process: running, or waiting for a stream."""
+        self.host, self.vm, self.launch, self.workload = host, vm, launch, workload
+        self.world: FakeWorld = host.world
+        self.pid = self.world.next_number()
+        self.raw = "inmigrate" if incoming else "paused"
+        self.migration = ""
+        self.detail = ""
+        self.memory = self.world.next_number()
+        self.capabilities = dict.fromkeys(sorted(CAPABILITIES), False)
+        self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
+        self.port: int | None = None
+        self.disks_port: int | None = None
+        self.mirrors: dict[str, FakeMirror] = {}
+        self.stream: FakeStream | None = None
+        self.hung = False
+        self.alive = True
+        self.armed = False
+        self.announced = 0
+        self.monitor: FakeGuest | None = None
+        self.backlog: list[Callable[[], object]] = []
+        if not incoming:
+            self.world.boot(self)
+            self.execute()
+
+    # -- CPUs ------------------------------------------------------------------------------------------------------
+
+    def execute(self) -> None:
+        """Let the CPUs run. Nothing here prevents a second copy: QEMU does not, either; the world takes note."""
+        self.raw = "running"
+        self.world.began(self)
+        self.tell("RESUME")
+
+    def halt(self, raw: str) -> None:
+        """Stop the CPUs; `raw` is QEMU's word for the state that follows."""
+        was_running, self.raw = self.raw == "running", raw
+        if was_running:
+            self.world.ceased(self)
+            self.tell("STOP")
+
+    def executed_since(self, instant: float) -> float:
+        """Return for how many of the seconds since `instant` the CPUs ran."""
+        return self.world.executed(self, instant)
+
+    def hang(self) -> None:
+        """Stop the process (SIGSTOP)."""
+        self.hung = True
+        self.world.ceased(self)
+        self.world.stir()
+
+    def wake(self) -> None:
+        """Let the process go on (SIGCONT): it carries out what it was told meanwhile."""
+        if not self.hung:
+            return
+        self.hung = False
+        if self.raw == "running":
+            self.world.began(self)
+        for command in self.backlog:
+            try:
+                command()
+            except MonitorCommandError:
+                continue  # its answer has nobody to go to
+        self.backlog.clear()
+        self.world.stir()
+
+    def exit(self, words: str) -> None:
+        """End the process."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.world.ceased(self)
+        self.host.qemu_ended(self, words)
+        if self.stream is not None:
+            self.stream.end("failed")
+        for mirror in list(self.mirrors.values()):
+            mirror.finish("its QEMU ended")
+        if self.monitor is not None:
+            self.monitor.lose(words)
+        self.world.stir()
+
+    def jitter(self) -> float:
+        """Return a factor near 1."""
+        return self.world.chance.uniform(0.9, 1.1)
+
+    @property
+    def send_queue(self) -> float:
+        """Bytes that the kernel of this host keeps unsent for a socket."""
+        return self.host.send_queue
+
+    # -- words -----------------------------------------------------------------------------------------------------
+
+    def tell(self, kind: GuestEventKind, *, status: str = "", number: int = 0, detail: str = "") -> None:
+        """Say something unasked to whoever holds the control monitor; of migrations only with the capability."""
+        if self.monitor is not None and (not kind.startswith("MIGRATION") or self.capabilities["events"]):
+            self.monitor.hear(GuestEvent(kind, self.world.clock.now(), self.host.time(), status, number, detail))
+
+    def set_migration(self, status: str) -> None:
+        """Change the migration status and say so."""
+        if status != self.migration:
+            self.migration = status
+            self.tell("MIGRATION", status=status)
+
+    def view(self) -> GuestView:
+        """Return what query-status and query-migrate say."""
+        word = f"{self.raw}/{self.migration}" if self.migration else self.raw
+        return GuestView(RUN_STATES[self.raw], STREAM_STATUSES[self.migration], word, self.pid, self.detail)
+
+    def receive(self, source: FakeQemu) -> None:
+        """Have everything: stand still, or run at once if `cont` came too early."""
+        self.memory, self.raw, self.port = source.memory, "paused", None
+        self.set_migration("completed")
+        if self.armed:
+            self.execute()
+
+    # -- commands --------------------------------------------------------------------------------------------------
+
+    def cont(self) -> None:
+        """Obey `cont`."""
+        if self.raw == "finish-migrate":
+            message = f"QEMU of {self.vm.name} refused `cont`: Migration is not finalized yet"
+            raise MonitorCommandError(message)
+        if self.raw == "inmigrate":
+            self.armed = True
+        elif self.raw != "running":
+            self.execute()
+
+    def stop(self) -> None:
+        """Obey `stop`."""
+        if self.raw == "running":
+            self.halt("paused")
+
+    def set_capabilities(self, capabilities: dict[str, bool]) -> None:
+        """Obey migrate-set-capabilities."""
+        if self.migration in LIVE:
+            self.refuse("migrate-set-capabilities", "There's a migration process in progress")
+        for name, state in capabilities.items():
+            if name not in CAPABILITIES:
+                self.refuse("migrate-set-capabilities", f"Invalid parameter '{name}'")
+            self.capabilities[name] = state
+
+    def set_parameters(self, parameters: dict[str, int | str | bool]) -> None:
+        """Obey migrate-set-parameters."""
+        for name in parameters:
+            if name not in PARAMETERS:
+                self.refuse("migrate-set-parameters", f"Parameter '{name}' is unexpected")
+        self.parameters.update(parameters)
+        self.world.stir()
+
+    def listen(self, uri: str) -> str:
+        """Obey migrate-incoming, and return where."""
+        if self.raw != "inmigrate":
+            self.refuse("migrate-incoming", "'-incoming' was not specified on the command line")
+        address, _, ports = uri.rpartition(":")
+        first, _, last = ports.partition(",to=")
+        taken = self.host.ports_in_use() | self.host.unseen_ports
+        self.port = next((port for port in range(int(first), int(last or first) + 1) if port not in taken), None)
+        if self.port is None:
+            self.refuse("migrate-incoming", "Failed to find an available port: Address already in use")
+        self.set_migration("setup")
+        return f"{address}:{self.port}"
+
+    def migrate(self, uri: str) -> None:
+        """Obey migrate: a target that cannot be reached is a failed stream, not an error."""
+        if self.migration in LIVE:
+            self.refuse("migrate", "There's a migration process in progress")
+        if self.raw not in {"running", "paused"}:
+            self.refuse("migrate", "Guest is not in a state that can be migrated")
+        target, link = self.world.listener(self.host, uri)
+        if target is None or link is None:
+            self.detail = f"Failed to connect to '{uri}': Connection refused"
+            self.set_migration("setup")
+            self.set_migration("failed")
+            return
+        self.detail = ""
+        target.port = None
+        self.stream = target.stream = FakeStream(self.world.clock, link, self, target)
+        self.stream.start()
+
+    def cancel(self) -> None:
+        """Obey migrate_cancel."""
+        if self.stream is not None and self.migration in LIVE:
+            self.set_migration("cancelling")
+            self.stream.end("cancelled")
+
+    # -- disks -----------------------------------------------------------------------------------------------------
+
+    def serve_disks(self, port: int) -> None:
+        """Obey nbd-server-start and block-export-add."""
+        if self.disks_port is not None or port in self.host.ports_in_use():
+            self.refuse("nbd-server-start", "NBD server already running")
+        self.disks_port = port
+
+    def stop_serving(self) -> None:
+        """Obey nbd-server-stop."""
+        self.disks_port = None
+
+    def start_mirror(self, copy: DiskCopy, address: str, port: int) -> None:
+        """Obey blockdev-add and blockdev-mirror."""
+        if copy.job in self.mirrors:
+            return
+        target, link = self.world.server(self.host, address, port)
+        if target is None or link is None:
+            self.refuse("blockdev-add", "Failed to connect: Connection refused")
+            return
+        self.mirrors[copy.job] = FakeMirror(self, target, copy, link)
+
+    def end_mirror(self, copy: DiskCopy) -> None:
+        """Obey block-job-cancel without force."""
+        mirror = self.mirrors.get(copy.job)
+        if mirror is None or not mirror.ready:
+            self.refuse("block-job-cancel", f"Block job '{copy.job}' not found, or not ready")
+            return
+        mirror.ending = True
+
+    def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Obey block-job-cancel with force."""
+        for copy in copies:
+            if copy.job in self.mirrors:
+                self.mirrors[copy.job].finish("it was cancelled")
+
+    def continue_stream(self) -> None:
+        """Obey migrate-continue."""
+        if self.migration != "pre-switchover" or self.stream is None:
+            self.refuse("migrate-continue", "Migration not in expected state: pre-switchover")
+            return
+        self.stream.release()
+
+    def refuse(self, command: str, words: str) -> None:
+        """Answer with an error. Always raises."""
+        message = f"QEMU of {self.vm.name} on {self.host.name} refused `{command}`: {words}"
+        raise MonitorCommandError(message)
