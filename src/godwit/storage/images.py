@@ -77,8 +77,9 @@ if ! { printf '%s\n' "$owner" > "$marker"; } 2>/dev/null; then
     [ -e "$marker" ] && echo "taken $marker" || echo "refused $marker"
     exit 0
 fi
-# noclobber opens with O_EXCL: the name is ours from here on, or it was somebody's before.
-if ! { : > "$path"; } 2>/dev/null; then
+# noclobber opens with O_EXCL: the name is ours from here on, or it was somebody's before. Not `:`, which ends the shell
+# when its redirection fails, as a special built-in does.
+if ! { printf '' > "$path"; } 2>/dev/null; then
     rm -f -- "$marker"
     [ -e "$path" ] && echo "exists" || echo "refused $path"
     exit 0
