@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from godwit.errors import (
     BusyError,
+    HostError,
     HypervisorError,
     MonitorBusyError,
     MonitorCommandError,
@@ -410,6 +411,33 @@ class HostContract:
     async def test_a_file_that_is_not_there_has_no_identity(self, bench: Bench) -> None:
         assert (await bench.source.find_token(bench.private))[1]
         assert await bench.target.find_token(bench.private) == (None, "")
+
+    async def test_an_image_is_made_once_and_is_its_owner_s_until_it_is_kept(self, bench: Bench) -> None:
+        image = replace(await bench.source.image(bench.private, "raw"), path=bench.private)
+        assert image.virtual_size > 0
+        before = await bench.target.place(bench.private)
+        assert (before.exists, before.writable, before.can_create) == (False, True, True)
+
+        await bench.target.create_image(image, "one")
+        with pytest.raises((HostError, BusyError)):
+            await bench.target.create_image(image, "two")
+        await bench.target.remove_image(bench.private, "two")
+        assert (await bench.target.place(bench.private)).exists
+        await bench.target.remove_image(bench.private, "one")
+        assert not (await bench.target.place(bench.private)).exists
+
+        await bench.target.create_image(image, "one")
+        await bench.target.keep_image(bench.private, "one")
+        await bench.target.remove_image(bench.private, "one")
+        assert (await bench.target.place(bench.private)).exists
+
+    @pytest.mark.parametrize("all_of_it", [False, True])
+    async def test_a_file_has_the_same_digest_wherever_it_is_read(self, bench: Bench, *, all_of_it: bool) -> None:
+        here, there = await asyncio.gather(
+            *(host.digest(bench.disk, all_of_it=all_of_it) for host in (bench.source, bench.target))
+        )
+
+        assert here == there != ""
 
     async def test_a_lease_of_the_send_queue_can_be_given_back_twice(self, bench: Bench) -> None:
         assert await bench.source.shorten_send_queue("one", 65536)
