@@ -191,6 +191,7 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("backing-missing", BLOCK, overlay(below(target_identity="")), "two has no /images/base.raw, on which"),
     ("backing-differs", BLOCK, overlay(below(digests=("9 ab", "9 cd"))), "(9 ab here, 9 cd there)"),
     ("backing-differs", BLOCK, overlay(below(error="it cannot be read")), "it cannot be read there"),
+    ("disk-unknown", BLOCK, whole(policy=Policy(disk_modes=(("vdb", DiskMode.FULL),))), "no disk vdb; it has disk0"),
     ("disk-is-shared", BLOCK, full(), "both hosts see the same /images/web.raw"),
     ("disk-exists", BLOCK, full(token_seen=False, target_identity="1 8"), "another /images/web.raw"),
     ("disk-unproven", BLOCK, disk(token_seen=None, error="Read-only file system"), "Read-only file system"),

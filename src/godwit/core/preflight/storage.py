@@ -19,12 +19,27 @@ if TYPE_CHECKING:
 def storage_findings(e: Evidence) -> Iterator[Finding]:
     """Yield the disks that the target does not see, or sees another of, and those that QEMU could not hand over."""
     yield from _images_are_found_again(e)
+    yield from _disks_are_known(e)
     copied = {disk.name for disk in e.disks if is_copied(e.policy, disk)}
     for disk in e.disks:
         if disk.name in copied:
             yield from _copied(e, disk)
         elif disk.backs not in copied and not (disk.backs and disk.same):
             yield from _disk(e, disk)
+
+
+def _disks_are_known(e: Evidence) -> Iterator[Finding]:
+    known = [disk.name for disk in e.disks if not disk.backs]
+    for name, mode in e.policy.disk_modes:
+        if name not in known:
+            yield Finding(
+                "disk-unknown",
+                Severity.BLOCK,
+                e.vm.name,
+                f"{e.vm.name} has no disk {name}; it has {', '.join(known) or 'none'}",
+                f"--disk {name}={mode} would mean nothing",
+                "name one of its disks",
+            )
 
 
 def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
