@@ -29,8 +29,9 @@ async def migrate_with_disks(guest: Guest, asked: DiskMigration) -> str:  # noqa
         f"migrate: unsupported option -{asked.kind}: this QEMU does not copy disks with a migration any more; today a "
         "mirror over NBD does, which this console does not drive yet"
     )
+    mode = {"b": "full", "i": "incremental"}[asked.kind]
     remedy = (
-        "godwit migrate VM HOST --disks full copies whole disks on a QEMU like this; over storage that both hosts "
-        "share, migrate works without -b and -i"
+        f"godwit migrate VM HOST --disks {mode} does this on a QEMU like this; over storage that both hosts share, "
+        "migrate works without -b and -i"
     )
     raise RefusedError(message, remedy=remedy)
