@@ -257,16 +257,12 @@ class DiskCopy:
 
 @dataclass(frozen=True, slots=True)
 class MirrorView:
-    """How far the copy of one disk is: bytes done, of those known to be needed.
-
-    `ready` when it keeps up with the guest's writes; `error` is QEMU's word for one that is in trouble.
-    """
+    """How far the copy of one disk is: bytes done of those known to be needed; `ready` when it keeps up with writes."""
 
     name: str
     done: int
     needed: int
     ready: bool
-    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

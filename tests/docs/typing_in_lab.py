@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from godwit.lab.laboratory import Laboratory
-from godwit.lab.loads import TICK_PORT
 
 GODWIT: Final = str(Path(sys.executable).with_name("godwit"))
 GUEST_ADDRESS: Final = "198.18.0.100"
@@ -25,7 +22,6 @@ GUEST_ADDRESS: Final = "198.18.0.100"
 
 _OURS: Final = re.compile(r"^(host\d+|client|web1)$")
 _NAMED: Final = frozenset({"up", "down", "status"})
-_BOOT_DEADLINE: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +78,7 @@ class Session:
             check=False,
         )
         assert done.returncode == 0, f"{typed}: {done.stdout}"
-        if typed[:3] == ["godwit", "lab", "up"]:
-            self._wait_for_guest()
         return done.stdout
-
-    def _wait_for_guest(self) -> None:
-        """Return when the guest answers: the pages say that it takes a few seconds."""
-        end = time.monotonic() + _BOOT_DEADLINE
-        while True:
-            try:
-                socket.create_connection((self.address, TICK_PORT), timeout=1).close()
-            except OSError:  # it still boots: nothing else says when it has
-                assert time.monotonic() < end, "the guest never answered"
-                time.sleep(0.1)
-            else:
-                return
 
     def end(self) -> None:
         """Take the laboratory down, whatever state it is in."""

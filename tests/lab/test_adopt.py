@@ -115,8 +115,8 @@ async def test_a_daemon_that_lost_its_image_is_refused_until_it_can_find_it(grou
 async def test_what_is_no_qmp_is_not_adopted(ground: Ground) -> None:
     """A file, nothing at all, somebody else's socket: refused by name, and left alone."""
     here = "host1"
-    serve = "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind('/run/other.sock'); s.listen()\n"
-    serve += "print('up',flush=True)\nwhile True:\n c,_=s.accept(); c.sendall(b'220 hello\\r\\n'); time.sleep(60)"
+    serve = "import socket; held=[]; s=socket.socket(socket.AF_UNIX); s.bind('/run/other.sock'); s.listen()\n"
+    serve += "print('up',flush=True)\nwhile True:\n c,_=s.accept(); c.sendall(b'220 hello\\r\\n'); held.append(c)"
     command = ground.lab.command(here, ["python3", "-c", serve])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         try:

@@ -84,7 +84,7 @@ import socket, sys, time
 peer = socket.create_connection((sys.argv[1], 5000))
 for tick in range(int(sys.argv[2])):
     peer.sendall(b"x")
-    time.sleep(0.02)
+    time.sleep(0.02)  # the pace of the ticks
 peer.close()
 """
 

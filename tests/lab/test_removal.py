@@ -158,7 +158,7 @@ def test_a_restart_that_was_killed_can_be_repeated(build_lab: Callable[..., Labo
     for delay in (0.3, 0.33, 0.36, 0.39, 0.42, 0.45):  # a good part of it is the start of Python
         lab.crash("host1")
         with subprocess.Popen([sys.executable, "-c", program, lab.name]) as restarter:
-            time.sleep(delay)
+            time.sleep(delay)  # the instant is what is being varied
             restarter.kill()
         if not lab.status().machines[0].up:
             lab.restart("host1")

@@ -314,10 +314,6 @@ def _source_resumed(state: State, _: e.Event) -> Step:
     return Step(state, (e.Observe(),))
 
 
-def _observe_with(state: State, failure: Failure) -> Step:
-    return Step(state.with_failure(failure), (e.Observe(),))
-
-
 def _step_failed_late(state: State, event: e.Event) -> Step:
     """Look, since a failed ContinueTarget proves nothing about who runs; give up when it says that it is at its end."""
     if isinstance(event, e.StepFailed) and event.code == "limbo":

@@ -81,7 +81,6 @@ async def views(monitor: Asks, copies: Sequence[DiskCopy]) -> tuple[MirrorView, 
             done=whole(row, "offset"),
             needed=whole(row, "len"),
             ready=flag(row, "ready"),
-            error="" if text(row, "io-status") in {"", "ok"} else text(row, "io-status"),
         )
         for copy in copies
         if (row := jobs.get(copy.job)) is not None
