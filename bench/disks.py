@@ -7,7 +7,6 @@ next one.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
@@ -15,10 +14,22 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.ground import CALM, GODWIT, Move, Users, Witness, inside, laboratory, move_with_godwit, run, verdict
+from bench.ground import (
+    CALM,
+    GODWIT,
+    Move,
+    Users,
+    Witness,
+    inside,
+    keep,
+    laboratory,
+    move_with_godwit,
+    parser,
+    run,
+    verdict,
+)
 from godwit import app
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, register
@@ -160,14 +171,11 @@ def table(trips: tuple[Trip, ...]) -> str:
 
 def main() -> int:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moves", type=int, default=5, help="moves, there and back in turns")
-    parser.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--moves", type=int, default=5, help="moves, there and back in turns")
+    options = arguments.parse_args()
     result = run(lambda: measure(options.moves, options.rate))
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    keep(result, options.json)
     print(table(result.trips))
     print()
     print(verdict([one.move for one in result.trips], {"The guest": result.witness}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import errno
+import json
 import os
 import signal
 import statistics
@@ -12,7 +14,7 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -26,6 +28,8 @@ from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+
+    from _typeshed import DataclassInstance
 
     from godwit.service import Service
 
@@ -77,6 +81,20 @@ class Witness:
     def unharmed(self) -> bool:
         """Whether no connection broke and nothing was lost."""
         return self.ssh_session_survived and not self.tick_faults
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of what all benchmarks can be told."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
+    made.add_argument("--json", type=Path, help="write all figures there")
+    return made
+
+
+def keep(result: DataclassInstance, path: Path | None) -> None:
+    """Write all figures to `path`, if the user named one."""
+    if path:
+        path.write_text(json.dumps(asdict(result), indent=1) + "\n")
 
 
 def run(work: Callable[[], Coroutine[None, None, Result]]) -> Result:

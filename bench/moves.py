@@ -6,12 +6,10 @@ times, then ten more times with Godwit alone: thirty moves in a row on one SSH s
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from bench.ground import (
@@ -21,8 +19,10 @@ from bench.ground import (
     Move,
     Users,
     Witness,
+    keep,
     laboratory,
     move_with_godwit,
+    parser,
     run,
     table,
     verdict,
@@ -70,15 +70,12 @@ async def measure(pairs: int, more: int, rate: int) -> Result:
 
 def main() -> int:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=10, help="moves each way, in turns")
-    parser.add_argument("--more", type=int, default=10, help="moves with Godwit alone, after that")
-    parser.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--pairs", type=int, default=10, help="moves each way, in turns")
+    arguments.add_argument("--more", type=int, default=10, help="moves with Godwit alone, after that")
+    options = arguments.parse_args()
     result = run(lambda: measure(options.pairs, options.more, options.rate))
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    keep(result, options.json)
     print(table(result.moves, {DEFAULTS: "QEMU's defaults", GODWIT: "Godwit"}, FIGURES, "ratio of medians"))
     print()
     print(verdict(result.moves, {"The guest": result.witness}))

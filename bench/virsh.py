@@ -6,13 +6,11 @@ one that Godwit owns, the latter with QEMU's defaults as well. Godwit refuses wh
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import json
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.ground import (
@@ -22,8 +20,10 @@ from bench.ground import (
     Move,
     Users,
     Witness,
+    keep,
     laboratory,
     move_with_godwit,
+    parser,
     run,
     table,
     verdict,
@@ -109,14 +109,11 @@ async def in_turns(ground: Ground, rounds: int) -> list[Move]:
 
 def main() -> int:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=6, help="moves each way, in turns; six are every order once")
-    parser.add_argument("--rate", type=int, default=400_000_000, help="of the migration link, bits a second")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--pairs", type=int, default=6, help="moves each way, in turns; six are every order once")
+    options = arguments.parse_args()
     result = run(lambda: measure(options.pairs, options.rate))
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    keep(result, options.json)
     print(table(result.moves, WAYS, FIGURES, "Godwit to virsh"))
     print()
     print(verdict(result.moves, {"libvirt's guest": result.libvirt, "Godwit's guest": result.godwit}))

@@ -1,5 +1,8 @@
 """The outside probe itself: one file, standard library only, Python 3.9 or newer.
 
+One file although it is a long one: whoever can run Python on a vantage point can pipe it there. In the order of the
+sections below: the clock and the story that it writes, what can be asked, when it is asked, ping instead, the start.
+
 Runs where the client of a guest would be: ``python3 prober.py ARGS``, ``python3 - ARGS < prober.py``, or sent over
 SSH, so a vantage point needs nothing installed. It asks the guest every few milliseconds and writes what happened to
 standard output, one JSON object a line, told apart by ``t``:
@@ -50,6 +53,9 @@ ECHO_BYTES = 24  # ICMP header, token, number
 PIPE_CHUNK = 4096  # a pipe that select() calls writable takes this much without blocking
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the kernel's own instant of arrival
 EVENT_PAUSE_NS = 100_000_000  # the same trouble is counted every time and told ten times a second at most
+
+
+# -- the clock, and the story ------------------------------------------------------------------------------------------
 
 
 def monotonic_ns() -> int:
@@ -124,6 +130,9 @@ class Output:
         if self._rows:
             rows, self._rows = self._rows, []
             self.say("rows", rows=rows)
+
+
+# -- what can be asked -------------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -467,6 +476,9 @@ class RedisTalk(Talk):
         return True, "" if buffer == self._expected else "wrong-value"
 
 
+# -- when it is asked --------------------------------------------------------------------------------------------------
+
+
 def obey(out: Output) -> str:
     """Read standard input: ``clock ID`` asks for the clock; its end is the reason to end, which is given back."""
     data = os.read(0, 4096)
@@ -601,6 +613,9 @@ class Loop:
         )
 
 
+# -- ping instead ------------------------------------------------------------------------------------------------------
+
+
 class PingCommand(Client):
     """The system's own ping, where no ICMP socket is allowed; its lateness cannot be known (``lag_us`` null)."""
 
@@ -664,6 +679,9 @@ class PingCommand(Client):
     def _unwrapped(self, sequence: int) -> int:
         """Count on from the last number to the nearest one with this 16-bit sequence number."""
         return self._last + (sequence - self._last + 0x8000) % 0x10000 - 0x8000
+
+
+# -- the start ---------------------------------------------------------------------------------------------------------
 
 
 def prioritise(wanted: str) -> str:
