@@ -29,9 +29,7 @@ if TYPE_CHECKING:
         WatchResult,
     )
 
-GuestEventKind = Literal[
-    "STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_READY", "MIRROR_ENDED"
-]
+GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,15 @@ def test_two_copies_to_one_place_do_not_meet(here: Path) -> None:
     assert image.read_text() == "made\n"
 
 
+def test_a_mark_that_nobody_came_back_for_is_no_hindrance(here: Path) -> None:
+    image = here / "a.raw"
+    assert create(here, image, "dead") is None
+    image.unlink()
+    assert create(here, image) is None
+    run(here, images.REMOVE, str(image), "dead")
+    assert image.exists()
+
+
 def test_a_program_that_refuses_leaves_nothing(here: Path) -> None:
     error = create(here, here / "a.raw", REFUSES="No space left on device")
     assert error is not None

@@ -27,6 +27,10 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
     await _all(disks, source, destination, on_target, shared)
     facts, proofs = disks.result()
     target, reachable = destination.result()
+    if facts.launch.argv[0] != program:  # somebody has started the guest anew, with another QEMU
+        destination = asyncio.create_task(_target(parts, facts.launch.argv[0]))
+        await _all(destination)
+        target, reachable = destination.result()
     return Evidence(
         vm=parts.vm,
         policy=parts.spec.policy,

@@ -39,7 +39,7 @@ class Mirroring:
     def hear(self, event: GuestEvent) -> None:
         """Take note of a job's end; one that nobody asked for is the end of a copy."""
         copy = next((one for one in self._copies if one.job == event.status), None)
-        if copy is None or event.kind != "MIRROR_ENDED":
+        if copy is None:
             return
         waiting = self._ended.get(copy.job)
         if waiting is None:

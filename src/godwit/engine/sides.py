@@ -31,8 +31,8 @@ _STREAM_WORDS: Final = {
 class Sides:
     """Keeps one monitor per side, turns what it says into events of the machine, and reads clocks on the way.
 
-    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends, `on_mirror` when the source says
-    something of a copy. `asked` holds when a command that
+    `emit` takes the machine's events; `on_pass`, if set, is called when a pass ends, `on_mirror` when the copy of a
+    disk has ended on the source. `asked` holds when a command that
     makes an event was sent, so that the event's own timestamp becomes a reading of that host's clock.
     """
 
@@ -78,7 +78,7 @@ class Sides:
             self._take_status(side, event)
         elif event.kind == "MIGRATION_PASS" and side is Side.SOURCE and self.on_pass is not None:
             self.on_pass()
-        elif event.kind in {"MIRROR_READY", "MIRROR_ENDED"} and side is Side.SOURCE and self.on_mirror is not None:
+        elif event.kind == "MIRROR_ENDED" and side is Side.SOURCE and self.on_mirror is not None:
             self.on_mirror(event)
         elif event.kind == "STOP" and side is Side.SOURCE:
             self._mark("source_stopped", event)

@@ -43,10 +43,7 @@ class FakeMirror:
                 return
             if not self.link.up or self.source.hung or self.target.hung:
                 continue
-            was_ready = self.ready
             self.done = min(float(self.copy.image.allocated), self.done + self.link.bandwidth * STEP)
-            if self.ready and not was_ready:
-                self.source.tell("MIRROR_READY", status=self.copy.job)
         file = self.source.world.file(self.copy.image.path, self.target.host.name)
         if file is not None and self.source.raw != "running":  # what a running guest writes now is not in the copy
             self.source.world.incomplete.discard(file.inode)

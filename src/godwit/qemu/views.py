@@ -40,11 +40,10 @@ STREAM_STATUSES: Final = {
 """query-migrate: `cancelling` and the words of postcopy and COLO decide nothing by themselves and are OTHER."""
 
 _KINDS: Final[dict[str, GuestEventKind]] = {kind: kind for kind in get_args(GuestEventKind)} | {
-    "BLOCK_JOB_READY": "MIRROR_READY",
     "BLOCK_JOB_COMPLETED": "MIRROR_ENDED",
     "BLOCK_JOB_CANCELLED": "MIRROR_ENDED",
 }
-_STATUS: Final = {LOST: "reason", "SHUTDOWN": "reason", "MIRROR_READY": "device", "MIRROR_ENDED": "device"}
+_STATUS: Final = {LOST: "reason", "SHUTDOWN": "reason", "MIRROR_ENDED": "device"}
 _MEGABIT: Final = 1e6 / 8
 _FIGURES: Final = ("total-time", "downtime", "setup-time")
 

@@ -72,16 +72,19 @@ CREATE: Final = (
     _MARKER
     + r"""
 shift 2
+# noclobber opens with O_EXCL: the name is ours from here on, or it was somebody's before. Only then comes the mark: one
+# that outlived a crash of this host must never stand beside what is not ours. Not `:`, which ends the shell when its
+# redirection fails, as a special built-in does.
 set -C
-if ! { printf '%s\n' "$owner" > "$marker"; } 2>/dev/null; then
-    [ -e "$marker" ] && echo "taken $marker" || echo "refused $marker"
+if ! { printf '' > "$path"; } 2>/dev/null; then
+    [ -e "$path" ] || { echo "refused $path"; exit 0; }
+    [ -e "$marker" ] && echo "taken $marker" || echo "exists"
     exit 0
 fi
-# noclobber opens with O_EXCL: the name is ours from here on, or it was somebody's before. Not `:`, which ends the shell
-# when its redirection fails, as a special built-in does.
-if ! { printf '' > "$path"; } 2>/dev/null; then
-    rm -f -- "$marker"
-    [ -e "$path" ] && echo "exists" || echo "refused $path"
+set +C
+if ! { printf '%s\n' "$owner" > "$marker"; } 2>/dev/null; then
+    rm -f -- "$path"
+    echo "refused $marker"
     exit 0
 fi
 if said=$(qemu-img create -q "$@" 2>&1); then
