@@ -190,6 +190,18 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """A dirty bitmap that was set on a disk and on its copy while the guest stood still between them.
+
+    Both have it, so that the copy left behind can be found again; in the one that lives on it records what is written
+    since: `changed` bytes.
+    """
+
+    name: str
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFacts:
     """One disk of a running guest; `path` is absolute on the guest's host."""
 
@@ -200,6 +212,8 @@ class DiskFacts:
     virtual_size: int
     backs: str = ""
     """The name of the disk that this one is a backing file of."""
+    stamps: tuple[Stamp, ...] = ()
+    """The handover stamps that record what was written since, as far as they can be trusted."""
 
 
 class DiskMode(StrEnum):
@@ -219,7 +233,8 @@ class ImageFacts:
     """An image file as `qemu-img info` describes it; sizes in bytes.
 
     `allocated` is what it takes on its file system. `backing` is the absolute path of the image below it. `options`
-    are what `qemu-img create` needs to make another of its kind; `refusals` say why none can be made.
+    are what `qemu-img create` needs to make another of its kind; `refusals` say why none can be made. `stamps` are the
+    handover stamps that it holds and that QEMU closed in order.
     """
 
     path: str
@@ -230,6 +245,23 @@ class ImageFacts:
     backing_format: str = ""
     options: tuple[tuple[str, str], ...] = ()
     refusals: tuple[str, ...] = ()
+    stamps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OlderCopy:
+    """An image that was left behind when its guest moved away, as the mark beside it has it.
+
+    `vm` is the guest, `stamp` the handover stamp of that move; `unchanged` says that the file and those that it rests
+    on are what they were then, to the nanosecond. `resumed` says that a way back was begun since and taken back: a part
+    of what it lacked is there. `image` is None where nobody can read it.
+    """
+
+    vm: str
+    stamp: str
+    unchanged: bool
+    image: ImageFacts | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +278,18 @@ class PlaceFacts:
 class DiskCopy:
     """A disk that travels with its guest: `name` is QEMU's, `image` what is to be made on the target.
 
-    `job` names the copying itself, as an identifier that QEMU takes.
+    `job` names the copying itself, as an identifier that QEMU takes. `stamp` is the handover stamp that both images
+    get when the guest stands still, empty for none. `older` says that the target has an older copy; it is made anew,
+    unless `since` names the stamp from which on it lacks what was written.
     """
 
     name: str
     image: ImageFacts
     job: str
     mode: DiskMode = DiskMode.FULL
+    stamp: str = ""
+    older: bool = False
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +376,8 @@ class Policy:
     """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
 
     `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
-    they are compared, instead of samples of them.
+    they are compared, instead of samples of them. `keep_old` keeps copied disks on the source, so that the way back is
+    short.
     """
 
     max_downtime: float = 0.3
@@ -348,6 +386,7 @@ class Policy:
     disks: DiskMode = DiskMode.AUTO
     disk_modes: tuple[tuple[str, DiskMode], ...] = ()
     compare_all: bool = False
+    keep_old: bool = True
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ImageFacts,
         Launch,
         MirrorView,
+        OlderCopy,
         Outcome,
         PlaceFacts,
         ProbeRequest,
@@ -115,8 +116,11 @@ class Guest(Protocol):
         """Take disks no longer: what came is all there is. Idempotent."""
         ...
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
-        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on.
+
+        Returns why an older copy is copied onto as a whole although it was to be filled up; empty otherwise.
+        """
         ...
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
@@ -137,6 +141,14 @@ class Guest(Protocol):
 
     async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
         """End copies before their time, and forget where they went. Idempotent."""
+        ...
+
+    async def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Set the handover stamps of copies whose guest stands still; returns why, for disks that cannot have any."""
+        ...
+
+    async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
+        """Remove all handover stamps from these disks but the copies' own. Idempotent."""
         ...
 
     async def continue_stream(self) -> None:
@@ -287,6 +299,32 @@ class Host(Protocol):
 
     async def remove_image(self, path: str, owner: str) -> None:
         """Remove an image that is `owner`'s; any other is left alone. Idempotent."""
+        ...
+
+    async def leave_image(self, path: str, image_format: str, vm: str, stamp: str) -> None:
+        """Mark an image that no process has open any more as one that its guest left behind. Idempotent.
+
+        The mark holds what tells of any change to it and to its backing files. Raises HostError.
+        """
+        ...
+
+    async def older_copy(self, path: str, image_format: str) -> OlderCopy | None:
+        """Describe the image that a guest left behind at `path`; None for any other file, and for none."""
+        ...
+
+    async def claim_image(self, path: str, owner: str) -> None:
+        """Take an untouched image that was left behind as `owner`'s until it is kept or given back.
+
+        Raises HostError where it was changed, or is none.
+        """
+        ...
+
+    async def give_back_image(self, path: str, owner: str) -> None:
+        """Leave an image that was claimed as it is now, as left behind by the same guest. Idempotent."""
+        ...
+
+    async def discard_image(self, path: str) -> None:
+        """Remove an untouched image that was left behind; any other file is left alone. Idempotent."""
         ...
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:

@@ -147,6 +147,7 @@ class Walk:
         at_source = isinstance(
             command,
             (e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource)
+            | e.LeaveOldCopies
             | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors),
         )
         at_target = isinstance(
@@ -176,6 +177,11 @@ class Walk:
                 return e.Undone(name)
             case e.KeepImages():
                 world.images = "kept"
+                return e.Undone(name)
+            case e.LeaveOldCopies():
+                if world.source.state is not RunState.ABSENT:
+                    return e.StepFailed(name, "host", "a process has them open")
+                world.leave_old_copies()
                 return e.Undone(name)
             case e.RemoveImages():
                 world.remove_images()
@@ -376,6 +382,8 @@ class Walk:
             self.demand(world.target_ever_ran, "done, and the target never ran")
             self.demand(world.target.state is RunState.RUNNING or TARGET in world.killed, "done, and nothing runs")
             self.demand(world.source.state is RunState.ABSENT or bool(state.leftovers), "source left, unnamed")
+            marked = world.left_behind or not world.copying
+            self.demand(marked or bool(state.leftovers), "old copies are not marked, unnamed")
         elif state.owner is Owner.SOURCE:
             out_of_reach = self.silent is SOURCE or {"cut", "silence"} <= set(self.faults)
             twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource")) > 1

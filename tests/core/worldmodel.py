@@ -61,6 +61,8 @@ class World:
     """Whether the guest's disks travel along; then the stream is held before the switchover."""
     mirrors: str = "none"
     """The copies of the disks: none, ready, ended, lost."""
+    left_behind: bool = False
+    """Whether the old copies on the source were marked."""
     images: str = "none"
     """What the target has of them: none, made (by this migration), kept (as the guest's own)."""
 
@@ -171,6 +173,12 @@ class World:
             if self.mirrors != "ended":
                 raise LawViolationError("the stream went on, and the disks are not there")
             self.source.stream = StreamStatus.SWITCHOVER
+
+    def leave_old_copies(self) -> None:
+        """Mark what stays on the source."""
+        if not self.target_ever_ran:
+            raise LawViolationError("the disks of a guest that lives on the source were marked as left behind")
+        self.left_behind = True
 
     def remove_images(self) -> None:
         """Remove what was made on the target."""

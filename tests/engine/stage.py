@@ -92,7 +92,7 @@ class TickingHost(FakeHost):
 
 @dataclass
 class Stage:
-    """One move of the guest "web" from "one" to "two"."""
+    """One move of the guest "web" from `one` to `two`."""
 
     world: FakeWorld
     one: TickingHost
@@ -116,8 +116,8 @@ class Stage:
         self.died.clear()
         self.runners += 1
         self.journal.waiting.clear()
-        epoch = await self.journal.take_over(ID)
-        _, state = await self.journal.load(ID)
+        epoch = await self.journal.take_over(self.spec.id)
+        _, state = await self.journal.load(self.spec.id)
         parts = Parts(
             spec=self.spec,
             vm=self.vm,
@@ -163,6 +163,11 @@ class Stage:
                 await asyncio.sleep(pause)
         raise AssertionError("no runner came to the end")
 
+    def turned(self, number: int) -> Stage:
+        """Return the same two hosts for the move back, with a journal of its own."""
+        spec = replace(self.spec, id=f"web-{number}", source=self.two.name, target=self.one.name)
+        return Stage(self.world, self.two, self.one, replace(self.vm, host=self.two.name), spec)
+
     def at(self, phase: Phase, act: Callable[[], object], delay: float = 0.0) -> None:
         """Do something once when the journal has taken the transition to a phase, or `delay` seconds later."""
         done = False
@@ -180,7 +185,7 @@ class Stage:
 
     def cancel(self) -> None:
         """Wish that the guest stays."""
-        self.journal._story(ID).cancel_by = "alice"
+        self.journal._story(self.spec.id).cancel_by = "alice"
         self.journal.wished.set()
 
     # -- what must hold ----------------------------------------------------------------------------------------
@@ -199,9 +204,9 @@ class Stage:
         """The guest runs on one side, or is gone, as the outcome says; nothing is left and the journal agrees."""
         self.assert_lawful()
         where = {
-            OutcomeStatus.COMPLETED: ["two"],
+            OutcomeStatus.COMPLETED: [self.two.name],
             OutcomeStatus.GUEST_CRASHED: [],
-        }.get(outcome.status, ["one"])
+        }.get(outcome.status, [self.one.name])
         assert outcome.status is not OutcomeStatus.LIMBO, outcome.error
         assert self.world.executing("web") == where, outcome
         if outcome.status is OutcomeStatus.COMPLETED:
@@ -212,10 +217,10 @@ class Stage:
             assert outcome.owner is Owner.SOURCE
         assert self.one.leases == {}
         assert self.world.tokens == {}
-        row, state = await self.journal.load(ID)
+        row, state = await self.journal.load(self.spec.id)
         assert state.finished
         assert row.outcome == outcome
-        home = "one" if outcome.owner is Owner.SOURCE else "two"
+        home = self.one.name if outcome.owner is Owner.SOURCE else self.two.name
         if outcome.status is not OutcomeStatus.GUEST_CRASHED:
             assert (await self.inventory.vm("web")).host == home
 
@@ -229,7 +234,7 @@ class Stage:
 
     async def kinds(self) -> Counter[str]:
         """Count the journal's lines."""
-        return Counter(line.kind for line in await self.journal.entries(ID))
+        return Counter(line.kind for line in await self.journal.entries(self.spec.id))
 
 
 def stage(
@@ -239,6 +244,7 @@ def stage(
     seed: int = 7,
     address: str | None = ADDRESS,
     shared: bool = True,
+    disk: str = DISK,
     **target: object,
 ) -> Stage:
     """Set the scene; `target` are FakeHost's options for the host "two". Call it where a loop runs."""
@@ -246,9 +252,9 @@ def stage(
     one = TickingHost(world, "one")
     two = TickingHost(world, "two", **target)  # type: ignore[arg-type]
     for hosts in (None,) if shared else (["one"], ["two"]):
-        world.add_file(DISK, hosts)
+        world.add_file(disk, hosts)
     launch = Launch(
-        ("qemu-system-x86_64", "-drive", f"file={DISK},format=raw"), folders=("/run/web",), taps=(Tap("tap0", "br0"),)
+        ("qemu-system-x86_64", "-drive", f"file={disk},format=raw"), folders=("/run/web",), taps=(Tap("tap0", "br0"),)
     )
     vm = Vm("web", "one", launch, "/run/web/control", observe="/run/web/observe", address=address)
     vm = world.start_guest("one", vm, workload)

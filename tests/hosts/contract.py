@@ -34,15 +34,23 @@ WAIT = 20.0
 """Seconds within which anything must have happened."""
 
 
+async def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Two hosts and a guest. `disk` is shared by both; `private` is the path of a file that only the source has."""
+    """Two hosts and a guest. `disk` is shared by both; `private` is the path of a file that only the source has.
+
+    `tamper` writes to that file, as somebody who wants to leave no trace.
+    """
 
     source: Host
     target: Host
     vm: Vm
     disk: str
     private: str
+    tamper: Callable[[], Awaitable[None]] = nothing
 
     async def start(self) -> None:
         """Let the guest run on the source."""
@@ -430,6 +438,43 @@ class HostContract:
         await bench.target.keep_image(bench.private, "one")
         await bench.target.remove_image(bench.private, "one")
         assert (await bench.target.place(bench.private)).exists
+
+    async def test_an_image_that_was_left_behind_is_known_until_somebody_touches_it(self, bench: Bench) -> None:
+        host, path = bench.source, bench.private
+        assert await host.older_copy(path, "raw") is None
+        await host.leave_image(path, "raw", "web", "a-stamp")
+        older = await host.older_copy(path, "raw")
+        assert older is not None
+        assert (older.vm, older.stamp, older.unchanged, older.resumed) == ("web", "a-stamp", True, False)
+        assert older.image is not None
+
+        await host.claim_image(path, "one")
+        with pytest.raises((HostError, BusyError)):
+            await host.claim_image(path, "two")
+        await host.give_back_image(path, "two")
+        await host.give_back_image(path, "one")
+        older = await host.older_copy(path, "raw")
+        assert older is not None
+        assert (older.vm, older.stamp, older.unchanged, older.resumed) == ("web", "a-stamp", True, True)
+
+        await bench.tamper()
+        older = await host.older_copy(path, "raw")
+        assert older is not None
+        assert not older.unchanged
+        with pytest.raises(HostError):
+            await host.claim_image(path, "one")
+        await host.discard_image(path)
+        assert (await host.place(path)).exists, "it is somebody's now"
+
+        await host.leave_image(path, "raw", "web", "")
+        await host.claim_image(path, "one")
+        await host.keep_image(path, "one")
+        assert await host.older_copy(path, "raw") is None, "it is the guest's own again"
+
+        await host.leave_image(path, "raw", "web", "")
+        await host.discard_image(path)
+        assert not (await host.place(path)).exists
+        await host.discard_image(path)
 
     @pytest.mark.parametrize("all_of_it", [False, True])
     async def test_a_file_has_the_same_digest_wherever_it_is_read(self, bench: Bench, *, all_of_it: bool) -> None:

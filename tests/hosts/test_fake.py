@@ -57,7 +57,12 @@ def world() -> FakeWorld:
 
 @pytest.fixture
 def bench(world: FakeWorld) -> Iterator[Bench]:
-    yield Bench(world.hosts["one"], world.hosts["two"], VM, DISK, PRIVATE)
+    async def tamper() -> None:
+        file = world.file(PRIVATE, "one")
+        assert file is not None
+        world.disks.tamper(file.inode)
+
+    yield Bench(world.hosts["one"], world.hosts["two"], VM, DISK, PRIVATE, tamper)
     assert not world.broken_laws
 
 

@@ -20,6 +20,9 @@ __all__ = ["lab"]
 pytestmark = pytest.mark.lab
 
 
+TAMPER = 'touch -r "$1" /tmp/times && printf x | dd of="$1" bs=1 seek=7 conv=notrunc && touch -r /tmp/times "$1"'
+
+
 @pytest.fixture
 async def bench(lab: Laboratory) -> AsyncIterator[Bench]:
     name = f"c{secrets.token_hex(3)}"
@@ -28,7 +31,11 @@ async def bench(lab: Laboratory) -> AsyncIterator[Bench]:
         source, target = [await stack.enter_async_context(host(lab, one)) for one in ("host1", "host2")]
         await source.run(["truncate", "-s", "1M", disk, private])
         drive = ("-drive", f"file={disk},format=raw,if=virtio")
-        made = Bench(source, target, guest(name, *drive), disk, private)
+
+        async def tamper() -> None:
+            await source.run(["sh", "-c", TAMPER, "sh", private])
+
+        made = Bench(source, target, guest(name, *drive), disk, private, tamper)
         yield made
         for one in (source, target):
             await one.destroy(made.vm)

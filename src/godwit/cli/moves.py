@@ -51,6 +51,9 @@ def migrate(  # noqa: PLR0913 - the options
     compare_all: Annotated[
         bool, typer.Option("--compare-all", metavar="", help="Read backing files whole to compare them.")
     ] = False,
+    no_keep: Annotated[
+        bool, typer.Option("--no-keep", metavar="", help="Remove copied disks from the source afterwards.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -75,6 +78,7 @@ def migrate(  # noqa: PLR0913 - the options
         disks=disks,
         disk_modes=disk_modes(disk or []),
         compare_all=compare_all,
+        keep_old=not no_keep,
     )
     if dry_run:
         run(_check(vm, host, policy, as_json=json))

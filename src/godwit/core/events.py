@@ -241,6 +241,14 @@ class KeepImages:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveOldCopies:
+    """Mark what stays behind on the source, for the way back; `alive` says how the guest was found on the target."""
+
+    copies: tuple[DiskCopy, ...]
+    alive: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CancelMirrors:
     """End the copies before their time; the guest goes on with its own disks."""
 
@@ -249,7 +257,7 @@ class CancelMirrors:
 
 @dataclass(frozen=True, slots=True)
 class RemoveImages:
-    """Remove the images that this migration made on the target."""
+    """Remove the images that this migration made on the target; an older one that it took stays, as an older one."""
 
     copies: tuple[DiskCopy, ...]
 
@@ -324,6 +332,7 @@ Command = (
     | EndMirrors
     | ContinueStream
     | KeepImages
+    | LeaveOldCopies
     | CancelMirrors
     | RemoveImages
     | StartStream
@@ -371,6 +380,7 @@ COMMANDS: tuple[type[Command], ...] = (
     EndMirrors,
     ContinueStream,
     KeepImages,
+    LeaveOldCopies,
     CancelMirrors,
     RemoveImages,
     StartStream,

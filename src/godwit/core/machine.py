@@ -182,24 +182,36 @@ def _running(state: State, _: e.Event) -> Step:
         duties=frozenset(duties),
         failure=None,
     )
-    return Step(state, tuple(duties.values()))
+    return Step(state, _due(state))
 
 
 def _duties(state: State) -> dict[str, e.Command]:
     duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
     if state.copies:
         duties["KeepImages"] = e.KeepImages(state.copies)
+        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, state.alive)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
+def _due(state: State) -> tuple[e.Command, ...]:
+    """Return the duties that can be done now: disks stay behind when nobody has them open and the guest was seen."""
+    early = {"Verify", "RemoveSource"} & state.duties
+    return tuple(
+        command
+        for name, command in _duties(state).items()
+        if name in state.duties and not (name == "LeaveOldCopies" and early)
+    )
+
+
 def _duty_done(state: State, event: e.Event) -> Step:
+    under_way = {type(command) for command in _due(state)}
     match event:
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
-        case e.Undone(step="KeepImages"):
-            state = replace(state, duties=state.duties - {"KeepImages"})
+        case e.Undone(step="KeepImages" | "LeaveOldCopies" as name):
+            state = replace(state, duties=state.duties - {name})
         case e.Undone(step="RestoreSendQueue", leftover=leftover):
             held = state.held - {Held.SEND_QUEUE}
             state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
@@ -211,7 +223,7 @@ def _duty_done(state: State, event: e.Event) -> Step:
         case _:
             return Step(state)
     if state.duties:
-        return Step(state)
+        return Step(state, tuple(command for command in _due(state) if type(command) not in under_way))
     return Step(replace(state, phase=Phase.FAILED if state.failure else Phase.DONE), (e.Finish(),))
 
 
@@ -393,8 +405,7 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
     ruled = _observed(state, event)
     if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
-    commands = tuple(command for name, command in _duties(state).items() if name in state.duties)
-    return Step(state, commands if isinstance(event, e.Observed) and event.restarted else ())
+    return Step(state, _due(state) if isinstance(event, e.Observed) and event.restarted else ())
 
 
 def _observed_while_mirroring(state: State, event: e.Event) -> Step:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
-from godwit.core.disks import copies
+from godwit.core.disks import copies, stamp_name
 from godwit.core.preflight import blocking, check
 from godwit.engine.gather import gather
 from godwit.errors import (
@@ -96,15 +96,13 @@ class Actions:
             raise RefusedError(message, remedy=first.mend)
         self.facts = evidence.guest
         self._address = evidence.target.migration_address
-        return e.Checked(copies(self.parts.spec.policy, evidence.disks))
+        return e.Checked(copies(self.parts.spec.policy, evidence.disks, stamp_name(self.parts.spec.id)))
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
-        """Make the images that are to be copied, start the target paused, agree on capabilities, listen."""
+        """Start the target paused on the images that were made, agree on capabilities, listen."""
         assert self.facts is not None  # noqa: S101 - Check came before; for the type checker
         assert self._source_features is not None  # noqa: S101 - as above
         vm, target = self.parts.vm, self.parts.target
-        for copy in command.copies:
-            await target.create_image(copy.image, self.parts.spec.id)
         await target.prepare_launch(vm, self.facts.launch)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)

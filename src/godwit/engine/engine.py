@@ -229,10 +229,11 @@ class Engine:
             e.EndMirrors: m.end,
             e.ContinueStream: m.go_on,
             e.KeepImages: m.keep,
+            e.LeaveOldCopies: m.leave,
             e.CancelMirrors: m.cancel,
             e.RemoveImages: m.remove,
             e.Check: a.check,
-            e.PrepareTarget: a.prepare_target,
+            e.PrepareTarget: self._prepare_target,
             e.PrepareSource: a.prepare_source,
             e.StartStream: a.start_stream,
             e.Adjust: a.adjust,
@@ -243,6 +244,10 @@ class Engine:
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
         }
+
+    async def _prepare_target(self, command: e.PrepareTarget) -> e.Event:
+        await self._mirroring.make(command.copies)
+        return await self._actions.prepare_target(command)
 
     async def _settle_forward(self) -> None:
         """Let the steps forward end before one back begins: a QEMU that is just being started must be found."""

@@ -107,9 +107,15 @@ async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
         if planted:
             await parts.source.remove_token(disk.path, token)
     found = (seen == token) if planted else None
-    proof = DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs)
+    proof = DiskProof(
+        *(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs),
+        vm=parts.vm.name,
+        stamps=disk.stamps,
+    )
     if disk.backs and here and there and not found:
         return await _compare(parts, proof)
+    if there and found is False and not disk.read_only:
+        proof = replace(proof, older=await parts.target.older_copy(disk.path, disk.format))
     return await _describe(parts, disk, proof) if is_copied(parts.spec.policy, proof) else proof
 
 

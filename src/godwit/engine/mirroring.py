@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.errors import GodwitError, HypervisorError
-from godwit.model import Side
+from godwit.errors import GodwitError, HostError, HypervisorError
+from godwit.model import RunState, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,9 @@ class Mirroring:
         guest = await self.actions.sides.attach(Side.SOURCE)
         speed = (self.actions.parts.spec.policy.bandwidth or 0) // len(command.copies)
         for copy in command.copies:
-            await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
+            whole = await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
+            if whole:
+                self.actions.note("note", text=f"disk {copy.name} is copied as a whole after all: {whole}")
         alike: set[str] = set()
         while True:
             views = await guest.mirrors(command.copies)
@@ -103,10 +105,22 @@ class Mirroring:
         if troubles:
             message = f"a copy of a disk did not end whole: {'; '.join(troubles)}"
             raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
-        await source.forget_mirrors(command.copies)
-        await target.stop_serving()
+        # Side by side: the guest stands still meanwhile.
+        refused = await asyncio.gather(
+            self._let_go(source, command.copies), self._take_from_network(target, command.copies)
+        )
+        for words in (words for side in refused for words in side):
+            self.actions.note("note", text=f"no handover stamp, the way back will copy the whole disk: {words}")
         self.actions.mark("mirrors_ended", self.actions.parts.clock.now())
         return e.MirrorsEnded()
+
+    async def _let_go(self, source: Guest, copies: tuple[DiskCopy, ...]) -> tuple[str, ...]:
+        await source.forget_mirrors(copies)
+        return await source.stamp_disks(copies)
+
+    async def _take_from_network(self, target: Guest, copies: tuple[DiskCopy, ...]) -> tuple[str, ...]:
+        await target.stop_serving()
+        return await target.stamp_disks(copies)
 
     async def go_on(self, _: e.ContinueStream) -> None:
         """Let the held stream go on into the switchover."""
@@ -120,18 +134,57 @@ class Mirroring:
         await guest.cancel_mirrors(command.copies)
         return e.Undone("CancelMirrors")
 
+    async def make(self, copies: Sequence[DiskCopy]) -> None:
+        """Make the images on the target that are to be copied to, or take older ones. Raises HostError."""
+        target, owner = self.actions.parts.target, self.actions.parts.spec.id
+        for copy in copies:
+            if copy.since:
+                await target.claim_image(copy.image.path, owner)
+                continue
+            if copy.older:
+                await target.discard_image(copy.image.path)
+            await target.create_image(copy.image, owner)
+
     async def keep(self, command: e.KeepImages) -> e.Event:
-        """Let the images be the guest's own."""
+        """Let the images be the guest's own; of the stamps of former handovers none is of use any more."""
         for copy in command.copies:
             await self.actions.parts.target.keep_image(copy.image.path, self.actions.parts.spec.id)
+        try:
+            guest = await self.actions.sides.attach(Side.TARGET)
+            await guest.forget_stamps(command.copies)
+        except GodwitError as error:
+            self.actions.note("note", text=f"stamps of former handovers are left on the disks: {error.message}")
         return e.Undone("KeepImages")
 
+    async def leave(self, command: e.LeaveOldCopies) -> e.Event:
+        """Mark the copies that stay behind on the source, or remove them where nobody wants them.
+
+        Raises HostError where a process of the guest is left there, which may have them open.
+        """
+        parts = self.actions.parts
+        view = await parts.source.observe(parts.vm)
+        if view.state is not RunState.ABSENT:
+            message = f"the old disks on {parts.source.name} are not marked: {parts.vm.name} is {view.state} there"
+            raise HostError(message)
+        wanted = parts.spec.policy.keep_old or command.alive is False
+        for copy in command.copies:
+            await parts.source.leave_image(copy.image.path, copy.image.format, parts.vm.name, copy.stamp)
+            if not wanted:
+                await parts.source.discard_image(copy.image.path)
+        kept = "kept" if wanted else "removed"
+        self.actions.note("old-copies", host=parts.source.name, kept=kept, paths=[c.image.path for c in command.copies])
+        return e.Undone("LeaveOldCopies")
+
     async def remove(self, command: e.RemoveImages) -> e.Event:
-        """Remove what was made on the target; what cannot be removed is named."""
+        """Remove what was made on the target, give back what was there; what cannot be removed is named."""
         left = []
+        target, owner = self.actions.parts.target, self.actions.parts.spec.id
         for copy in command.copies:
             try:
-                await self.actions.parts.target.remove_image(copy.image.path, self.actions.parts.spec.id)
+                if copy.since:
+                    await target.give_back_image(copy.image.path, owner)
+                else:
+                    await target.remove_image(copy.image.path, owner)
             except GodwitError as error:
                 left.append(f"{copy.image.path} may be left on {self.actions.parts.target.name}: {error.message}")
         return e.Undone("RemoveImages", "; ".join(left))

@@ -34,6 +34,7 @@ from godwit.model import (
     HostFacts,
     ImageFacts,
     Launch,
+    OlderCopy,
     PlaceFacts,
     QemuFacts,
     RunState,
@@ -337,7 +338,8 @@ class FakeHost:
         if file is None:
             message = f"{self.name} has no {path}"
             raise HypervisorError(message)
-        return ImageFacts(path, image_format, file.size, file.size // _THIN)
+        stamps = tuple(self.world.disks.stamps.get(file.inode, {}))
+        return ImageFacts(path, image_format, file.size, file.size // _THIN, stamps=stamps)
 
     async def digest(self, path: str, *, all_of_it: bool) -> str:
         """Return size and content of a file: files of one content are made so by `FakeWorld.add_file`."""
@@ -374,12 +376,56 @@ class FakeHost:
         file = self.world.file(path, self.name)
         if file is not None and self.world.owned.get(file.inode) == owner:
             del self.world.owned[file.inode]
+            self.world.disks.left.pop(file.inode, None)
 
     async def remove_image(self, path: str, owner: str) -> None:
         """Remove an image that is `owner`'s; any other is left alone. Idempotent."""
         await self._reach()
         file = self.world.file(path, self.name)
         if file is not None and self.world.owned.get(file.inode) == owner:
+            self.world.remove_image(path, self.name)
+
+    async def leave_image(self, path: str, image_format: str, vm: str, stamp: str) -> None:
+        """Mark an image that its guest left behind. Raises HostError where there is none."""
+        await self.image(path, image_format)
+        file = self.world.file(path, self.name)
+        if file is not None:
+            self.world.disks.leave(file.inode, vm, stamp)
+
+    async def older_copy(self, path: str, image_format: str) -> OlderCopy | None:
+        """Describe what a guest left behind."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        mark = self.world.disks.left.get(file.inode) if file else None
+        if file is None or mark is None:
+            return None
+        image = await self.image(path, image_format)
+        return OlderCopy(mark.vm, mark.stamp, self.world.disks.untouched(file.inode), image, mark.resumed)
+
+    async def claim_image(self, path: str, owner: str) -> None:
+        """Take an untouched image that was left behind. Raises HostError."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is None or not self.world.disks.untouched(file.inode) or file.inode in self.world.owned:
+            message = f"{path} on {self.name} has changed since the guest left it there"
+            raise HostError(message)
+        self.world.owned[file.inode] = owner
+        self.world.incomplete.add(file.inode)
+
+    async def give_back_image(self, path: str, owner: str) -> None:
+        """Leave an image that was claimed as it is now. Idempotent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is not None and self.world.owned.get(file.inode) == owner:
+            del self.world.owned[file.inode]
+            self.world.incomplete.discard(file.inode)
+            self.world.disks.give_back(file.inode)
+
+    async def discard_image(self, path: str) -> None:
+        """Remove an untouched image that was left behind. Idempotent."""
+        await self._reach()
+        file = self.world.file(path, self.name)
+        if file is not None and self.world.disks.untouched(file.inode):
             self.world.remove_image(path, self.name)
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:

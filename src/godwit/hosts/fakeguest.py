@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorLostError
 from godwit.hosts import fakehuman
+from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
-from godwit.model import DiskFacts, Features, GuestFacts, GuestView, NicFacts, Sample
+from godwit.hosts.fakeworld import format_of
+from godwit.model import DiskFacts, Features, GuestFacts, GuestView, NicFacts, Sample, Stamp
 from godwit.ports import GuestEvent
 
 if TYPE_CHECKING:
@@ -142,10 +144,7 @@ class FakeGuest:
 
     def _facts(self) -> GuestFacts:
         qemu = self._qemu
-        disks = tuple(
-            DiskFacts(f"disk{number}", path, "raw", read_only=False, virtual_size=size)
-            for number, (path, size) in enumerate(self._world.disks_of(qemu))
-        )
+        disks = tuple(self._disk(number, path, size) for number, (path, size) in enumerate(self._world.disks_of(qemu)))
         nics = tuple(NicFacts(f"net{n}", f"52:54:00:00:00:{n:02x}", tap) for n, tap in enumerate(qemu.launch.taps))
         return GuestFacts(
             vm=qemu.vm.name,
@@ -161,6 +160,12 @@ class FakeGuest:
             launch=qemu.launch,
             pid=qemu.pid,
         )
+
+    def _disk(self, number: int, path: str, size: int) -> DiskFacts:
+        file = self._world.file(path, self._qemu.host.name)
+        recorded = self._world.disks.stamps.get(file.inode, {}) if file else {}
+        stamps = tuple(Stamp(name, len(since) * CHANGE) for name, since in recorded.items())
+        return DiskFacts(f"disk{number}", path, format_of(path), read_only=False, virtual_size=size, stamps=stamps)
 
     async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
         """Switch migration capabilities; only before a stream starts."""
@@ -199,13 +204,14 @@ class FakeGuest:
         """Take disks no longer."""
         await self._tell("nbd-server-stop", self._qemu.stop_serving)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
         """Copy a disk to where it is served."""
         del speed  # the link alone limits a simulated copy
         await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port))
+        return ""
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
-        """Let each write of the guest wait for the copy; a simulated guest's disk is never written."""
+        """Let each write of the guest wait for the copy; a simulated copy never falls behind."""
         await self._tell("block-job-change", lambda: copy)
         return True
 
@@ -227,6 +233,14 @@ class FakeGuest:
     async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
         """End copies before their time."""
         await self._tell("block-job-cancel", lambda: self._qemu.cancel_mirrors(copies))
+
+    async def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Set the handover stamps of copies."""
+        return await self._tell("block-dirty-bitmap-add", lambda: self._qemu.stamp_disks(copies))
+
+    async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
+        """Remove all handover stamps but the copies' own."""
+        await self._tell("block-dirty-bitmap-remove", lambda: self._qemu.forget_stamps(copies))
 
     async def continue_stream(self) -> None:
         """Let a held stream go on."""

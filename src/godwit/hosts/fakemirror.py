@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from godwit.hosts.fakedisks import CHANGE
 from godwit.model import MirrorView
 
 if TYPE_CHECKING:
@@ -23,17 +24,22 @@ class FakeMirror:
         """Begin to flow."""
         self.source, self.target, self.copy, self.link = source, target, copy, link
         self.done = 0.0
+        self.needed = self._changed() if copy.since else copy.image.allocated
         self.ending = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mirror-{copy.job}")
 
     @property
     def ready(self) -> bool:
         """Whether each write of the guest reaches both sides."""
-        return self.done >= self.copy.image.allocated
+        return self.done >= self.needed
 
     def view(self) -> MirrorView:
         """Say how far it is."""
-        return MirrorView(self.copy.name, int(self.done), self.copy.image.allocated, self.ready)
+        return MirrorView(self.copy.name, int(self.done), self.needed, self.ready)
+
+    def _changed(self) -> int:
+        here = self.source.world.file(self.copy.image.path, self.source.host.name)
+        return len(self.source.world.disks.recorded(here.inode, self.copy.since)) * CHANGE if here else 0
 
     async def _run(self) -> None:
         while not (self.ready and self.ending):
@@ -43,16 +49,31 @@ class FakeMirror:
                 return
             if not self.link.up or self.source.hung or self.target.hung:
                 continue
-            self.done = min(float(self.copy.image.allocated), self.done + self.link.bandwidth * STEP)
-        file = self.source.world.file(self.copy.image.path, self.target.host.name)
-        if file is not None and self.source.raw != "running":  # what a running guest writes now is not in the copy
-            self.source.world.incomplete.discard(file.inode)
+            self.done = min(float(self.needed), self.done + self.link.bandwidth * STEP)
+            if self.source.raw == "running":
+                self.source.world.write_to_disks(self.source)
+        world, path = self.source.world, self.copy.image.path
+        here, there = world.file(path, self.source.host.name), world.file(path, self.target.host.name)
+        if here is not None and there is not None:
+            world.disks.copied(here.inode, there.inode, self.copy.since)
+            if self.source.raw != "running":  # what a running guest writes now is not in the copy
+                world.incomplete.discard(there.inode)
         self.finish("")
 
     def finish(self, trouble: str) -> None:
         """End the job and say so."""
         if self.source.mirrors.pop(self.copy.job, None) is None:
             return
+        if trouble:
+            self._leave_a_part()
         if self._task is not asyncio.current_task():
             self._task.cancel()
         self.source.tell("MIRROR_ENDED", status=self.copy.job, detail=trouble)
+
+    def _leave_a_part(self) -> None:
+        """Let an older copy hold some of what was to come: whoever fills it up next must not mind."""
+        world, path = self.source.world, self.copy.image.path
+        here, there = world.file(path, self.source.host.name), world.file(path, self.target.host.name)
+        if self.copy.since and self.done and here is not None and there is not None:
+            came = sorted(world.disks.recorded(here.inode, self.copy.since))[::2]
+            world.disks.content[there.inode] = world.disks.holds(there.inode) | set(came)

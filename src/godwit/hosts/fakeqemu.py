@@ -53,6 +53,8 @@ CAPABILITIES: Final = frozenset({"events", "return-path", "late-block-activate",
 PARAMETERS: Final = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)
+IN_ORDER: Final = frozenset({"quit", "it was destroyed", "the guest shut down"})
+"""The ends of a process at which it closes its disks."""
 
 
 class FakeQemu:
@@ -129,6 +131,7 @@ class FakeQemu:
             return
         self.alive = False
         self.world.ceased(self)
+        self.world.close_disks(self, in_order=words in IN_ORDER and not self.hung)
         self.host.qemu_ended(self, words)
         if self.stream is not None:
             self.stream.end("failed")
@@ -277,6 +280,27 @@ class FakeQemu:
         for copy in copies:
             if copy.job in self.mirrors:
                 self.mirrors[copy.job].finish("it was cancelled")
+            file = self.world.file(copy.image.path, self.host.name)
+            if copy.stamp and file is not None:
+                self.world.disks.stamps.get(file.inode, {}).pop(copy.stamp, None)
+
+    def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Obey block-dirty-bitmap-add; returns why, for disks that have none."""
+        refused = []
+        for copy in copies:
+            file = self.world.file(copy.image.path, self.host.name)
+            if copy.stamp and file is None:
+                refused.append(f"{copy.name}: there is no such file")
+            elif copy.stamp and file is not None:
+                self.world.disks.stamp(file.inode, copy.stamp)
+        return tuple(refused)
+
+    def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
+        """Obey block-dirty-bitmap-remove."""
+        for copy in copies:
+            file = self.world.file(copy.image.path, self.host.name)
+            if file is not None:
+                self.world.disks.forget_stamps(file.inode, but={copy.stamp})
 
     def continue_stream(self) -> None:
         """Obey migrate-continue."""

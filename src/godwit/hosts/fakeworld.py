@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import InputError
 from godwit.hosts.fakeclock import LoopClock
+from godwit.hosts.fakedisks import FakeDisks
 from godwit.hosts.fakestream import Link, Workload
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ LOST_AFTER: Final = 10.0
 
 ROUND_TRIP: Final = 0.0005
 """Seconds from the client to the guest and back, for the outside view."""
+
+
+def format_of(path: str) -> str:
+    """Return the format of a simulated image: its name says it."""
+    return "qcow2" if path.endswith(".qcow2") else "raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class FakeWorld:
     full: set[str] = field(default_factory=set)
     incomplete: set[int] = field(default_factory=set)
     """Inodes of images that a copy was begun into and did not end whole."""
+    disks: FakeDisks = field(default_factory=FakeDisks)
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
@@ -122,6 +129,7 @@ class FakeWorld:
             self._files[path].remove(file)
             self.incomplete.discard(file.inode)
             self.owned.pop(file.inode, None)
+            self.disks.gone(file.inode)
 
     def start_guest(self, host: str, vm: Vm, workload: Workload | None = None) -> Vm:
         """Let a guest run on a host, and return it as the one that lives there."""
@@ -167,6 +175,20 @@ class FakeWorld:
         qemus = (qemu for qemu in host.qemus.values() if qemu.disks_port == port)
         return (next(qemus, None), link) if link.up else (None, None)
 
+    def close_disks(self, qemu: FakeQemu, *, in_order: bool) -> None:
+        """Let the images of a process that has ended be closed."""
+        for path, _ in self.disks_of(qemu):
+            file = self.file(path, qemu.host.name)
+            if file is not None:
+                self.disks.close(file.inode, keeps_stamps=format_of(path) == "qcow2", in_order=in_order)
+
+    def write_to_disks(self, qemu: FakeQemu) -> None:
+        """Let a guest write once to each of its disks."""
+        for path, _ in self.disks_of(qemu):
+            file = self.file(path, qemu.host.name)
+            if file is not None:
+                self.disks.guest_writes(qemu.vm.name, path, file.inode)
+
     def next_number(self) -> int:
         """Return a number that was never used here: a pid, an inode, the name of a memory's content."""
         self._number += 1
@@ -190,6 +212,8 @@ class FakeWorld:
             file = self.file(path, where)
             if file is not None and file.inode in self.incomplete:
                 self.broken_laws.append(f"{name} executes on {where} with a disk that is not whole: {path}")
+            if file is not None and not self.disks.guest_writes(name, path, file.inode):
+                self.broken_laws.append(f"{name} executes on {where} with a disk that lacks writes: {path}")
         qemu.memory = self._newest[name] = self.next_number()
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
 

@@ -30,7 +30,7 @@ from godwit.network import tap as taps
 from godwit.qemu.commandline import incoming_argv, move_vnc, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
-from godwit.storage import images, sharedproof
+from godwit.storage import images, leftbehind, sharedproof
 
 if TYPE_CHECKING:
     import socket
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
-    from godwit.model import GuestFacts, HostFacts, ImageFacts, Launch, PlaceFacts, StrayImage, Vm
+    from godwit.model import GuestFacts, HostFacts, ImageFacts, Launch, OlderCopy, PlaceFacts, StrayImage, Vm
     from godwit.ports import Completed
     from godwit.qemu.process import ProcessFacts
 
@@ -376,6 +376,44 @@ class PlainHost:
         """Remove an image that is marked as `owner`'s; any other is left alone. Idempotent."""
         arguments = (sharedproof.check_path(path), sharedproof.check_token(owner))
         await run_script(self._transport, images.REMOVE, *arguments, deadline=IMAGE_DEADLINE)
+
+    async def leave_image(self, path: str, image_format: str, vm: str, stamp: str) -> None:
+        """Mark an image that no process has open any more as one that `vm` left behind. Raises HostError."""
+        files = [sharedproof.check_path(path)]
+        below = leftbehind.next_below(await self.image(path, image_format))
+        while below is not None:
+            files.append(below[0])
+            below = leftbehind.next_below(await self.image(*below))
+        await run_script(self._transport, leftbehind.LEAVE, path, vm, stamp, *files, deadline=IMAGE_DEADLINE)
+
+    async def older_copy(self, path: str, image_format: str) -> OlderCopy | None:
+        """Describe the image that a guest left behind at `path`; None for any other file, and for none."""
+        completed = await run_script(self._transport, leftbehind.FIND, sharedproof.check_path(path))
+        said = completed.stdout.decode(errors="replace")
+        if not said:
+            return None
+        try:
+            image = await self.image(path, image_format)
+        except (HostError, HypervisorError):  # gone, or of another format: then it is of no use
+            image = None
+        return leftbehind.parse_found(said, image)
+
+    async def claim_image(self, path: str, owner: str) -> None:
+        """Take an untouched image that was left behind as `owner`'s. Raises HostError."""
+        arguments = (sharedproof.check_path(path), sharedproof.check_token(owner))
+        completed = await run_script(self._transport, leftbehind.CLAIM, *arguments)
+        error = leftbehind.claiming_error(self._transport.where, path, completed.stdout.decode(errors="replace"))
+        if error is not None:
+            raise error
+
+    async def give_back_image(self, path: str, owner: str) -> None:
+        """Leave an image that was claimed as it is now, as left behind by the same guest. Idempotent."""
+        arguments = (sharedproof.check_path(path), sharedproof.check_token(owner))
+        await run_script(self._transport, leftbehind.GIVE_BACK, *arguments, deadline=IMAGE_DEADLINE)
+
+    async def discard_image(self, path: str) -> None:
+        """Remove an untouched image that was left behind; any other file is left alone. Idempotent."""
+        await run_script(self._transport, leftbehind.DISCARD, sharedproof.check_path(path), deadline=IMAGE_DEADLINE)
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue of TCP sockets on this host under `size` bytes while `lease` lasts."""

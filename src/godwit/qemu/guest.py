@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, mirrors
+from godwit.qemu import facts, features, mirrors, stamps
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
@@ -40,6 +40,8 @@ class QemuGuest:
         self._monitor = monitor
         self._read_process = read_process
         self._features: Features | None = None
+        self._nodes: dict[str, str] = {}
+        """The block nodes of disks that are copied: looked up before the guest stands still."""
 
     @property
     def monitor(self) -> Monitor:
@@ -113,14 +115,20 @@ class QemuGuest:
     async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
         """Take disks over the network at `address`:`port` until `stop_serving`."""
         await mirrors.serve(self._monitor, address, port, copies)
+        self._nodes |= await mirrors.nodes_of(self._monitor)
 
     async def stop_serving(self) -> None:
         """Take disks no longer: what came is all there is. Idempotent."""
         await mirrors.stop_serving(self._monitor)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
-        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
-        await mirrors.start(self._monitor, copy, address, port, speed)
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on.
+
+        Returns why an older copy is copied onto as a whole although it was to be filled up; empty otherwise.
+        """
+        said = await mirrors.start(self._monitor, copy, address, port, speed)
+        self._nodes[copy.name] = await mirrors.own_node(self._monitor, copy)
+        return said
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy, too; False where this QEMU cannot change that on the way."""
@@ -148,6 +156,21 @@ class QemuGuest:
         except TimeoutError:
             message = f"a copy of a disk of {self._name} was cancelled and has not ended within {CANCEL_DEADLINE:g} s"
             raise MonitorLostError(message, remedy="see whether its disk or network hangs") from None
+        for copy in copies:
+            if copy.stamp:
+                node = await mirrors.own_node(self._monitor, copy)
+                await stamps.remove(self._monitor, node, copy.stamp)
+
+    async def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Set the handover stamps of copies whose guest stands still; returns why, for disks that cannot have any."""
+        for copy in copies:
+            if copy.name not in self._nodes:  # a former runner has looked them up
+                self._nodes[copy.name] = await mirrors.own_node(self._monitor, copy)
+        return await stamps.add(self._monitor, self._nodes, copies)
+
+    async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
+        """Remove all handover stamps from these disks but the copies' own. Idempotent."""
+        await stamps.forget_others(self._monitor, await mirrors.rows_of(self._monitor), copies)
 
     async def continue_stream(self) -> None:
         """Let a stream that is held before the switchover go on."""

@@ -8,6 +8,7 @@ from godwit.model import DiskFacts, StrayImage
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import IMAGES, split
 from godwit.qemu.reply import flag, inner, text, whole
+from godwit.qemu.stamps import trusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
             format=text(inserted, "drv"),
             read_only=flag(inserted, "ro"),
             virtual_size=whole(image, "virtual-size"),
+            stamps=tuple(trusted(inserted)),
         )
         while "backing-image" in image:
             image = inner(image, "backing-image")

@@ -1,25 +1,28 @@
 """Copying disks to another QEMU: NBD on the target, a mirror job for each disk on the source.
 
 A mirror that is ready keeps both sides alike; `block-job-cancel` without force then ends it whole and leaves the guest
-on its own disk (job-complete would move it to the copy). Measured on QEMU 10.0.2, TCG.
+on its own disk (job-complete would move it to the copy). Measured on QEMU 10.0.2, TCG. An older copy that is there
+already is filled up, see godwit.qemu.fillup.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.model import DiskMode, MirrorView
+from godwit.qemu import fillup
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, flag, inner, text, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from godwit.model import DiskCopy
     from godwit.qemu.qom import Asks
 
+T = TypeVar("T")
 
 _POLL: Final = 0.05
 _SYNC: Final = {DiskMode.FULL: "full", DiskMode.INCREMENTAL: "top"}
@@ -28,12 +31,13 @@ _SYNC: Final = {DiskMode.FULL: "full", DiskMode.INCREMENTAL: "top"}
 
 async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
     """Take disks at `address`:`port`. An export makes an inactive node of a waiting QEMU writable by itself."""
-    nodes = await _nodes(monitor)
+    nodes = await nodes_of(monitor)
     server = {"type": "inet", "data": {"host": address, "port": str(port)}}
-    # Two connections a disk: one that breaks may still be there when the next is made.
-    await monitor.execute("nbd-server-start", {"addr": server, "max-connections": 2 * len(copies)})
+    # Two connections for each of a disk's jobs: one that breaks may still be there when the next is made.
+    connections = sum(4 if copy.since else 2 for copy in copies)
+    await monitor.execute("nbd-server-start", {"addr": server, "max-connections": connections})
     for copy in copies:
-        export = {"type": "nbd", "id": copy.job, "node-name": _node(nodes, copy.name), "name": copy.job}
+        export = {"type": "nbd", "id": copy.job, "node-name": found(nodes, copy.name), "name": copy.job}
         await monitor.execute("block-export-add", {**export, "writable": True})
 
 
@@ -46,23 +50,47 @@ async def stop_serving(monitor: Asks) -> None:
             raise
 
 
-async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int) -> None:
-    """Begin to copy a disk, unless that is under way already."""
-    job = copy.job
-    if job in await _jobs(monitor):
-        return
-    node = _node(await _nodes(monitor), copy.name)
-    target: dict[str, object] = {"driver": "nbd", "node-name": f"{job}-far", "export": job}
-    target |= {"server": {"type": "inet", "host": address, "port": str(port)}}
+async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int) -> str:
+    """Begin to copy a disk, or go on with it where a former runner left it.
+
+    Returns why an older copy is copied onto as a whole although it could have been filled up; empty otherwise.
+    """
+    far: dict[str, object] = {"driver": "nbd", "export": copy.job}
+    far |= {"server": {"type": "inet", "host": address, "port": str(port)}}
     # Zeroes that the source has written become holes on the target.
-    target |= {"discard": "unmap", "detect-zeroes": "unmap"}
-    await monitor.execute("blockdev-add", target)
-    mirror = {"job-id": job, "device": node, "target": f"{job}-far", "sync": _SYNC[copy.mode], "speed": speed}
-    mirror |= {"copy-mode": "background", "filter-node-name": f"{job}-mirror"}
+    far |= {"discard": "unmap", "detect-zeroes": "unmap"}
+    under_way = copy.job in await _jobs(monitor)
+    if not copy.since or (under_way and not await fillup.is_on(monitor, copy)):
+        if not under_way:
+            node = found(await nodes_of(monitor), copy.name)
+            await _mirror(monitor, copy, node, far, {"sync": _SYNC[copy.mode], "speed": speed})
+        return ""
+    top = fillup.Names(copy.job).top
+    if not under_way:
+        await fillup.take_off(monitor, copy)
+        try:
+            await fillup.put_on_top(monitor, copy, found(await rows_of(monitor), copy.name))
+        except MonitorCommandError as error:
+            node = found(await nodes_of(monitor), copy.name)
+            await _mirror(monitor, copy, node, far, {"sync": "full", "speed": speed})
+            return error.message
+        await _mirror(monitor, copy, top, far, {"sync": "none", "copy-mode": "write-blocking"})
+    await fillup.fill(monitor, copy, await fillup.below(monitor, copy, top), far, speed)
+    return ""
+
+
+async def _mirror(
+    monitor: Asks, copy: DiskCopy, node: str, far: Mapping[str, object], how: Mapping[str, object]
+) -> None:
+    """Start the mirror of `node` to what `far` describes."""
+    there = f"{copy.job}-far"
+    await fillup.delete(monitor, there)
+    await monitor.execute("blockdev-add", {**far, "node-name": there})
+    mirror = {"job-id": copy.job, "device": node, "target": there, "copy-mode": "background", **how}
     try:
-        await monitor.execute("blockdev-mirror", mirror)
+        await monitor.execute("blockdev-mirror", {**mirror, "filter-node-name": fillup.Names(copy.job).filter})
     except MonitorCommandError:
-        await monitor.execute("blockdev-del", {"node-name": f"{job}-far"})
+        await monitor.execute("blockdev-del", {"node-name": there})
         raise
 
 
@@ -73,18 +101,18 @@ async def keep_alike(monitor: Asks, copy: DiskCopy) -> None:
 
 
 async def views(monitor: Asks, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
-    """Say how far the jobs of these disks are."""
-    jobs = await _jobs(monitor)
-    return tuple(
-        MirrorView(
-            name=copy.name,
-            done=whole(row, "offset"),
-            needed=whole(row, "len"),
-            ready=flag(row, "ready"),
-        )
-        for copy in copies
-        if (row := jobs.get(copy.job)) is not None
-    )
+    """Say how far the jobs of these disks are; a copy one of whose jobs has failed is absent."""
+    mirrors = await _jobs(monitor)
+    filling = await fillup.jobs(monitor) if any(copy.since for copy in copies) else {}
+    seen = []
+    for copy in copies:
+        row = mirrors.get(copy.job)
+        if row is None:
+            continue
+        view = MirrorView(copy.name, whole(row, "offset"), whole(row, "len"), ready=flag(row, "ready"))
+        filled = copy.since and await fillup.is_on(monitor, copy)
+        seen.append(fillup.view(copy, view, filling) if filled else view)
+    return tuple(view for view in seen if view is not None)
 
 
 async def end(monitor: Asks, copy: DiskCopy) -> None:
@@ -95,23 +123,27 @@ async def end(monitor: Asks, copy: DiskCopy) -> None:
 async def forget(monitor: Asks, copies: Sequence[DiskCopy]) -> None:
     """Close the connections to where the copies went, once their jobs have ended."""
     for copy in copies:
-        try:
-            await monitor.execute("blockdev-del", {"node-name": f"{copy.job}-far"})
-        except MonitorCommandError as error:
-            if "Failed to find node" not in error.message and "Cannot find device" not in error.message:
-                raise
+        if copy.since:
+            await fillup.dismiss(monitor, copy)
+        await fillup.delete(monitor, f"{copy.job}-far")
 
 
 async def cancel(monitor: Asks, copies: Sequence[DiskCopy], patience: float) -> None:
     """End jobs whatever they have done, within `patience` seconds, and forget where they went."""
-    for copy in copies:
-        if copy.job in await _jobs(monitor):
-            await monitor.execute("block-job-cancel", {"device": copy.job, "force": True})
-    ours = {copy.job for copy in copies}
+    ours = {name for copy in copies for name in (copy.job, fillup.Names(copy.job).fill)}
+    for name in ours & await _working(monitor):
+        try:
+            await monitor.execute("block-job-cancel", {"device": name, "force": True})
+        except MonitorCommandError:
+            if name in await _working(monitor):  # it has not just ended by itself
+                raise
     async with asyncio.timeout(patience):
-        while ours & (await _jobs(monitor)).keys():  # noqa: ASYNC110 - who calls may not listen to events
+        while ours & await _working(monitor):  # noqa: ASYNC110 - who calls may not listen to events
             await asyncio.sleep(_POLL)
     await forget(monitor, copies)
+    for copy in copies:
+        if copy.since:
+            await fillup.take_off(monitor, copy)
 
 
 async def _jobs(monitor: Asks) -> dict[str, dict[str, object]]:
@@ -119,13 +151,31 @@ async def _jobs(monitor: Asks) -> dict[str, dict[str, object]]:
     return {text(row, "device"): dict(row) for row in rows}
 
 
-async def _nodes(monitor: Asks) -> dict[str, str]:
+async def _working(monitor: Asks) -> set[str]:
+    """Return the jobs that have not ended; one that nobody has dismissed yet is listed on."""
+    return {name for name, row in (await _jobs(monitor)).items() if text(row, "status") != "concluded"}
+
+
+async def rows_of(monitor: Asks) -> dict[str, Mapping[str, object]]:
+    """Return query-block's rows of the disks by name."""
     rows = as_objects(await monitor.execute("query-block"), "query-block")
-    return {name_of(row): text(inner(row, "inserted"), "node-name") for row in rows if "inserted" in row}
+    return {name_of(row): row for row in rows if "inserted" in row}
 
 
-def _node(nodes: dict[str, str], disk: str) -> str:
-    if disk not in nodes:
-        message = f"the guest has no disk {disk}; it has {', '.join(sorted(nodes)) or 'none'}"
+async def nodes_of(monitor: Asks) -> dict[str, str]:
+    """Return the disks' own block nodes by the disk's name."""
+    rows = await rows_of(monitor)
+    return {name: text(inner(row, "inserted"), "node-name") for name, row in rows.items()}
+
+
+async def own_node(monitor: Asks, copy: DiskCopy) -> str:
+    """Return the node of the disk itself, whatever a mirror or a fill-up has put above it."""
+    return await fillup.below(monitor, copy, found(await nodes_of(monitor), copy.name))
+
+
+def found(known: Mapping[str, T], disk: str) -> T:
+    """Return what is known of a disk. Raises HypervisorError, naming the disks that there are."""
+    if disk not in known:
+        message = f"the guest has no disk {disk}; it has {', '.join(sorted(known)) or 'none'}"
         raise HypervisorError(message)
-    return nodes[disk]
+    return known[disk]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from godwit.core.disks import STAMP_PREFIX
 from godwit.errors import BusyError, GodwitError, HostError, HypervisorError, InputError
 from godwit.model import ImageFacts, PlaceFacts
 
@@ -97,7 +98,8 @@ fi
 )
 """$1 is the image, $2 whose it is, what follows goes to `qemu-img create`."""
 
-KEEP: Final = _MARKER + 'if mine; then rm -f -- "$marker"; fi\n'
+KEEP: Final = _MARKER + 'if mine; then rm -f -- "${marker%.copy}.left" && rm -f -- "$marker"; fi\n'
+"""$1 is the image, $2 whose it is; what an earlier move left in its place is no left-over any more."""
 
 REMOVE: Final = _MARKER + 'if mine; then rm -f -- "$path" && rm -f -- "$marker"; fi\n'
 
@@ -131,6 +133,7 @@ def _facts(said: dict[str, Any], path: str) -> ImageFacts:
         backing_format=str(said.get("backing-filename-format", "")),
         options=tuple(_options(said, data)) if said["format"] == "qcow2" else (),
         refusals=tuple(_refusals(said, data)),
+        stamps=tuple(_stamps(data)),
     )
 
 
@@ -157,6 +160,13 @@ def _refusals(said: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
         yield f"its data is in another file: {data['data-file']}"
     if data.get("corrupt"):
         yield "it is marked as corrupt"
+
+
+def _stamps(data: dict[str, Any]) -> Iterator[str]:
+    """Yield the handover stamps that were closed in order: "in-use" stays when QEMU died, or has the image open."""
+    for one in data.get("bitmaps", ()):
+        if str(one["name"]).startswith(STAMP_PREFIX) and "in-use" not in one.get("flags", ()):
+            yield str(one["name"])
 
 
 def parse_place(said: str) -> PlaceFacts:

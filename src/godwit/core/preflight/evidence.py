@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from godwit.model import GuestFacts, GuestView, HostFacts, ImageFacts, PlaceFacts, Policy, Vm
+    from godwit.model import GuestFacts, GuestView, HostFacts, ImageFacts, OlderCopy, PlaceFacts, Policy, Stamp, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class DiskProof:
     written, `error` says why); the identities are size and inode, empty where the file is absent. `backs` names the
     disk that this one is a backing file of. Of a disk that may have to be copied, `image` describes it and `place`
     where it would go; None where `error` says why that is not known. `digests` are those of a backing file that both
-    sides have and do not share.
+    sides have and do not share. `older` is what an earlier move of guest `vm` left in its place on the target, `stamps`
+    what the running disk has recorded since its handovers.
     """
 
     name: str
@@ -31,6 +32,9 @@ class DiskProof:
     image: ImageFacts | None = None
     place: PlaceFacts | None = None
     digests: tuple[str, str] | None = None
+    vm: str = ""
+    older: OlderCopy | None = None
+    stamps: tuple[Stamp, ...] = ()
 
     @property
     def same(self) -> bool:

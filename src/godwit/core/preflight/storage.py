@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from godwit.core.disks import chain_of, is_copied, mode_of
+from godwit.core.disks import chain_of, is_copied, is_left_over, mode_of, since, why_not
 from godwit.model import DiskMode, Finding, Severity
 from godwit.units import format_size
 
@@ -71,14 +71,15 @@ def _copied(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
     else:
         what = "with all that its backing files hold" if chain else "the whole disk"
     size = f"{format_size(disk.image.allocated)} of {format_size(disk.image.virtual_size)}"
-    yield Finding(
-        "disk-copied",
-        Severity.INFO,
-        disk.path,
-        f"disk {disk.name} is copied to {disk.path} on {e.target.name} ({what}): {size}",
-        f"{e.target.name} has no such file",
-        "if the disk should be shared, mount its storage there first",
-    )
+    why, mend = f"{e.target.name} has no such file", "if the disk should be shared, mount its storage there first"
+    if (stamp := since(e.policy, disk)) is not None:
+        what, size = "only what was written since it was there", format_size(stamp.changed)
+        why, mend = f"{e.target.name} has kept the copy that the guest left there", ""
+    elif is_left_over(disk):
+        why = f"the older copy on {e.target.name} is made anew: {why_not(disk) or 'that is what --disks says'}"
+        mend = ""
+    found = f"disk {disk.name} is copied to {disk.path} on {e.target.name} ({what}): {size}"
+    yield Finding("disk-copied", Severity.INFO, disk.path, found, why, mend)
 
 
 def _backing_differs(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
@@ -102,7 +103,15 @@ def _backing_differs(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
 
 
 def _room_needed(e: Evidence, disk: DiskProof, image: ImageFacts) -> int:
-    """Return the bytes that a copy may take: a full one holds what lies below, too."""
+    """Return the bytes that a copy may take: a full one holds what lies below, too; what it replaces makes room."""
+    if (stamp := since(e.policy, disk)) is not None:
+        return stamp.changed
+    needed = _size_of_copy(e, disk, image)
+    freed = disk.older.image.allocated if is_left_over(disk) and disk.older and disk.older.image else 0
+    return max(0, needed - freed)
+
+
+def _size_of_copy(e: Evidence, disk: DiskProof, image: ImageFacts) -> int:
     if mode_of(e.policy, disk, e.disks) is DiskMode.INCREMENTAL:
         return image.allocated
     below = sum(int(one.source_identity.partition(":")[0] or 0) for one in chain_of(disk, e.disks))
@@ -121,10 +130,13 @@ def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
             "it cannot be copied onto itself",
             f"leave --disks at auto, or say --disk {disk.name}=shared",
         )
-    elif disk.target_identity:
+    elif disk.target_identity and not is_left_over(disk):
+        found = f"{e.target.name} has another {disk.path} already"
+        if disk.older is not None and disk.older.vm == disk.vm:
+            found = f"{e.target.name} has kept an older {disk.path}, and somebody has changed it since"
         yield block(
             "disk-exists",
-            f"{e.target.name} has another {disk.path} already",
+            found,
             "nothing is overwritten that may be somebody's",
             f"move it away, if nobody needs it  (on {e.target.name})",
         )
