@@ -122,7 +122,7 @@ def test_a_raw_disk_s_stamp_ends_with_its_qemu() -> None:
     async def scenario() -> None:
         scene = apart(RAW)
         await moved(scene)
-        await scene.two.destroy(scene.vm)
+        scene.two.qemus["web"].exit("quit")
         scene.two.boot(scene.vm)
         outcome = await moved(scene.turned(2))
         assert outcome.disk_bytes == WHOLE
@@ -134,7 +134,7 @@ def test_a_qcow2_disk_s_stamp_outlives_its_qemu() -> None:
     async def scenario() -> None:
         scene = apart(QCOW2)
         await moved(scene)
-        await scene.two.destroy(scene.vm)
+        scene.two.qemus["web"].exit("quit")
         scene.two.boot(scene.vm)
         outcome = await moved(scene.turned(2))
         assert outcome.disk_bytes < WHOLE
@@ -233,7 +233,7 @@ def test_whatever_happens_between_moves_the_guest_finds_what_it_wrote(seed: int)
                 at.world.kill(here.name, "web")
                 here.boot(at.vm)
             elif event == "restart":
-                await here.destroy(at.vm)
+                here.qemus["web"].exit("quit")
                 here.boot(at.vm)
             elif event == "tamper":
                 other = at.world.file(disk, "one" if here.name == "two" else "two")

@@ -171,8 +171,9 @@ class Mirroring:
             await parts.source.leave_image(copy.image.path, copy.image.format, parts.vm.name, copy.stamp)
             if not wanted:
                 await parts.source.discard_image(copy.image.path)
-        kept = "kept" if wanted else "removed"
-        self.actions.note("old-copies", host=parts.source.name, kept=kept, paths=[c.image.path for c in command.copies])
+        end = "stays there, for a short way back" if wanted else "was removed"
+        for copy in command.copies:
+            self.actions.note("note", text=f"the old {copy.image.path} on {parts.source.name} {end}")
         return e.Undone("LeaveOldCopies")
 
     async def remove(self, command: e.RemoveImages) -> e.Event:

@@ -53,8 +53,8 @@ CAPABILITIES: Final = frozenset({"events", "return-path", "late-block-activate",
 PARAMETERS: Final = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)
-IN_ORDER: Final = frozenset({"quit", "it was destroyed", "the guest shut down"})
-"""The ends of a process at which it closes its disks."""
+IN_ORDER: Final = frozenset({"quit", "the guest shut down"})
+"""The ends of a process at which it closes its disks; when it has handed its guest over, it has done so already."""
 
 
 class FakeQemu:
@@ -131,7 +131,7 @@ class FakeQemu:
             return
         self.alive = False
         self.world.ceased(self)
-        self.world.close_disks(self, in_order=words in IN_ORDER and not self.hung)
+        self.world.close_disks(self, in_order=words in IN_ORDER or self.raw == "postmigrate")
         self.host.qemu_ended(self, words)
         if self.stream is not None:
             self.stream.end("failed")
