@@ -111,7 +111,8 @@ async def test_a_guest_that_was_killed_is_copied_whole_and_it_says_so(ground: Gr
 async def test_a_guest_that_was_started_anew_in_order_keeps_its_short_way_back(ground: Ground) -> None:
     _, there = await filled(ground)
     await moved(ground)
-    await ground.godwit("monitor", ground.name, "-c", "quit")
+    (qemu,) = ground.qemus()[there]
+    os.kill(qemu.pid, signal.SIGTERM)
     await until(lambda: not ground.qemus()[there], "it is gone")
     assert (await ground.godwit("vm", "start", ground.name)).status == 0
     await ground.answers()
