@@ -230,7 +230,7 @@ class Walk:
             case _:
                 return None
 
-    def effect_on_a_standing_guest(self, command: e.Command) -> e.Event | None:
+    def effect_on_a_standing_guest(self, command: e.Command) -> e.Event | None:  # noqa: PLR0911 - as above
         """Do what belongs to a guest that is stopped, or switched off, for its move."""
         world, name = self.world, type(command).__name__
         match command:

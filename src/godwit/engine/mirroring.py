@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.errors import GodwitError, HypervisorError
-from godwit.model import Side
+from godwit.model import RunState, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +116,8 @@ class Mirroring:
     async def cancel(self, command: e.CancelMirrors) -> e.Event:
         """End the copies before their time. Raises GodwitError where the source does not answer."""
         self._copies = ()
+        if (await self.actions.sides.look(Side.SOURCE)).state is RunState.ABSENT:  # its copies ended with it
+            return e.Undone("CancelMirrors")
         guest = await self.actions.sides.attach(Side.SOURCE)
         await guest.cancel_mirrors(command.copies)
         return e.Undone("CancelMirrors")
