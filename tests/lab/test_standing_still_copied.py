@@ -114,7 +114,6 @@ async def test_it_is_switched_off_and_boots_there_from_its_copied_disk(ground: G
     )
     ran = await ground.godwit("migrate", ground.name, ground.host(there), "--static", "--off", deadline=120)
     assert ran.status == 0, ran
-    writer.kill()
     said, _ = await writer.communicate()
     last = int(said.decode().rpartition("\n")[0].split()[-1])
     await ground.answers()

@@ -56,6 +56,7 @@ async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: i
     target |= {"server": {"type": "inet", "host": address, "port": str(port)}}
     # Zeroes that the source has written become holes on the target.
     target |= {"discard": "unmap", "detect-zeroes": "unmap"}
+    await forget(monitor, (copy,))  # a runner that died between the two commands may have left it
     await monitor.execute("blockdev-add", target)
     mirror = {"job-id": job, "device": node, "target": f"{job}-far", "sync": _SYNC[copy.mode], "speed": speed}
     mirror |= {"copy-mode": "background", "filter-node-name": f"{job}-mirror"}
