@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from godwit.api.client import Godwit, connect
-    from godwit.model import Outcome, Policy
+    from godwit.model import Outcome, Policy, Way
 
 __version__ = "0.1.0"
-__all__ = ["Godwit", "Outcome", "Policy", "__version__", "connect"]
+__all__ = ["Godwit", "Outcome", "Policy", "Way", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> object:
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> object:
         from godwit.api import client  # noqa: PLC0415 - loaded on demand
 
         return getattr(client, name)
-    if name in {"Outcome", "Policy"}:
+    if name in {"Outcome", "Policy", "Way"}:
         from godwit import model  # noqa: PLC0415 - loaded on demand
 
         return getattr(model, name)

@@ -42,6 +42,8 @@ class RunState(StrEnum):
     """A source between its stop and the end of the stream."""
     POSTMIGRATE = "postmigrate"
     """A source that has handed everything over and could still be told to run."""
+    POWERED_OFF = "powered-off"
+    """A guest that has switched itself off, in a QEMU that outlived it: it cannot run until it is reset."""
     OTHER = "other"
     UNREACHABLE = "unreachable"
     """The host, or the guest's monitor, did not answer: nothing is known."""
@@ -228,6 +230,14 @@ class DiskMode(StrEnum):
     FULL = "full"
 
 
+class Way(StrEnum):
+    """How a guest travels: running, standing still from the first byte on, or switched off and started anew."""
+
+    LIVE = "live"
+    STATIC = "static"
+    OFF = "off"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """An image file as `qemu-img info` describes it; sizes in bytes.
@@ -377,7 +387,7 @@ class Policy:
 
     `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
     they are compared, instead of samples of them. `keep_old` keeps copied disks on the source, so that the way back is
-    short.
+    short. `off_timeout` is how long a guest that is to be switched off may take to obey its power button.
     """
 
     max_downtime: float = 0.3
@@ -387,6 +397,8 @@ class Policy:
     disk_modes: tuple[tuple[str, DiskMode], ...] = ()
     compare_all: bool = False
     keep_old: bool = True
+    way: Way = Way.LIVE
+    off_timeout: float = 60.0
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

@@ -175,6 +175,17 @@ class Guest(Protocol):
         """Press the guest's power button."""
         ...
 
+    async def keep_after_power_off(self, *, keep: bool) -> None:
+        """Let QEMU outlive a guest that switches itself off (POWERED_OFF); or let it do again what it was started for.
+
+        Raises MonitorCommandError where QEMU cannot (before 6.0).
+        """
+        ...
+
+    async def reset(self) -> None:
+        """Press the guest's reset button (`system_reset`); one that is off stands still then, able to run."""
+        ...
+
     async def human(self, line: str, *, deadline: float = 30.0) -> str:
         """Type a line at the human monitor and return what it prints; `deadline` in seconds.
 
@@ -236,10 +247,10 @@ class Host(Protocol):
         """Make folders and taps that the launch needs; what it made is removed by `destroy`."""
         ...
 
-    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False, paused: bool = False) -> int:
         """Start QEMU detached from everything; returns its pid when its monitor answers.
 
-        `incoming` starts it paused and waiting for `Guest.listen` instead of running the guest.
+        `incoming` starts it paused and waiting for `Guest.listen` instead of running the guest, `paused` ready to run.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
         ...

@@ -256,11 +256,36 @@ def test_dry_run_and_check_say_the_same_and_change_nothing(stage: Stage, capsys:
     assert stage.rows() == []
 
 
+@pytest.mark.parametrize(
+    ("words", "price", "said_on_the_way"),
+    [
+        (["--static"], "web1 stands still while up to", "precopy: copying memory while the guest stands still"),
+        (["--static", "--off", "--off-timeout", "9s"], "web1 is switched off by its power button", "the guest is off"),
+    ],
+    ids=["static", "off"],
+)
+def test_a_guest_that_stands_still_or_is_switched_off(
+    stage: Stage, capsys: pytest.CaptureFixture[str], words: list[str], price: str, said_on_the_way: str
+) -> None:
+    assert main(["migrate", "web1", "host2", *words, "--dry-run"]) == 0
+    assert price in capsys.readouterr().out
+    assert stage.rows() == []
+    assert main(["migrate", "web1", "host2", *words]) == 0
+    said = capsys.readouterr().out
+    assert price in said
+    assert said_on_the_way in said
+    assert "web1 moved from host1 to host2" in said
+    assert "while the guest runs" not in said
+    assert main(["show", "web1"]) == 0
+    assert said_on_the_way.rpartition(": ")[2] in capsys.readouterr().out
+
+
 def test_check_names_what_blocks_and_the_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Stage()
     made.world._files.clear()
+    made.world.disks.newest.clear()
     made.world.add_file("/images/web1.raw", ["host1"])
     monkeypatch.setattr(ground, "opener", made.opened)
     made.world.add_file("/images/web1.raw", ["host2"])

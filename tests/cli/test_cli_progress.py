@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.cli.progress import Progress, Reading, advance, eta_words, figures
+from godwit.cli.progress import Progress, Reading, advance, eta_words, figures, standstill
 from godwit.ports import Entry
 from godwit.units import MIB
 
@@ -85,3 +85,16 @@ def test_the_time_left_is_a_range_or_the_reason_why_there_is_none() -> None:
     assert words(2, (100.0, 1800.0)) == "100 s to 30 min left"
     assert words(2, (10.0, 10.5)) == "about 10 s left"
     assert words(2, (0.1, 0.4)) == "under 1 s left"
+
+
+def test_a_standstill_is_told_while_it_lasts_and_not_for_a_switchover() -> None:
+    stopped = advance(Progress(), Entry(1, 100.0, "mark", {"name": "source_stopped"}))
+    assert standstill(stopped, 100.5) == ""
+    assert standstill(stopped, 172.0).endswith("1min 12s by now")
+    assert standstill(stopped, 172.0).startswith("the guest stands still since ")
+    for runs in (
+        Entry(2, 101.0, "mark", {"name": "target_running"}),
+        Entry(2, 101.0, "transition", {"event": "SourceResumed", "phase": "rolling-back"}),
+        Entry(2, 101.0, "transition", {"event": "Undone", "phase": "cancelled"}),
+    ):
+        assert standstill(advance(stopped, runs), 172.0) == ""

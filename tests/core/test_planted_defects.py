@@ -11,11 +11,11 @@ from walking import tapes, walk
 from worldmodel import LawViolationError
 
 from godwit.core import events as e
-from godwit.core import machine, recovery
+from godwit.core import machine, offline, recovery
 from godwit.core.machine import TRANSITIONS, IllegalTransitionError, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, LawBrokenError, Phase, State
-from godwit.model import RunState
+from godwit.model import RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,34 @@ def without_retry(state: State, event: e.Event) -> Step:
     if held is None or held not in state.held:
         return Step(state)
     return machine._next_undo(replace(state, held=state.held - {held}, leftovers=("something",)))
+
+
+def stops_without_holding(state: State, event: e.Event) -> Step:
+    result = machine._prepared(state, event)
+    return (
+        replace(result, state=replace(result.state, held=state.held)) if e.StopSource() in result.commands else result
+    )
+
+
+def starts_beside_the_source(state: State, _: e.Event) -> Step:
+    return Step(replace(state, phase=Phase.STARTING), (e.StartTarget(),))
+
+
+def ends_the_source_at_once(state: State, _: e.Event) -> Step:
+    return offline._end_source(state)
+
+
+def arms_nothing(state: State, _: e.Event) -> Step:
+    return Step(replace(state, phase=Phase.COMMITTING, door=Door.SENT), (e.ContinueTarget(), e.EndSource()))
+
+
+def presses_without_holding(state: State) -> Step:
+    return Step(replace(state, phase=Phase.POWERING_OFF), (e.PowerOff(),))
+
+
+def ends_copies_under_the_guest(state: State) -> Step:
+    made = replace(state, phase=Phase.POWERING_OFF, held=state.held | {Held.POWER})
+    return Step(made, (e.EndMirrors(state.copies),) if state.copies else (e.PowerOff(),))
 
 
 def without_undo(left_out: Held) -> Plant:
@@ -104,6 +132,41 @@ DEFECTS: dict[str, Plant] = {
 }
 
 
+STANDING: dict[str, Plant] = {
+    "stops the guest before it holds that": handler(Phase.PREPARING, e.SourcePrepared, stops_without_holding),
+    "forgets to resume a guest that it stopped": without_undo(Held.SOURCE_STOPPED),
+}
+SWITCHED_OFF: dict[str, Plant] = {
+    "presses the button before it holds that": lambda p: p.setattr(offline, "power_off", presses_without_holding),
+    "forgets to start the guest again": without_undo(Held.POWER),
+    "ends copies that the guest still writes to": lambda p: p.setattr(
+        offline, "power_off", ends_copies_under_the_guest
+    ),
+    "ends the source before the copies": handler(Phase.POWERING_OFF, e.PoweredOff, ends_the_source_at_once),
+    "starts the target beside the source": handler(Phase.POWERING_OFF, e.MirrorsEnded, starts_beside_the_source),
+    "commits before the target was started": handler(Phase.STARTING, e.SourceEnded, arms_nothing),
+    "goes back behind the door": handler(Phase.COMMITTING, e.GiveUp, forced_back),
+}
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_the_walk_finds_a_planted_defect_of_a_guest_that_stands_still(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    STANDING[name](monkeypatch)
+    with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
+        walk_much(random.Random(1), Way.STATIC)  # noqa: S311 - not for secrets
+
+
+@pytest.mark.parametrize("name", SWITCHED_OFF)
+def test_the_walk_finds_a_planted_defect_of_a_guest_that_is_switched_off(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SWITCHED_OFF[name](monkeypatch)
+    with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
+        walk_much(random.Random(1), Way.OFF)  # noqa: S311 - not for secrets
+
+
 @pytest.mark.parametrize("name", DEFECTS)
 def test_the_walk_finds_a_planted_defect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     DEFECTS[name](monkeypatch)
@@ -111,6 +174,6 @@ def test_the_walk_finds_a_planted_defect(name: str, monkeypatch: pytest.MonkeyPa
         walk_much(random.Random(1))  # noqa: S311 - not for secrets
 
 
-def walk_much(chance: random.Random) -> None:
-    for tape, length, silent in tapes(chance, WALKS):
-        walk(tape, length, silent)
+def walk_much(chance: random.Random, way: Way = Way.LIVE) -> None:
+    for number, (tape, length, silent) in enumerate(tapes(chance, WALKS)):
+        walk(tape, length, silent, copying=way is not Way.LIVE and number % 2 == 1, way=way)

@@ -9,7 +9,7 @@ import pytest
 
 from godwit.core.recovery import PATIENCE, TARGET_SILENCE, Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State
-from godwit.model import GuestView, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,15 @@ WAITS = GuestView(R.INCOMING, S.ACTIVE)
 HAS_ALL = GuestView(R.PAUSED, S.COMPLETED)
 TOOK = GuestView(R.RUNNING, S.COMPLETED)
 
-ALL_HELD = frozenset(Held)
+FELL_BACK_PAUSED = GuestView(R.PAUSED, S.FAILED)
+STANDS = GuestView(R.PAUSED, S.ACTIVE)
+OFF = GuestView(R.POWERED_OFF)
+TAKES_DISKS = GuestView(R.INCOMING)
+READY = GuestView(R.PAUSED)
+RUNS_ANEW = GuestView(R.RUNNING)
+COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job"),)
+
+ALL_HELD = frozenset(Held) - {Held.POWER}
 SOON, LATE, TOO_LATE = 0.1, TARGET_SILENCE, PATIENCE
 
 
@@ -39,9 +47,12 @@ def at(
     source_ended: bool = False,
     turned_back: bool = False,
     mirrored: bool = False,
+    off: bool = False,
 ) -> State:
     """A state as the machine has it in that phase."""
     streamed = phase not in {P.PENDING, P.PREPARING}
+    if off:
+        return switched_off(phase, door, source_ended=source_ended, turned_back=turned_back, mirrored=mirrored)
     return State(
         phase=phase,
         door=door,
@@ -49,6 +60,21 @@ def at(
         ended=frozenset({Side.SOURCE.value}) if source_ended else frozenset(),
         failure=Failure("test", "turned back") if turned_back else None,
         mirrored=mirrored,
+    )
+
+
+def switched_off(phase: Phase, door: Door, *, source_ended: bool, turned_back: bool, mirrored: bool) -> State:
+    """A state of a guest that is switched off for its move, from the press of its power button on."""
+    sides = (Side.SOURCE.value, Side.TARGET.value) if phase is P.COMMITTING else (Side.SOURCE.value,)
+    return State(
+        phase=phase,
+        door=door,
+        held=frozenset({Held.TARGET, Held.IMAGES, Held.POWER, Held.SEND_QUEUE}),
+        ended=frozenset(sides) if source_ended else frozenset(),
+        failure=Failure("test", "turned back") if turned_back else None,
+        copies=COPIES,
+        mirrored=mirrored,
+        way=Way.OFF,
     )
 
 
@@ -136,6 +162,38 @@ TABLE = [
     (at(P.ROLLING_BACK),                                GAVE,       HAS_ALL, SOON,     V.ROLL_BACK),
     (at(P.ROLLING_BACK),                                RUNS_ALONE, GONE,    SOON,     V.ROLL_BACK),
     (at(P.ROLLING_BACK),                                GONE,       HAS_ALL, SOON,     V.LOST_SOURCE),
+    # The guest stands still all the time.
+    (at(P.MIRRORING),                                   READY,      WAITS,   SOON,     V.CONTINUE),
+    (at(P.PRECOPY),                                     STANDS,     WAITS,   SOON,     V.CONTINUE),
+    (at(P.PRECOPY),                                     FELL_BACK_PAUSED, GONE, SOON,  V.ROLL_BACK),
+    (at(P.SWITCHOVER, D.SENT),                          FELL_BACK_PAUSED, HAS_ALL, SOON, V.ROLL_BACK),
+    (at(P.COMMITTING, D.SENT, source_ended=True),       FELL_BACK_PAUSED, HAS_ALL, SOON, V.COMMIT),
+    # The guest is switched off, and nothing was started on the target yet.
+    (at(P.POWERING_OFF, off=True),                      RUNS_ALONE, TAKES_DISKS, SOON, V.CONTINUE),
+    (at(P.POWERING_OFF, off=True),                      OFF,        TAKES_DISKS, SOON, V.CONTINUE),
+    (at(P.POWERING_OFF, off=True),                      GONE,       TAKES_DISKS, SOON, V.ROLL_BACK),
+    (at(P.POWERING_OFF, off=True),                      RUNS_ALONE, GONE,    SOON,     V.ROLL_BACK),
+    (at(P.POWERING_OFF, off=True),                      SILENT,     TAKES_DISKS, SOON, V.WAIT),
+    (at(P.POWERING_OFF, off=True),                      SILENT,     TAKES_DISKS, TOO_LATE, V.ROLL_BACK),
+    (at(P.POWERING_OFF, off=True),                      RUNS_ALONE, TOOK,    SOON,     V.LIMBO),
+    (at(P.STARTING, off=True, mirrored=True),           OFF,        TAKES_DISKS, SOON, V.CONTINUE),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       TAKES_DISKS, SOON, V.CONTINUE),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       GONE,    SOON,     V.CONTINUE),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       READY,   SOON,     V.CONTINUE),
+    (at(P.STARTING, off=True, mirrored=True, source_ended=True), SILENT, GONE, SOON,   V.CONTINUE),
+    (at(P.STARTING, off=True, mirrored=True),           SILENT,     GONE,    SOON,     V.WAIT),
+    (at(P.STARTING, off=True, mirrored=True),           SILENT,     GONE,    TOO_LATE, V.ROLL_BACK),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       SILENT,  SOON,     V.WAIT),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       SILENT,  TOO_LATE, V.ROLL_BACK),
+    (at(P.STARTING, off=True, mirrored=True),           RUNS_ALONE, READY,   SOON,     V.ROLL_BACK),
+    (at(P.STARTING, off=True, mirrored=True),           GONE,       RUNS_ANEW, SOON,   V.LIMBO),
+    (at(P.COMMITTING, D.SENT, off=True, source_ended=True), GONE,   READY,   SOON,     V.COMMIT),
+    (at(P.COMMITTING, D.SENT, off=True, source_ended=True), GONE,   RUNS_ANEW, SOON,   V.FINISH),
+    (at(P.COMMITTING, D.SENT, off=True, source_ended=True), GONE,   GONE,    SOON,     V.CRASHED),
+    (at(P.COMMITTING, D.SENT, off=True, source_ended=True), GONE,   SILENT,  TOO_LATE, V.LIMBO),
+    (at(P.COMMITTING, D.SENT, off=True, source_ended=True), RUNS_ALONE, READY, SOON,   V.ROLL_BACK),
+    (at(P.ROLLING_BACK, off=True),                      GONE,       GONE,    SOON,     V.ROLL_BACK),
+    (at(P.ROLLING_BACK, off=True),                      OFF,        TAKES_DISKS, SOON, V.ROLL_BACK),
 ]
 # fmt: on
 
@@ -178,6 +236,14 @@ def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
             for mirrored in ((False, True) if phase in {P.SWITCHOVER, P.LIMBO} else (False,))
         ]
         yield from product(states, sights, sights, (SOON, LATE, TOO_LATE))
+    plainly = [GuestView(state) for state in RunState]  # a guest that is switched off has no stream
+    for phase, possible in {**doors, P.POWERING_OFF: closed, P.STARTING: closed}.items():
+        states = [
+            at(phase, door, source_ended=ended, turned_back=back, mirrored=mirrored, off=True)
+            for door, ended in product(possible, (False, True))
+            for back, mirrored in product((False, True), (False, True))
+        ]
+        yield from product(states, plainly, plainly, (SOON, LATE, TOO_LATE))
 
 
 def test_a_held_guest_goes_on_only_with_its_disks() -> None:
@@ -202,7 +268,7 @@ def test_safety_in_every_possible_sight() -> None:
         assert not (source.state is R.RUNNING and target.state is R.RUNNING) or verdict is V.LIMBO, sight
         if verdict is V.COMMIT:
             assert target.state is R.PAUSED, sight
-            assert target.stream is S.COMPLETED, sight
+            assert target.stream is S.COMPLETED or (state.way is Way.OFF and sent), sight
             assert source.state is not R.RUNNING, sight
             proven = source.state is R.POSTMIGRATE or Side.SOURCE.value in state.ended
             assert proven or state.phase is P.COMMITTING, sight
@@ -211,7 +277,9 @@ def test_safety_in_every_possible_sight() -> None:
             assert state.phase is not P.FINISHING, sight
             if sent:  # the target is proven not to have run: the source runs or streams, or the target waits
                 proven = source.state is R.RUNNING or (streaming and state.phase is not P.COMMITTING)
-                alone = target.state is R.ABSENT and source.state in {R.PAUSED, R.OTHER}
+                alone = target.state is R.ABSENT and source.state in {R.PAUSED, R.POWERED_OFF, R.OTHER}
+                broke = source.state is R.PAUSED and source.stream in {S.FAILED, S.CANCELLED}
+                alone = alone or (broke and target.state is R.PAUSED)
                 assert proven or (alone and state.phase is not P.COMMITTING) or target.state is R.INCOMING, sight
         if verdict is V.FINISH:
             assert target.state is R.RUNNING or state.phase is P.FINISHING, sight

@@ -10,34 +10,44 @@ from hypothesis import strategies as st
 from walking import HARMLESS, tapes, walk
 
 from godwit.core.state import Phase
-from godwit.model import Owner, RunState, Side
+from godwit.model import Owner, RunState, Side, Way
 
 SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(tape=st.binary(max_size=160), length=st.integers(0, 100), silent=SILENT, copying=st.booleans())
-def test_every_walk_keeps_the_law_and_ends(tape: bytes, length: int, silent: Side | None, *, copying: bool) -> None:
-    made = walk(tape, length, silent, copying=copying)
+@given(
+    tape=st.binary(max_size=160),
+    length=st.integers(0, 100),
+    silent=SILENT,
+    copying=st.booleans(),
+    way=st.sampled_from(Way),
+)
+def test_every_walk_keeps_the_law_and_ends(
+    tape: bytes, length: int, silent: Side | None, *, copying: bool, way: Way
+) -> None:
+    made = walk(tape, length, silent, copying=copying, way=way)
 
     assert made.state.finished or made.state.phase is Phase.LIMBO
 
 
+@pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize("seed", range(4))
-def test_many_more_walks_keep_the_law(seed: int) -> None:
+def test_many_more_walks_keep_the_law(seed: int, way: Way) -> None:
     """Hypothesis finds the short stories; the long ones take numbers."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     reached = {
-        walk(tape, length, silent, copying=number % 2 == 1).state.phase
+        walk(tape, length, silent, copying=number % 2 == 1, way=way).state.phase
         for number, (tape, length, silent) in enumerate(tapes(chance, 1000))
     }
 
     assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
 
 
+@pytest.mark.parametrize("way", Way)
 @pytest.mark.parametrize("copying", [False, True])
-def test_a_walk_without_faults_moves_the_guest(*, copying: bool) -> None:
-    made = walk(b"", copying=copying)
+def test_a_walk_without_faults_moves_the_guest(way: Way, *, copying: bool) -> None:
+    made = walk(b"", copying=copying, way=way)
 
     assert made.state.phase is Phase.DONE
     assert made.state.owner is Owner.TARGET
@@ -48,13 +58,14 @@ def test_a_walk_without_faults_moves_the_guest(*, copying: bool) -> None:
     assert made.world.images == ("kept" if copying else "none")
 
 
-def test_what_does_no_harm_never_ends_in_limbo() -> None:
+@pytest.mark.parametrize("way", Way)
+def test_what_does_no_harm_never_ends_in_limbo(way: Way) -> None:
     """A killed runner, a cancel, a moment's loss of a monitor: the move is finished or undone."""
     chance = random.Random(7)  # noqa: S311 - not for secrets
     harmless = [
         made
         for number, (tape, length, _) in enumerate(tapes(chance, 1500))
-        if set((made := walk(tape, length, copying=number % 2 == 1)).faults) <= HARMLESS and made.faults
+        if set((made := walk(tape, length, copying=number % 2 == 1, way=way)).faults) <= HARMLESS and made.faults
     ]
 
     assert len(harmless) > 100

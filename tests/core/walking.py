@@ -23,7 +23,7 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
-from godwit.model import DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,9 +33,10 @@ T = TypeVar("T")
 FORWARD = (
     *(e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
     *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
+    *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
 )
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job"),)
-HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide"})
+HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "deaf"})
 FAULTS = 5
 DRAIN = 400
 PATIENCE = 150
@@ -113,6 +114,10 @@ class Walk:
         if isinstance(command, e.Observe):
             self.observe(order, command.delay)
             return
+        if isinstance(command, e.PowerOff) and self.world.source.reachable and not self.world.pressed:
+            self.world.pressed = self.world.source.state is RunState.RUNNING
+            if self.world.switching_off:
+                return  # the order lasts until the guest is off
         self.orders.remove(order)
         result = self.effect(command)
         if isinstance(result, e.StepFailed):
@@ -141,32 +146,35 @@ class Walk:
         self.story.append(("reply lost" if effect else "fails", name))
         self.results.append(e.StepFailed(name, "test", f"{name} failed"))
 
-    def effect(self, command: e.Command) -> e.Event | None:  # noqa: C901, PLR0911, PLR0912 - one case for each command
+    def effect(self, command: e.Command) -> e.Event | None:  # noqa: C901, PLR0911, PLR0912, PLR0915 - one case for each command
         """Do to the world what a command does; return the event that its success or failure is."""
         world, name = self.world, type(command).__name__
         at_source = isinstance(
             command,
             (e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource)
-            | e.LeaveOldCopies
-            | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors),
+            | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors | e.LeaveOldCopies)
+            | (e.StopSource | e.PowerOff | e.EndSource | e.RestorePower),
         )
         at_target = isinstance(
             command,
             (e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
-            | (e.EndMirrors | e.KeepImages | e.RemoveImages),
+            | (e.EndMirrors | e.KeepImages | e.RemoveImages | e.StartTarget),
         )
         if (at_source and not world.source.reachable) or (at_target and not world.target.reachable):
             return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
         match command:
             case e.Check():
-                return e.Checked(COPIES if world.copying else ())
+                return e.Checked(COPIES if world.copying else (), world.way)
+            case e.StopSource() | e.PowerOff() | e.EndSource() | e.StartTarget() | e.RestorePower():
+                return self.effect_on_a_standing_guest(command)
             case e.StartMirrors():
                 if RunState.ABSENT in {world.source.state, world.target.state} or world.mirrors == "lost":
                     return e.StepFailed(name, "monitor-lost", name)
                 world.mirrors = "ready"
                 return e.MirrorsReady()
             case e.EndMirrors():
-                if world.source.stream is not StreamStatus.HELD or not world.end_mirrors():
+                still = world.source.stream is StreamStatus.HELD or world.way is Way.OFF
+                if not still or not world.end_mirrors():
                     return e.StepFailed(name, "disk-copy", "a copy is lost")
                 return e.MirrorsEnded()
             case e.ContinueStream():
@@ -195,7 +203,7 @@ class Walk:
             case e.PrepareSource():
                 if world.source.state is RunState.ABSENT:
                     return e.StepFailed(name, "monitor-lost", name)
-                world.send_queue_shortened = world.source.connected = True
+                world.send_queue_shortened, world.source.connected = world.way is not Way.OFF, True
                 return e.SourcePrepared()
             case e.StartStream():
                 if world.source.state is RunState.ABSENT:
@@ -227,6 +235,37 @@ class Walk:
             case _:
                 return None
 
+    def effect_on_a_standing_guest(self, command: e.Command) -> e.Event | None:  # noqa: PLR0911 - as above
+        """Do what belongs to a guest that is stopped, or switched off, for its move."""
+        world, name = self.world, type(command).__name__
+        match command:
+            case e.StopSource() | e.PowerOff() if world.source.state is RunState.ABSENT:
+                return e.StepFailed(name, "monitor-lost", name)
+            case e.StopSource():
+                world.stop_source()
+                return e.SourcePaused()
+            case e.PowerOff():
+                return self.power_off()
+            case e.EndSource():
+                world.end_source()
+                return e.SourceEnded()
+            case e.StartTarget():
+                world.start_target()
+                return e.TargetStarted()
+            case e.RestorePower():
+                return e.Undone(name) if world.restore_power() else e.StepFailed(name, "qemu-died", "locked")
+            case _:
+                return None
+
+    def power_off(self) -> e.Event:
+        """Press the power button, if that was not done before, and say whether the guest obeyed."""
+        self.world.pressed = self.world.pressed or self.world.source.state is RunState.RUNNING
+        if self.world.switching_off:
+            self.world.switch_off()
+        if self.world.source.state is RunState.POWERED_OFF:
+            return e.PoweredOff()
+        return e.StepFailed("PowerOff", "not-switched-off", "it does not obey")
+
     def continue_target(self) -> e.Event | None:
         """`cont` on the target, permitted only by a record that is on disk."""
         if self.journal[self.durable].door is Door.CLOSED:
@@ -241,7 +280,8 @@ class Walk:
         source = self.world.source
         if source.state is RunState.ABSENT or source.stream is StreamStatus.SWITCHOVER:
             return e.StepFailed("ResumeSource", "monitor-command", "cannot run")
-        if source.state in {RunState.POSTMIGRATE, RunState.STOPPED_FOR_SWITCHOVER}:
+        stands = source.state is RunState.PAUSED and self.world.stopped_for_the_move
+        if stands or source.state in {RunState.POSTMIGRATE, RunState.STOPPED_FOR_SWITCHOVER}:
             self.world.run_source()
         return e.Undone("ResumeSource")
 
@@ -259,7 +299,8 @@ class Walk:
         """List what happens without a fault."""
         queues = (self.world.source.events, self.world.target.events, self.results)
         moves: list[Callable[[], None]] = [partial(self.deliver, queue) for queue in queues if queue]
-        moves += [partial(self.perform, order) for order in self.orders]
+        waits = (e.PowerOff,) if self.world.switching_off else ()
+        moves += [partial(self.perform, order) for order in self.orders if not isinstance(order.command, waits)]
         if self.world.can_progress():
             moves.append(self.world.progress)
         return moves
@@ -274,6 +315,7 @@ class Walk:
             ("kill source", lambda: world.kill(SOURCE)),
             ("kill target", lambda: world.kill(TARGET)),
             ("operator", world.toggle_pause),
+            ("deaf", world.turn_deaf),
             ("decide", self.decide),
             ("break stream", lambda: world.end_stream(StreamStatus.FAILED)),
             ("lose mirror", world.lose_mirror),
@@ -294,7 +336,7 @@ class Walk:
 
     def decide(self) -> None:
         """Let the strategy speak while a stream runs, or an instant after."""
-        if self.state.phase not in {Phase.PENDING, Phase.PREPARING}:
+        if self.state.phase not in {Phase.PENDING, Phase.PREPARING, Phase.POWERING_OFF, Phase.STARTING}:
             self.handle(e.Decided("raise", {"downtime-limit": 20}, "test", "test"))
 
     def wait(self, seconds: float) -> None:
@@ -386,9 +428,10 @@ class Walk:
             self.demand(marked or bool(state.leftovers), "old copies are not marked, unnamed")
         elif state.owner is Owner.SOURCE:
             out_of_reach = self.silent is SOURCE or {"cut", "silence"} <= set(self.faults)
-            twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource")) > 1
+            twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource", "RestorePower")) > 1
             excused = SOURCE in world.killed or ((out_of_reach or twice_failed) and bool(state.leftovers))
-            runs = world.source.state in {RunState.RUNNING, RunState.PAUSED}
+            paused = world.source.state is RunState.PAUSED and not world.stopped_for_the_move
+            runs = world.source.state is RunState.RUNNING or paused
             self.demand(runs or excused, f"{state.phase} on the source, and it does not run")
             self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
             self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
@@ -400,9 +443,11 @@ class Walk:
             raise LawViolationError(f"{why}: {self.state}; {self.world}")
 
 
-def walk(tape: Iterable[int], length: int = 80, silent: Side | None = None, *, copying: bool = False) -> Walk:
+def walk(
+    tape: Iterable[int], length: int = 80, silent: Side | None = None, *, copying: bool = False, way: Way = Way.LIVE
+) -> Walk:
     """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note."""
-    made = Walk(iter(tape), silent, World(copying=copying))
+    made = Walk(iter(tape), silent, World(copying=copying, way=way))
     try:
         made.run(length)
     except Exception as error:

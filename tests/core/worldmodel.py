@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from godwit.core import events as e
-from godwit.model import GuestView, RunState, Side, StreamStatus
+from godwit.model import GuestView, RunState, Side, StreamStatus, Way
 
 SOURCE, TARGET = Side.SOURCE, Side.TARGET
 FLOWING = frozenset({StreamStatus.ACTIVE, StreamStatus.SWITCHOVER})
@@ -65,6 +65,14 @@ class World:
     """Whether the old copies on the source were marked."""
     images: str = "none"
     """What the target has of them: none, made (by this migration), kept (as the guest's own)."""
+    way: Way = Way.LIVE
+    stopped_for_the_move: bool = False
+    pressed: bool = False
+    """Whether the guest's power button was pressed, and its QEMU is to outlive it."""
+    deaf: bool = False
+    """Whether the guest does not listen to its power button."""
+    copies_are_stale: bool = False
+    """Whether the source has run since the copies of the disks were ended."""
 
     def side(self, side: Side) -> Qemu:
         """Return one of the two."""
@@ -73,14 +81,16 @@ class World:
     # -- what QEMU does by itself ------------------------------------------------------------------------------
 
     def can_progress(self) -> bool:
-        """Whether the stream has a next stage."""
-        return (
+        """Whether the stream has a next stage, or the guest is just switching itself off."""
+        return self.switching_off or (
             self.link_up and self.source.stream in FLOWING and self.target.state in {RunState.INCOMING, RunState.PAUSED}
         )
 
     def progress(self) -> None:
         """Take the stream one stage on: stop, target complete, source complete."""
-        if self.source.stream is StreamStatus.ACTIVE:
+        if self.switching_off:
+            self.switch_off()
+        elif self.source.stream is StreamStatus.ACTIVE:
             if self.source.state is RunState.RUNNING:
                 self.source.say(e.SourceStopped())
             self.source.state = RunState.STOPPED_FOR_SWITCHOVER
@@ -100,7 +110,9 @@ class World:
             return
         self.source.stream = status
         self.source.say(e.StreamEnded(SOURCE, status))
-        if self.source.state is RunState.STOPPED_FOR_SWITCHOVER:
+        if self.source.state is RunState.STOPPED_FOR_SWITCHOVER and self.stopped_for_the_move:
+            self.source.state = RunState.PAUSED  # QEMU takes it back as it was
+        elif self.source.state is RunState.STOPPED_FOR_SWITCHOVER:
             self.run_source()
         if self.target.state is RunState.INCOMING:
             self.target.say(e.StreamEnded(TARGET, StreamStatus.FAILED))
@@ -132,6 +144,8 @@ class World:
         if self.target_ever_ran:
             raise LawViolationError("the source was resumed after the target had executed")
         self.target_is_stale = self.target.state is RunState.PAUSED
+        self.copies_are_stale = self.mirrors == "ended"
+        self.stopped_for_the_move = self.pressed = False
         if self.paused_by_operator:
             self.source.state = RunState.PAUSED
             return
@@ -149,6 +163,7 @@ class World:
             self.source.say(e.SourceStopped())
         elif self.source.state is RunState.PAUSED:
             self.paused_by_operator, self.source.state = False, RunState.RUNNING
+            self.stopped_for_the_move = False
             self.source.say(e.SourceResumed())
 
     # -- disks -------------------------------------------------------------------------------------------------
@@ -188,6 +203,58 @@ class World:
             raise LawViolationError("images were removed under a process that has them open")
         self.images = "none"
 
+    # -- standing still, and switched off ----------------------------------------------------------------------
+
+    def stop_source(self) -> None:
+        """`stop` on the source, for a move on which the guest stands still all the time."""
+        if self.source.state is RunState.RUNNING:
+            self.source.state, self.stopped_for_the_move = RunState.PAUSED, True
+            self.source.say(e.SourceStopped())
+
+    @property
+    def switching_off(self) -> bool:
+        """Whether the guest obeys its power button, and is not off yet."""
+        return self.pressed and not self.deaf and self.source.state is RunState.RUNNING
+
+    def turn_deaf(self) -> None:
+        """Let the guest listen to its power button no more."""
+        self.deaf = True
+
+    def switch_off(self) -> None:
+        """Let the guest be off, in a QEMU that outlives it."""
+        self.source.state = RunState.POWERED_OFF
+        self.source.say(e.SourceStopped())
+
+    def end_source(self) -> None:
+        """End the QEMU of a guest that is off."""
+        if self.source.state in {RunState.RUNNING, RunState.PAUSED}:
+            raise LawViolationError("the guest was ended on the source that owns it")
+        if self.copying and self.mirrors != "ended":
+            raise LawViolationError("the source was ended before its disks were copied")
+        self.die(self.source)
+
+    def start_target(self) -> None:
+        """Start the target's QEMU anew, paused, with the guest's disks."""
+        if self.target.state is RunState.RUNNING:
+            raise LawViolationError("the running guest was destroyed on the target")
+        if self.source.state is not RunState.ABSENT:
+            raise LawViolationError("two processes have the guest's disks open")
+        self.die(self.target)
+        self.target.state, self.target.connected = RunState.PAUSED, True
+
+    def restore_power(self) -> bool:
+        """See to it that a guest whose power button was pressed runs on the source; says whether it could."""
+        if self.switching_off:  # it is waited for: nobody can take the press of a button back
+            self.switch_off()
+        if self.source.state is RunState.ABSENT:
+            if self.target.state is RunState.PAUSED and not self.copying:
+                return False  # the target's process has the disks locked
+            self.paused_by_operator = False
+        if self.source.state in {RunState.ABSENT, RunState.POWERED_OFF}:
+            self.run_source()
+        self.pressed = False
+        return True
+
     # -- what it is told ---------------------------------------------------------------------------------------
 
     def run_target(self) -> None:
@@ -200,6 +267,8 @@ class World:
             raise LawViolationError("two running copies: the target was started beside the source")
         if self.target_is_stale:
             raise LawViolationError("the target was started with memory older than the disks")
+        if self.copies_are_stale and self.way is Way.OFF:
+            raise LawViolationError("the target was started from disks older than the source's")
         if self.copying and (self.mirrors != "ended" or self.images == "none"):
             raise LawViolationError("the target was started without its disks")
         if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED:

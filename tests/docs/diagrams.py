@@ -22,7 +22,7 @@ from godwit.core import events as e
 from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
-from godwit.model import DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -53,13 +53,18 @@ _OBSERVED: Final = tuple(
         _SOURCES, _TARGETS, ((0.0, False), (0.0, True), (recovery.PATIENCE, False))
     )
 )
+_OBSERVED_OFF: Final = (
+    e.Observed(GuestView(RunState.POWERED_OFF), GuestView(RunState.INCOMING), 0.0),
+    e.Observed(GuestView(RunState.ABSENT), GuestView(RunState.PAUSED), 0.0),
+)
+"""What only a guest that is switched off for its move shows."""
 _STEPS: Final = (
     *("Check", "PrepareTarget", "StartMirrors", "StartStream", "Adjust", "EndMirrors", "ContinueStream"),
-    "ContinueTarget",
+    *("ContinueTarget", "StopSource", "PowerOff", "EndSource", "StartTarget"),
 )
 _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
-    "KeepImages",
+    *("RestorePower", "KeepImages"),
 )
 _COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job"),)
 _DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
@@ -67,6 +72,13 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
     e.Checked(),
     e.Checked(_COPIES),
+    e.Checked((), Way.STATIC),
+    e.Checked((), Way.OFF),
+    e.Checked(_COPIES, Way.OFF),
+    e.SourcePaused(),
+    e.PoweredOff(),
+    e.SourceEnded(),
+    e.TargetStarted(),
     e.MirrorsReady(),
     e.MirrorLost("disk0", "it broke off"),
     e.StreamHeld(),
@@ -85,9 +97,11 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     *(e.StepFailed(name, "failure", "it failed") for name in dict.fromkeys((*_STEPS, *_UNDOS, *_DUTIES))),
     *(e.Lost(side) for side in Side),
     *_OBSERVED,
+    *_OBSERVED_OFF,
     e.CancelRequested(),
     e.GiveUp("failure", "too long"),
 )
+_WAYS_ARE_ONE: Final = TERMINAL | {Phase.ROLLING_BACK, Phase.FINISHING}
 _PHASE_IDS: Final = {phase: phase.value.replace("-", "_") for phase in Phase}
 _ENUMS: Final[tuple[type[StrEnum], ...]] = (Phase, Door, Held, RunState, StreamStatus, Side)
 
@@ -95,7 +109,11 @@ Arrows = dict[tuple[Phase, Phase], set[str]]
 
 
 def _essence(state: State) -> State:
-    """Return a state without what only tells the story, so that a walk comes to an end, and soon."""
+    """Return a state without what only tells the story, so that a walk comes to an end, and soon.
+
+    From where a way leads no other way than a live move does, it is none of its own.
+    """
+    merged = _WAYS_ARE_ONE | ({Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER} if state.way is Way.STATIC else set())
     return replace(
         state,
         failure=_FAILURE if state.failure else None,
@@ -103,6 +121,7 @@ def _essence(state: State) -> State:
         prepared=state.prepared if state.phase is Phase.PREPARING else frozenset(),
         tried=state.held if state.held <= state.tried else frozenset(),
         alive=None,
+        way=Way.LIVE if state.phase in merged else state.way,
         uri="",
         disks_uri="",
     )

@@ -30,6 +30,7 @@ FOREIGN = {"ssh", "chrt", "nice", "virsh", "qemu-img"}
 READERS = {
     "max_downtime": units.parse_duration,
     "deadline": units.parse_duration,
+    "off_timeout": units.parse_duration,
     "length": units.parse_duration,
     "interval": units.parse_duration,
     "bandwidth_": units.parse_bandwidth,

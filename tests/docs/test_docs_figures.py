@@ -25,6 +25,8 @@ FIGURES = [
     ("docs/decisions/0003-journal-on-sqlite.md", f"A file of {database._RESERVE_BYTES // MIB} MiB"),
     ("docs/troubleshooting.md", f"not a byte was sent for {strategy.STALL_SECONDS:g} s"),
     ("docs/troubleshooting.md", f"announces the guest for {outside.ALIVE_DEADLINE:g} s"),
+    ("docs/move-it-switched-off.md", f"shut down, {Policy().off_timeout:g} s unless told otherwise"),
+    ("docs/move-it-switched-off.md", f"after\n   {outside.BOOT_DEADLINE:g} s with the warning"),
     ("docs/architecture.md", f"longer than {engine.SWITCHOVER_PATIENCE:g} s"),
     ("docs/architecture.md", f"quiet for {engine.HEARTBEAT:g} s"),
     ("docs/architecture.md", f"every\n  {sampler.PERIOD * 1000:g} ms"),

@@ -27,6 +27,7 @@ def apart(**options: object) -> Stage:
     """Two hosts that share nothing; the disk is on the first."""
     made = stage(**options)  # type: ignore[arg-type]
     made.world._files.clear()
+    made.world.disks.newest.clear()
     made.world.add_file(DISK, ["one"], size=1 << 30)
     return made
 

@@ -27,6 +27,7 @@ def apart(disk: str, policy: Policy | None = None) -> Stage:
     """Two hosts that share nothing; the disk is on the first."""
     made = stage(policy=policy, disk=disk)
     made.world._files.clear()
+    made.world.disks.newest.clear()
     made.world.add_file(disk, ["one"], size=1 << 30)
     return made
 

@@ -157,6 +157,32 @@ class GuestContract:
             await guest.resume()
             assert (await guest.view()).state is RunState.INCOMING
 
+    async def test_a_guest_that_is_launched_paused_stands_still_until_it_is_told_to_run(self, bench: Bench) -> None:
+        await bench.target.prepare_launch(bench.vm, bench.vm.launch)
+        await bench.target.launch(bench.vm, bench.vm.launch, paused=True)
+
+        async with bench.attached(bench.target) as guest:
+            events = guest.events()
+            view = await guest.view()
+            assert (view.state, view.stream) == (RunState.PAUSED, StreamStatus.NONE)
+            await guest.resume()
+            await seen(events, "RESUME")
+            await becomes(guest.view, RunState.RUNNING)
+
+    async def test_a_guest_can_be_reset_while_its_qemu_is_told_to_outlive_it(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            await guest.keep_after_power_off(keep=True)
+            await guest.reset()
+            assert (await guest.view()).state is RunState.RUNNING
+            await guest.pause()
+            await guest.reset()
+            await becomes(guest.view, RunState.PAUSED)
+            await guest.resume()
+            await becomes(guest.view, RunState.RUNNING)
+            await guest.keep_after_power_off(keep=False)
+
     async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
         await bench.start()
 

@@ -426,3 +426,33 @@ async def test_time_can_run_faster() -> None:
 
     assert clock.now() - began == pytest.approx(5)
     assert loop.time() - real == pytest.approx(0.5)
+
+
+async def test_a_guest_that_is_off_needs_a_reset_and_its_qemu_ends_with_it_unless_it_was_told_to_outlive_it(
+    bench: Bench,
+) -> None:
+    await bench.start()
+    async with bench.attached(bench.source) as guest:
+        events = guest.events()
+        await guest.keep_after_power_off(keep=True)
+        await guest.powerdown()
+        await seen(events, "STOP")
+        assert (await guest.view()).state is RunState.POWERED_OFF
+        with pytest.raises(MonitorCommandError, match="Resetting the Virtual Machine is required"):
+            await guest.resume()
+        await guest.reset()
+        assert (await guest.view()).state is RunState.PAUSED
+        await guest.resume()
+        await guest.keep_after_power_off(keep=False)
+        await guest.powerdown()
+        await seen(events, "LOST")
+    assert (await bench.source.observe(bench.vm)).state is RunState.ABSENT
+
+
+async def test_a_second_process_does_not_get_the_lock_of_a_disk(bench: Bench) -> None:
+    await bench.start()
+    await bench.target.prepare_launch(bench.vm, bench.vm.launch)
+    with pytest.raises(QemuDiedError, match="lock"):
+        await bench.target.launch(bench.vm, bench.vm.launch, paused=True)
+    await bench.source.destroy(bench.vm)
+    await bench.target.launch(bench.vm, bench.vm.launch, paused=True)

@@ -13,7 +13,7 @@ from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, stat
 from godwit.core.state import Phase, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
-from godwit.model import DiskCopy, ImageFacts, OutcomeStatus, Policy, ProbeRequest
+from godwit.model import DiskCopy, ImageFacts, Launch, OutcomeStatus, Policy, ProbeRequest, Tap, Way
 
 if TYPE_CHECKING:
     from journalroom import Room
@@ -235,6 +235,8 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         failure=FAILED.failure,
         alive=False,
         leftovers=("tap0 on beta",),
+        way=Way.OFF,
+        launch=Launch(("qemu", "-S"), "/srv", ("/run/web1",), (Tap("tap0", "br0"),)),
     )
     unset = {field.name for field in fields(State) if getattr(state, field.name) == getattr(State(), field.name)}
     assert unset == {"owner"}

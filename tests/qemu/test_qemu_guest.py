@@ -39,6 +39,8 @@ async def guest_of(server: Qmp) -> AsyncIterator[QemuGuest]:
         (lambda g: g.cancel_migration(), "migrate_cancel", None),
         (lambda g: g.announce(), "announce-self", {"initial": 50, "max": 550, "rounds": 5, "step": 100}),
         (lambda g: g.powerdown(), "system_powerdown", None),
+        (lambda g: g.reset(), "system_reset", None),
+        (lambda g: g.keep_after_power_off(keep=True), "set-action", {"shutdown": "pause", "reboot": "reset"}),
         (lambda g: g.set_parameters({"downtime-limit": 20}), "migrate-set-parameters", {"downtime-limit": 20}),
         (
             lambda g: g.set_capabilities({"events": True, "multifd": False}),

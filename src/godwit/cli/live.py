@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from godwit.cli.progress import Progress, advance, disk_figures, eta_words
-from godwit.measure.narrative import PHASE_WORDS, Weight, sentence
+from godwit.cli.progress import Progress, advance, disk_figures, eta_words, standstill
+from godwit.measure.narrative import Weight, phase_words, sentence
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class LiveScreen:
         if self._progress.phase != self._phase:
             self._phase = self._progress.phase
             self._ended_at = entry.at if self._phase in _ENDS else None
-            words = PHASE_WORDS.get(self._phase, self._phase)
+            words = phase_words(self._phase, self._row.spec.policy.way) or self._phase
             self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (words, "bold")))
 
     def _clock(self, at: float) -> str:
@@ -122,11 +122,16 @@ class LiveScreen:
             cells.append(Text(eta_words(progress.reading)))
         cells.append(Text(format_duration(elapsed) if elapsed >= 1 else f"{elapsed:.1f} s", style="dim"))
         head.add_row(*cells)
+        still = standstill(progress, now)
+        if still:
+            return Padding(Group(head, self._below(progress), Text(still, style="yellow")), (1, 0, 0, 2))
+        return Padding(Group(head, self._below(progress)), (1, 0, 0, 2))
+
+    def _below(self, progress: Progress) -> RenderableType:
+        """Return what stands below the bar: how far the disks are, or the stream."""
         if progress.phase == "mirroring" and progress.disks:
-            return Padding(Group(head, Text(disk_figures(progress), style="dim")), (1, 0, 0, 2))
-        if progress.reading is None:
-            return Padding(head, (1, 0, 0, 2))
-        return Padding(Group(head, self._figures(progress.reading)), (1, 0, 0, 2))
+            return Text(disk_figures(progress), style="dim")
+        return Group() if progress.reading is None else self._figures(progress.reading)
 
     def _figures(self, reading: Reading) -> Text:
         dirty = format_bandwidth(reading.dirty_rate) if reading.iteration > 1 else "not known yet"

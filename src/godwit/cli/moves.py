@@ -13,7 +13,7 @@ from typer import echo
 from godwit.cli.ground import LONGEST_DOWNTIME, Json, bandwidth, duration, migration_id, print_json, run, service
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
-from godwit.model import DiskMode, OutcomeStatus, Policy, ProbeRequest
+from godwit.model import DiskMode, OutcomeStatus, Policy, ProbeRequest, Way
 
 if TYPE_CHECKING:
     from godwit.cli.following import Inbox
@@ -54,6 +54,15 @@ def migrate(  # noqa: PLR0913 - the options
     no_keep: Annotated[
         bool, typer.Option("--no-keep", metavar="", help="Remove copied disks from the source afterwards.")
     ] = False,
+    static: Annotated[
+        bool, typer.Option("--static", metavar="", help="Let it stand still all the way: its work goes on there.")
+    ] = False,
+    off: Annotated[
+        bool, typer.Option("--off", metavar="", help="With --static: switch it off, and start it there anew.")
+    ] = False,
+    off_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long it may take to switch itself off.  \\[60s]")
+    ] = None,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -65,7 +74,7 @@ def migrate(  # noqa: PLR0913 - the options
     json: Json = False,
     qemu_defaults: Annotated[bool, typer.Option("--qemu-defaults", hidden=True)] = False,
 ) -> None:
-    """Move a running guest to another host.
+    """Move a guest to another host: running, standing still, or switched off.
 
     The move is carried by a process of its own: Ctrl-C asks what to do, and a
     closed terminal changes nothing. Follow it from anywhere: godwit watch VM.
@@ -80,6 +89,10 @@ def migrate(  # noqa: PLR0913 - the options
         compare_all=compare_all,
         keep_old=not no_keep,
     )
+    policy = standing_policy(policy, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
+    if static and qemu_defaults:
+        message = "--qemu-defaults compares live moves: --static has no such thing"
+        raise InputError(message)
     if dry_run:
         run(_check(vm, host, policy, as_json=json))
         return
@@ -94,6 +107,32 @@ def policy_of(max_downtime: str | None, deadline: str | None, rate: str | None) 
         max_downtime=Policy().max_downtime if longest is None else longest,
         deadline=duration("--deadline", deadline),
         bandwidth=bandwidth("--bandwidth", rate),
+    )
+
+
+def standing_policy(
+    policy: Policy, *, static: bool, off: bool, off_timeout: str | None, max_downtime: str | None
+) -> Policy:
+    """Return the policy of a guest that stands still or is switched off, if that was asked for.
+
+    Raises InputError for options that contradict each other.
+    """
+    if off and not static:
+        message = "--off goes with --static: it switches the guest off"
+        raise InputError(message, remedy="say --static --off, if it may be off for a while")
+    if off_timeout is not None and not off:
+        message = "--off-timeout goes with --static --off: only there is a guest switched off"
+        raise InputError(message)
+    if static and max_downtime is not None:
+        message = "--max-downtime and --static contradict each other: the guest stands still as long as it takes"
+        raise InputError(message, remedy="--deadline takes it back when that is too long; without --static it runs on")
+    if not static:
+        return policy
+    timeout = duration("--off-timeout", off_timeout)
+    return replace(
+        policy,
+        way=Way.OFF if off else Way.STATIC,
+        off_timeout=policy.off_timeout if timeout is None else timeout,
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from godwit.measure.narrative import number_of, text_of
-from godwit.units import format_bandwidth, format_size
+from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +19,17 @@ _FLOORS: Final[Mapping[str, float]] = {
     "mirroring": 2.0,
     "precopy": 2.0,
     "switchover": 96.0,
+    "powering-off": 60.0,
+    "starting": 90.0,
     "committing": 97.0,
     "finishing": 98.0,
     "done": 100.0,
 }
 """The least that a phase stands for, in percent."""
+
+_RUNS_AGAIN: Final = frozenset({"finishing", "done", "cancelled", "failed"})
+
+_LONG: Final = 1.0
 
 _FIRST_PASS_ENDS: Final = 80.0
 """What the first pass stands for: each later one is shorter, unless the guest writes faster than the link carries."""
@@ -61,6 +68,8 @@ class Progress:
     cancelling: bool = False
     disks: tuple[tuple[str, float, float], ...] = ()
     """Name, bytes done and bytes known to be needed of each disk that is copied."""
+    standing: float | None = None
+    """Since when nobody executes the guest."""
 
     @property
     def copied(self) -> tuple[float, float]:
@@ -73,8 +82,8 @@ def advance(progress: Progress, entry: Entry) -> Progress:
     progress = replace(progress, at=max(entry.at, progress.at))
     if entry.kind == "transition":
         return _after_transition(progress, entry)
-    if entry.kind == "mark" and text_of(entry.data, "name") == "stream_started" and progress.begun is None:
-        return replace(progress, begun=entry.at)
+    if entry.kind == "mark":
+        return _after_mark(progress, entry)
     if entry.kind == "sample":
         reading = read(entry)
         begun = reading.at if progress.begun is None else progress.begun
@@ -83,6 +92,18 @@ def advance(progress: Progress, entry: Entry) -> Progress:
     if entry.kind == "mirror":
         return _after_mirror(progress, entry)
     return progress
+
+
+def _after_mark(progress: Progress, entry: Entry) -> Progress:
+    match text_of(entry.data, "name"):
+        case "stream_started" if progress.begun is None:
+            return replace(progress, begun=entry.at)
+        case "source_stopped":
+            return replace(progress, standing=entry.at)
+        case "target_running":
+            return replace(progress, standing=None)
+        case _:
+            return progress
 
 
 def _after_mirror(progress: Progress, entry: Entry) -> Progress:
@@ -101,8 +122,10 @@ def _after_mirror(progress: Progress, entry: Entry) -> Progress:
 def _after_transition(progress: Progress, entry: Entry) -> Progress:
     phase = text_of(entry.data, "phase") or progress.phase
     floor = _DISKS_END if phase == "precopy" and progress.disks else _FLOORS.get(phase, 0.0)
+    runs_again = text_of(entry.data, "event") in {"SourceResumed", "TargetRunning"} or phase in _RUNS_AGAIN
     return replace(
         progress,
+        standing=None if runs_again else progress.standing,
         phase=phase,
         owner=text_of(entry.data, "owner") or progress.owner,
         percent=max(progress.percent, floor),
@@ -180,6 +203,14 @@ def disk_figures(progress: Progress) -> str:
     done, needed = progress.copied
     names = ", ".join(name for name, _, _ in progress.disks)
     return f"disks {names}: {format_size(done)} of {format_size(needed)}"
+
+
+def standstill(progress: Progress, now: float) -> str:
+    """Say for how long the guest has not run, where that is longer than a switchover lasts; else nothing."""
+    if progress.standing is None or now - progress.standing < _LONG:
+        return ""
+    since = datetime.fromtimestamp(progress.standing).astimezone()
+    return f"the guest stands still since {since:%H:%M:%S}, {format_duration(now - progress.standing)} by now"
 
 
 def figures(reading: Reading) -> str:

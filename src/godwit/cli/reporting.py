@@ -12,7 +12,7 @@ from godwit.cli.ground import migration_id, print_json, print_section, service
 from godwit.cli.screens import lines_of
 from godwit.cli.summary import milliseconds, summary
 from godwit.errors import GodwitError, InputError
-from godwit.measure.narrative import PHASE_WORDS, sentence, text_of
+from godwit.measure.narrative import phase_words, sentence, text_of
 from godwit.measure.story import decisions, findings, pass_line, passes, phases, report_data, settings
 from godwit.units import format_duration
 
@@ -47,7 +47,7 @@ def print_story(row: MigrationRow, entries: Sequence[Entry]) -> None:
                 _print_pass(entry.at - row.created, newest, told_passes)
                 newest = 0
             phase = now
-            echo(f"{_clock(entry.at - row.created)}  {phase.upper()}: {PHASE_WORDS.get(phase, phase)}")
+            echo(f"{_clock(entry.at - row.created)}  {phase.upper()}: {phase_words(phase, spec.policy.way) or phase}")
     if row.outcome is not None:
         echo()
         print_outcome(row)

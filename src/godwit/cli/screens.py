@@ -10,7 +10,7 @@ from typer import echo
 
 from godwit.cli.ground import print_json
 from godwit.cli.progress import Progress, advance, disk_figures, eta_words, figures
-from godwit.measure.narrative import PHASE_WORDS, Weight, sentence
+from godwit.measure.narrative import Weight, phase_words, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class PlainScreen:
                 self._print(entry.at, line)
         if self._progress.phase != self._phase:
             self._phase = self._progress.phase
-            self._print(entry.at, f"{self._phase}: {PHASE_WORDS.get(self._phase, '')}")
+            self._print(entry.at, f"{self._phase}: {phase_words(self._phase, self.row.spec.policy.way)}")
         if entry.kind == "mirror" and entry.at - self._last >= LINE_PERIOD:
             self._last = entry.at
             self._print(entry.at, f"{self._progress.percent:3.0f} %, {disk_figures(self._progress)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from godwit.model import DiskCopy, GuestView, Side, StreamStatus
+from godwit.model import DiskCopy, GuestView, Launch, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,14 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied."""
+    """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied.
+
+    `launch` starts the guest anew, for a way on which it is switched off.
+    """
 
     copies: tuple[DiskCopy, ...] = ()
+    way: Way = Way.LIVE
+    launch: Launch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,26 @@ class TargetPrepared:
 @dataclass(frozen=True, slots=True)
 class SourcePrepared:
     """Capabilities, parameters and the send queue of the source are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePaused:
+    """The guest stands still on the source, as it was told to, before anything of it is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoweredOff:
+    """The guest has switched itself off; its QEMU on the source is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEnded:
+    """The QEMU of a guest that had switched itself off is proven gone on the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStarted:
+    """The target's QEMU is ready to start the guest anew, and paused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +200,10 @@ Event = (
     | Checked
     | TargetPrepared
     | SourcePrepared
+    | SourcePaused
+    | PoweredOff
+    | SourceEnded
+    | TargetStarted
     | MirrorsReady
     | MirrorLost
     | StreamHeld
@@ -211,6 +240,35 @@ class PrepareTarget:
 @dataclass(frozen=True, slots=True)
 class PrepareSource:
     """Set capabilities and parameters on the source, and shorten its send queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopSource:
+    """Let the guest stand still on the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOff:
+    """Press the guest's power button, and wait until it has switched itself off; its QEMU is to outlive it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndSource:
+    """End the QEMU of a guest that has switched itself off, with proof, so that its disks are free."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTarget:
+    """Start the target's QEMU anew, paused, in place of the one that took the disks."""
+
+    launch: Launch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePower:
+    """See to it that a guest whose power button was pressed runs on the source, be it by starting it anew."""
+
+    launch: Launch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +386,11 @@ Command = (
     Check
     | PrepareTarget
     | PrepareSource
+    | StopSource
+    | PowerOff
+    | EndSource
+    | StartTarget
+    | RestorePower
     | StartMirrors
     | EndMirrors
     | ContinueStream
@@ -353,6 +416,10 @@ EVENTS: tuple[type[Event], ...] = (
     Checked,
     TargetPrepared,
     SourcePrepared,
+    SourcePaused,
+    PoweredOff,
+    SourceEnded,
+    TargetStarted,
     MirrorsReady,
     MirrorLost,
     StreamHeld,
@@ -376,6 +443,11 @@ COMMANDS: tuple[type[Command], ...] = (
     Check,
     PrepareTarget,
     PrepareSource,
+    StopSource,
+    PowerOff,
+    EndSource,
+    StartTarget,
+    RestorePower,
     StartMirrors,
     EndMirrors,
     ContinueStream,

@@ -8,6 +8,8 @@ The one law: at most one copy of a guest ever executes, and its disks have one w
 - Once ContinueTarget was issued, ResumeSource may never be, unless the target is proven not to have executed.
 - A guest whose disks are copied stands still, held before the switchover, until every copy is complete and ended; only
   then is its stream told to go on. So a target that has received everything has its disks, too.
+- A guest that is switched off for its move (`godwit.core.offline`) is started anew on the target only when its process
+  on the source is proven gone and its disks are there.
 - Everything that a migration holds is in `State.held` before it is acquired; a rollback is the way back through it.
 
 TRANSITIONS holds every (phase, event) pair that means something. LATE names those that may arrive after their time
@@ -17,22 +19,17 @@ and mean nothing then. Any other pair is a defect and raises IllegalTransitionEr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from godwit.core import events as e
+from godwit.core import offline
 from godwit.core.recovery import Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
-from godwit.model import Owner, Side, StreamStatus
+from godwit.core.steps import Step
+from godwit.model import Owner, Side, StreamStatus, Way
 
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What follows from an event. `durable` says that the record must be on disk before the commands run."""
-
-    state: State
-    commands: tuple[e.Command, ...] = ()
-    durable: bool = False
+__all__ = ["LATE", "TRANSITIONS", "Handler", "IllegalTransitionError", "Step", "step"]
 
 
 class IllegalTransitionError(Exception):
@@ -51,6 +48,7 @@ _UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
     (Held.TARGET, lambda _: e.DestroyTarget()),
     (Held.IMAGES, lambda state: e.RemoveImages(state.copies)),
     (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
+    (Held.POWER, lambda state: e.RestorePower(state.launch)),
     (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
 )
 _UNDO_STEPS: Final = {
@@ -59,6 +57,7 @@ _UNDO_STEPS: Final = {
     "DestroyTarget": Held.TARGET,
     "RemoveImages": Held.IMAGES,
     "ResumeSource": Held.SOURCE_STOPPED,
+    "RestorePower": Held.POWER,
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})
@@ -100,7 +99,7 @@ def _begin(state: State, _: e.Event) -> Step:
 def _checked(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
     held = frozenset({Held.TARGET, Held.SEND_QUEUE} | ({Held.IMAGES} if event.copies else set()))
-    state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies)
+    state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
     return Step(state, (e.PrepareTarget(event.copies), e.PrepareSource()))
 
 
@@ -112,6 +111,13 @@ def _prepared(state: State, event: e.Event) -> Step:
         state = replace(state, prepared=state.prepared | {Side.SOURCE.value})
     if state.prepared != _STREAMED:
         return Step(state)
+    if state.way is Way.STATIC:  # it runs again on every way back: that is held before it is stopped
+        return Step(replace(state, held=state.held | {Held.SOURCE_STOPPED}), (e.StopSource(),))
+    return _carry(state, event)
+
+
+def _carry(state: State, event: e.Event) -> Step:
+    """Let the disks travel, if there are any that must, or else the guest."""
     if not state.copies:
         return _start_stream(state, event)
     state = replace(state, phase=Phase.MIRRORING, held=state.held | {Held.MIRRORS})
@@ -119,6 +125,8 @@ def _prepared(state: State, event: e.Event) -> Step:
 
 
 def _start_stream(state: State, _: e.Event) -> Step:
+    if state.way is Way.OFF:
+        return offline.power_off(state)
     held = state.held | {Held.STREAM, Held.SOURCE_STOPPED}
     return Step(replace(state, phase=Phase.PRECOPY, held=held), (e.StartStream(state.uri),))
 
@@ -153,6 +161,11 @@ def _stopped(state: State, _: e.Event) -> Step:
     return Step(replace(state, phase=Phase.SWITCHOVER, door=Door.ARMED))
 
 
+def _stopped_by_qemu(state: State, event: e.Event) -> Step:
+    """Take a stop for the beginning of the switchover, unless the guest has been told to stand still all the time."""
+    return Step(state) if state.way is Way.STATIC else _stopped(state, event)
+
+
 def _stream_ended(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.StreamEnded)  # noqa: S101 - the table says so; for the type checker
     if event.status is not StreamStatus.COMPLETED:
@@ -169,6 +182,11 @@ def _commit(state: State) -> Step:
         state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN, ended=_STREAMED, mirrored=bool(state.copies)
     )
     return Step(state, (e.ContinueTarget(),))
+
+
+def _started_anew(state: State, _: e.Event) -> Step:
+    """Go through the door: the source's process is proven gone, the target's is ready, and the disks are there."""
+    return _commit(state)
 
 
 def _running(state: State, _: e.Event) -> Step:
@@ -361,13 +379,15 @@ def _ruled_roll_back(state: State, story: str) -> Step:
 
 def _ruled_lost_source(state: State, story: str) -> Step:
     """Remove what was prepared on the target: the guest is gone where it was."""
+    if Held.POWER in state.held:  # it was to be switched off, and is: it is started anew where it was
+        return _ruled_roll_back(state, story)
     failure = Failure("guest-lost", story, "start the guest again from its disks")
     return _roll_back(replace(state, held=state.held - {Held.STREAM, Held.SOURCE_STOPPED}, failure=failure))
 
 
 def _ruled_crashed(state: State, story: str) -> Step:
     failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
-    if state.failure != failure:
+    if state.failure != failure and state.way is not Way.OFF:
         state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
     # The guest wrote to the disks on the target: they are its own.
     duties = {name: command for name, command in _duties(state).items() if name in {"KeepImages", "RestoreSendQueue"}}
@@ -415,6 +435,13 @@ def _observed_while_mirroring(state: State, event: e.Event) -> Step:
     return Step(state, (e.StartMirrors(state.disks_uri, state.copies),)) if goes_on else ruled
 
 
+def _observed_while_off(state: State, event: e.Event) -> Step:
+    """Do again what a former runner was at: each of these commands finds out by itself how far it is."""
+    ruled = _observed(state, event)
+    goes_on = isinstance(event, e.Observed) and event.restarted and ruled == Step(state)
+    return offline.again(state) if goes_on else ruled
+
+
 def _observed_while_rolling_back(state: State, event: e.Event) -> Step:
     """Leave a step of the rollback that is under way alone; a new runner, or one that waits to try again, goes on."""
     ruled = _observed(state, event)
@@ -439,6 +466,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PENDING, e.GiveUp): _refuse,
     (_P.PREPARING, e.TargetPrepared): _prepared,
     (_P.PREPARING, e.SourcePrepared): _prepared,
+    (_P.PREPARING, e.SourcePaused): _carry,
     (_P.PREPARING, e.StepFailed): _go_back,
     (_P.PREPARING, e.CancelRequested): _go_back,
     (_P.PREPARING, e.GiveUp): _go_back,
@@ -457,7 +485,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.StreamHeld): _end_mirrors,
     (_P.PRECOPY, e.StreamStarted): _nothing,
     (_P.PRECOPY, e.Decided): _adjust,
-    (_P.PRECOPY, e.SourceStopped): _stopped,
+    (_P.PRECOPY, e.SourceStopped): _stopped_by_qemu,
     (_P.PRECOPY, e.StreamEnded): _stream_ended,
     (_P.PRECOPY, e.TargetRunning): _observe,
     (_P.PRECOPY, e.StepFailed): _precopy_step_failed,
@@ -476,6 +504,22 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.SWITCHOVER, e.GiveUp): _go_back,
     (_P.SWITCHOVER, e.Lost): _observe,
     (_P.SWITCHOVER, e.Observed): _observed,
+    (_P.POWERING_OFF, e.PoweredOff): offline.powered_off,
+    (_P.POWERING_OFF, e.MirrorsEnded): offline.mirrors_ended,
+    (_P.POWERING_OFF, e.MirrorLost): _mirror_lost,
+    (_P.POWERING_OFF, e.TargetRunning): _observe,
+    (_P.POWERING_OFF, e.StepFailed): _go_back,
+    (_P.POWERING_OFF, e.CancelRequested): _go_back,
+    (_P.POWERING_OFF, e.GiveUp): _go_back,
+    (_P.POWERING_OFF, e.Lost): _observe,
+    (_P.POWERING_OFF, e.Observed): _observed_while_off,
+    (_P.STARTING, e.SourceEnded): offline.source_ended,
+    (_P.STARTING, e.TargetStarted): _started_anew,
+    (_P.STARTING, e.TargetRunning): _observe,
+    (_P.STARTING, e.StepFailed): _go_back,
+    (_P.STARTING, e.CancelRequested): _go_back,
+    (_P.STARTING, e.GiveUp): _go_back,
+    (_P.STARTING, e.Observed): _observed_while_off,
     (_P.COMMITTING, e.TargetRunning): _running,
     (_P.COMMITTING, e.StepFailed): _step_failed_late,
     (_P.COMMITTING, e.CancelRequested): _too_late,
@@ -502,6 +546,8 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
             *(e.SourceStopped, e.SourceResumed, e.StreamEnded, e.SourcePrepared, e.TargetPrepared, e.Decided),
             *(e.StreamStarted, e.StreamHeld),
         ),
+        _P.POWERING_OFF: (e.SourceStopped, e.SourceResumed, e.MirrorsReady, e.SourcePrepared, e.TargetPrepared),
+        _P.STARTING: (e.SourceStopped, e.SourceResumed, e.PoweredOff, e.MirrorLost, e.MirrorsEnded, e.Lost),
         _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
         _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.MirrorsReady),
         _P.COMMITTING: (

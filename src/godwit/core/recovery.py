@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.state import Door, Held, Phase, State
-from godwit.model import GuestView, RunState, Side, StreamStatus
+from godwit.model import GuestView, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,8 +80,9 @@ class Seen:
 
     @property
     def target_complete(self) -> bool:
-        """Whether the target stands still and has received everything."""
-        return self.t is RunState.PAUSED and self.target.stream is StreamStatus.COMPLETED
+        """Whether the target stands still and has received everything, or is ready to start the guest anew."""
+        anew = self.state.way is Way.OFF and Side.TARGET.value in self.state.ended
+        return self.t is RunState.PAUSED and (self.target.stream is StreamStatus.COMPLETED or anew)
 
     @property
     def streaming(self) -> bool:
@@ -107,6 +108,17 @@ class Seen:
         return self.s is RunState.POSTMIGRATE or (out_of_sight and Side.SOURCE.value in self.state.ended)
 
     @property
+    def broken_off(self) -> bool:
+        """Whether the source says that the stream ended without handing anything over."""
+        return self.source.stream in {StreamStatus.FAILED, StreamStatus.CANCELLED}
+
+    @property
+    def source_is_off(self) -> bool:
+        """Whether the source cannot write to the guest's disks: it is switched off, or its process was ended."""
+        ended = Side.SOURCE.value in self.state.ended
+        return self.s in {RunState.POWERED_OFF, RunState.ABSENT} or (ended and self.s is RunState.UNREACHABLE)
+
+    @property
     def turned_back(self) -> bool:
         """Whether going back was decided, though not yet begun."""
         return self.state.cancel_requested or self.state.failure is not None
@@ -119,7 +131,8 @@ class Seen:
 
 _SOURCE_CANNOT_RUN: Final = frozenset({RunState.POSTMIGRATE, RunState.ABSENT})
 _ON_THE_SOURCE: Final = frozenset({Phase.PREPARING, Phase.ROLLING_BACK})
-_SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.OTHER})
+_SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.POWERED_OFF, RunState.OTHER})
+_SWITCHED_OFF: Final = frozenset({Phase.POWERING_OFF, Phase.STARTING})
 
 Rule = tuple["Callable[[Seen], bool]", Verdict, str]
 
@@ -160,6 +173,17 @@ RULES: Final[tuple[Rule, ...]] = (
         "the target has everything and waits for the word to run",
     ),
     (
+        lambda e: (
+            e.sent
+            and e.s is RunState.PAUSED
+            and e.broken_off
+            and e.t is RunState.PAUSED
+            and e.state.phase is not Phase.COMMITTING
+        ),
+        Verdict.ROLL_BACK,
+        "the source's stream broke off, so the target was never told to run",
+    ),
+    (
         lambda e: e.sent and e.t is RunState.ABSENT and e.state.phase is Phase.COMMITTING,
         Verdict.CRASHED,
         "the target was told to run and its process is gone",
@@ -173,6 +197,36 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda e: e.sent and e.t is RunState.ABSENT and e.s not in _SOURCE_ALIVE | {RunState.STOPPED_FOR_SWITCHOVER},
         Verdict.LIMBO,
         "the target's process is gone, and whether it had been told to run died with the former runner",
+    ),
+    # The guest is being switched off for its move, or was: the target was not told to run yet.
+    (
+        lambda e: Held.POWER in e.state.held and e.state.phase is Phase.ROLLING_BACK and e.s is RunState.ABSENT,
+        Verdict.ROLL_BACK,
+        "the guest was switched off and never started on the target: it is started anew where it was",
+    ),
+    (
+        lambda e: e.state.phase is Phase.POWERING_OFF and e.s in _SOURCE_ALIVE and e.t is RunState.INCOMING,
+        Verdict.CONTINUE,
+        "the guest is being switched off",
+    ),
+    (
+        lambda e: (
+            e.state.phase is Phase.STARTING
+            and e.source_is_off
+            and e.t in {RunState.INCOMING, RunState.ABSENT, RunState.PAUSED}
+        ),
+        Verdict.CONTINUE,
+        "the guest is off, and is being started on the target",
+    ),
+    (
+        lambda e: e.state.phase in _SWITCHED_OFF and RunState.UNREACHABLE in {e.s, e.t} and not e.impatient,
+        Verdict.WAIT,
+        "a host is silent while the guest is switched off",
+    ),
+    (
+        lambda e: e.state.phase in _SWITCHED_OFF,
+        Verdict.ROLL_BACK,
+        "one of the two is not what it must be, or stayed silent, and the target was never told to run",
     ),
     # Going back was decided, or nothing was streamed yet.
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from godwit.model import DiskCopy, OutcomeStatus, Owner
+from godwit.model import DiskCopy, Launch, OutcomeStatus, Owner, Way
 
 
 class Phase(StrEnum):
@@ -16,6 +16,8 @@ class Phase(StrEnum):
     MIRRORING = "mirroring"
     PRECOPY = "precopy"
     SWITCHOVER = "switchover"
+    POWERING_OFF = "powering-off"
+    STARTING = "starting"
     COMMITTING = "committing"
     FINISHING = "finishing"
     ROLLING_BACK = "rolling-back"
@@ -44,7 +46,8 @@ class Door(StrEnum):
 class Held(StrEnum):
     """What a migration holds and must give back, in the order in which a rollback gives it back.
 
-    SOURCE_STOPPED stands for the duty to see the source run again.
+    SOURCE_STOPPED stands for the duty to see the source run again, POWER for the same where the guest's power button
+    was pressed: its process may have to be started anew.
     """
 
     STREAM = "stream"
@@ -52,6 +55,7 @@ class Held(StrEnum):
     TARGET = "target"
     IMAGES = "images"
     SOURCE_STOPPED = "source-stopped"
+    POWER = "power"
     SEND_QUEUE = "send-queue"
 
 
@@ -72,7 +76,7 @@ class State:
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
     `copies` are the disks that travel along, to `disks_uri`; `mirrored` says that all of them are on the target and
     nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is what could not be removed,
-    in words.
+    in words. `way` is how the guest travels, `launch` what starts it anew where it is switched off for that.
     """
 
     phase: Phase = Phase.PENDING
@@ -91,6 +95,8 @@ class State:
     failure: Failure | None = None
     alive: bool | None = None
     leftovers: tuple[str, ...] = ()
+    way: Way = Way.LIVE
+    launch: Launch | None = None
 
     @property
     def finished(self) -> bool:

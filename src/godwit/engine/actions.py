@@ -21,7 +21,7 @@ from godwit.errors import (
     MonitorLostError,
     RefusedError,
 )
-from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, StreamStatus
+from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,9 @@ class Actions:
             raise RefusedError(message, remedy=first.mend)
         self.facts = evidence.guest
         self._address = evidence.target.migration_address
-        return e.Checked(copies(self.parts.spec.policy, evidence.disks, stamp_name(self.parts.spec.id)))
+        policy = self.parts.spec.policy
+        launch = evidence.guest.launch if policy.way is Way.OFF else None
+        return e.Checked(copies(policy, evidence.disks, stamp_name(self.parts.spec.id)), policy.way, launch)
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Start the target paused on the images that were made, agree on capabilities, listen."""
@@ -106,6 +108,8 @@ class Actions:
         await target.prepare_launch(vm, self.facts.launch)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)
+        if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
+            return e.TargetPrepared("", await self._serve(guest, command.copies) if command.copies else "")
         agreed = negotiate(
             self._source_features,
             await guest.features(),
@@ -148,6 +152,8 @@ class Actions:
     async def prepare_source(self, _: e.PrepareSource) -> e.Event:
         """Shorten the send queue, then set what was agreed upon."""
         spec = self.parts.spec
+        if spec.policy.way is Way.OFF:
+            return e.SourcePrepared()
         if not spec.defaults and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
             self.note("note", text="the send queue of the source could not be shortened; the blackout may be longer")
         agreed = await self._negotiated

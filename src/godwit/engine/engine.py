@@ -20,8 +20,10 @@ from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
 from godwit.engine.sampler import Sampler
 from godwit.engine.sides import Sides
+from godwit.engine.standing import Standing
 from godwit.engine.story import transition
 from godwit.errors import GodwitError, JournalError, SupersededError
+from godwit.model import Way
 from godwit.ports import Entry
 from godwit.units import format_duration
 
@@ -40,15 +42,20 @@ SWITCHOVER_PATIENCE: Final = 5.0
 HEARTBEAT: Final = 3.0
 """Seconds of quiet after which both sides are looked at: an event may have been missed."""
 
-_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING})
+_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING})
+_ON_THE_WAY: Final = frozenset(
+    {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.STARTING}
+)
 _SETTLE_DEADLINE: Final = 30.0
 """Seconds that a target's start is waited for before it is undone: longer than any start may take."""
 
-_UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource)
+_UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource, e.RestorePower)
 _FORWARD: Final = (
     *(e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
-    *(e.EndMirrors, e.ContinueStream),
+    *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
 )
+_STARTS: Final = (e.PrepareTarget, e.EndSource, e.StartTarget)
+"""What is waited for before it is undone: a process that is just being started, or ended, must be found as it is."""
 
 
 class Engine:
@@ -98,6 +105,7 @@ class Engine:
         self._sides.on_pass = self._sampler.poke
         self._mirroring = Mirroring(self._actions, self._copied)
         self._sides.on_mirror = self._mirroring.hear
+        self._standing = Standing(self._actions)
         self._observer = Observer(self._parts.clock, self._sides)
         self._outside = Outside(self._actions)
         self._beside(self._listen_for_cancel())
@@ -143,7 +151,7 @@ class Engine:
                 # What was seen before the last transition may contradict what is true since.
                 self._start(e.Observe())
                 continue
-            if isinstance(event, e.SourceStopped):
+            if isinstance(event, e.SourceStopped) and self._state.way is Way.LIVE:
                 self._sampler.follow(self._tasks, streaming=False)
             result = await self._journalled(event, step(self._state, event))
             self._entered(self._state.phase, result.state.phase)
@@ -172,8 +180,7 @@ class Engine:
         except SupersededError:
             raise
         except JournalError as error:
-            on_the_way = {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER}
-            if result.state.phase in on_the_way and result.durable:
+            if result.state.phase in _ON_THE_WAY and result.durable:
                 self._inbox.put_nowait(e.GiveUp(error.code, error.message, error.remedy))
                 return Step(self._state)
             if result.state.door is Door.SENT and self._state.door is Door.CLOSED:
@@ -223,7 +230,7 @@ class Engine:
         return await perform(command)
 
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
-        a, m = self._actions, self._mirroring
+        a, m, s = self._actions, self._mirroring, self._standing
         return {
             e.StartMirrors: m.start,
             e.EndMirrors: m.end,
@@ -243,6 +250,11 @@ class Engine:
             e.DestroyTarget: a.destroy_target,
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
+            e.StopSource: s.stop,
+            e.PowerOff: s.power_off,
+            e.EndSource: s.end_source,
+            e.StartTarget: s.start_target,
+            e.RestorePower: s.restore_power,
         }
 
     async def _prepare_target(self, command: e.PrepareTarget) -> e.Event:
@@ -251,9 +263,10 @@ class Engine:
 
     async def _settle_forward(self) -> None:
         """Let the steps forward end before one back begins: a QEMU that is just being started must be found."""
-        starting = self._in_flight.get(e.PrepareTarget)
-        if starting is not None and not starting.done():
-            await asyncio.wait([starting], timeout=_SETTLE_DEADLINE)
+        for begun in _STARTS:
+            starting = self._in_flight.get(begun)
+            if starting is not None and not starting.done():
+                await asyncio.wait([starting], timeout=_SETTLE_DEADLINE)
         for kind in _FORWARD:
             task = self._in_flight.get(kind)
             if task is not None and not task.done():
@@ -283,11 +296,12 @@ class Engine:
 
     async def _keep_deadline(self, deadline: float) -> None:
         await self._parts.clock.sleep(max(0.0, self._parts.requested + deadline - self._parts.clock.now()))
+        live = self._parts.spec.policy.way is Way.LIVE
         self._inbox.put_nowait(
             e.GiveUp(
                 "deadline",
                 f"the deadline of {format_duration(deadline)} passed before the guest could be handed over",
-                "allow more time with --deadline, or more downtime with --max-downtime",
+                f"allow more time with --deadline{', or more downtime with --max-downtime' if live else ''}",
             )
         )
 

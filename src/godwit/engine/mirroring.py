@@ -130,6 +130,8 @@ class Mirroring:
     async def cancel(self, command: e.CancelMirrors) -> e.Event:
         """End the copies before their time. Raises GodwitError where the source does not answer."""
         self._copies = ()
+        if (await self.actions.sides.look(Side.SOURCE)).state is RunState.ABSENT:  # its copies ended with it
+            return e.Undone("CancelMirrors")
         guest = await self.actions.sides.attach(Side.SOURCE)
         await guest.cancel_mirrors(command.copies)
         return e.Undone("CancelMirrors")

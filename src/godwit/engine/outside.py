@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.errors import GodwitError, ProbeError
-from godwit.model import ProbeRequest, RunState, Side, WatchResult
+from godwit.model import ProbeRequest, RunState, Side, WatchResult, Way
 
 if TYPE_CHECKING:
     import asyncio
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 ALIVE_DEADLINE: Final = 10.0
 """Seconds within which the guest must have answered somebody outside after the move."""
+
+BOOT_DEADLINE: Final = 90.0
+"""The same for a guest that was started anew: it has to boot first."""
 
 _ANNOUNCE_EVERY: Final = 0.5
 _AFTERWARDS: Final = 0.5
@@ -63,7 +66,9 @@ class Outside:
         if watch is None:
             return await self._alive_inside()
         seen: bool | None = False
-        end = self.actions.parts.clock.now() + ALIVE_DEADLINE
+        off = self.actions.parts.spec.policy.way is Way.OFF
+        deadline = BOOT_DEADLINE if off else ALIVE_DEADLINE
+        end = self.actions.parts.clock.now() + deadline
         while seen is False and self.actions.parts.clock.now() < end:
             seen = await self._seen(watch, running)
             await self._announce()
@@ -72,7 +77,7 @@ class Outside:
         if not seen:
             self.actions.warn(
                 "not-seen",
-                f"no answer from {self.request.target if self.request else ''} within {ALIVE_DEADLINE:.0f} s",
+                f"no answer from {self.request.target if self.request else ''} within {deadline:.0f} s",
                 "the guest runs, but its users may not reach it",
                 "look at the bridge, VLAN and switch of the target host",
             )

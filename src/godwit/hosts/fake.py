@@ -276,8 +276,8 @@ class FakeHost:
                 raise HostError(message, remedy=f"ip link add {tap.bridge} type bridge  (on {self.name})")
         self._prepared.add(vm.name)
 
-    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
-        """Start QEMU, running or waiting for a stream; returns its pid when its monitor answers.
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False, paused: bool = False) -> int:
+        """Start QEMU, running, paused, or waiting for a stream; returns its pid when its monitor answers.
 
         Raises QemuMissingError, or QemuDiedError with QEMU's words.
         """
@@ -288,13 +288,15 @@ class FakeHost:
         words = self.world.planted_refusal(self, "launch")
         if vm.name in self.qemus:
             words = f"qemu-system-x86_64: -qmp unix:{vm.control}: Address already in use"
+        else:
+            words = words or self.world.lock_held(self, vm, launch, incoming=incoming)
         if words is not None:
             message = f"QEMU of {vm.name} on {self.name} ended at once: {words}"
             raise QemuDiedError(message, remedy="see its command line with `godwit vm show`")
         workload = self.world.workloads.setdefault(vm.name, Workload())
         await self.world.clock.sleep(BOOT * self.world.chance.uniform(0.9, 1.1))
         await self._reach()
-        self.qemus[vm.name] = FakeQemu(self, vm, launch, workload, incoming=incoming)
+        self.qemus[vm.name] = FakeQemu(self, vm, launch, workload, incoming=incoming, paused=paused)
         return self.qemus[vm.name].pid
 
     async def destroy(self, vm: Vm) -> None:

@@ -266,12 +266,16 @@ class FakeGuest:
         self._qemu.announced += 1
 
     async def powerdown(self) -> None:
-        """Press the power button: a simulated guest shuts down at once and its QEMU ends."""
-        await self._tell("system_powerdown", self._powerdown)
+        """Press the power button; what comes of it is up to the guest (`Workload.power_off`)."""
+        await self._tell("system_powerdown", self._qemu.power_down)
 
-    def _powerdown(self) -> None:
-        self._qemu.tell("SHUTDOWN", status="guest-shutdown")
-        self._qemu.exit("the guest shut down")
+    async def keep_after_power_off(self, *, keep: bool) -> None:
+        """Let QEMU outlive a guest that switches itself off, or end with it."""
+        await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))
+
+    async def reset(self) -> None:
+        """Press the reset button."""
+        await self._tell("system_reset", self._qemu.reset)
 
     async def human(self, line: str, *, deadline: float = 30.0) -> str:
         """Type a line at the human monitor and return what it prints; of QEMU's commands it knows a few."""

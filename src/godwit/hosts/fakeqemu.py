@@ -8,6 +8,7 @@ was told when it goes on.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorCommandError
@@ -37,6 +38,8 @@ RUN_STATES: Final = {
     "inmigrate": RunState.INCOMING,
     "finish-migrate": RunState.STOPPED_FOR_SWITCHOVER,
     "postmigrate": RunState.POSTMIGRATE,
+    "shutdown": RunState.POWERED_OFF,
+    "prelaunch": RunState.PAUSED,
 }
 STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,
@@ -60,12 +63,14 @@ IN_ORDER: Final = frozenset({"quit", "the guest shut down"})
 class FakeQemu:
     """One QEMU process on one host. `memory` names the content of its memory: a copy that ran on has another name."""
 
-    def __init__(self, host: FakeHost, vm: Vm, launch: Launch, workload: Workload, *, incoming: bool) -> None:
-        """Start the process: running, or waiting for a stream."""
+    def __init__(
+        self, host: FakeHost, vm: Vm, launch: Launch, workload: Workload, *, incoming: bool, paused: bool = False
+    ) -> None:
+        """Start the process: running, paused, or waiting for a stream."""
         self.host, self.vm, self.launch, self.workload = host, vm, launch, workload
         self.world: FakeWorld = host.world
         self.pid = self.world.next_number()
-        self.raw = "inmigrate" if incoming else "paused"
+        self.raw = "inmigrate" if incoming else "prelaunch"
         self.migration = ""
         self.detail = ""
         self.memory = self.world.next_number()
@@ -79,10 +84,12 @@ class FakeQemu:
         self.alive = True
         self.armed = False
         self.announced = 0
+        self.outlives = False
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         if not incoming:
             self.world.boot(self)
+        if not incoming and not paused:
             self.execute()
 
     # -- CPUs ------------------------------------------------------------------------------------------------------
@@ -182,6 +189,9 @@ class FakeQemu:
         if self.raw == "finish-migrate":
             message = f"QEMU of {self.vm.name} refused `cont`: Migration is not finalized yet"
             raise MonitorCommandError(message)
+        if self.raw == "shutdown":
+            message = f"QEMU of {self.vm.name} refused `cont`: Resetting the Virtual Machine is required"
+            raise MonitorCommandError(message)
         if self.raw == "inmigrate":
             self.armed = True
         elif self.raw != "running":
@@ -191,6 +201,29 @@ class FakeQemu:
         """Obey `stop`."""
         if self.raw == "running":
             self.halt("paused")
+
+    def power_down(self) -> None:
+        """Obey system_powerdown: the guest listens to its button, or not, and takes its time."""
+        if self.raw == "running" and self.workload.power_off is not None:
+            asyncio.get_running_loop().call_later(self.workload.power_off, self._switched_off)
+
+    def _switched_off(self) -> None:
+        if not self.alive or self.raw != "running":
+            return
+        if self.hung:
+            self.backlog.append(self._switched_off)
+            return
+        self.tell("SHUTDOWN", status="guest-shutdown")
+        if self.outlives:
+            self.halt("shutdown")
+        else:
+            self.exit("the guest shut down")
+
+    def reset(self) -> None:
+        """Obey system_reset: the guest begins anew; one that is off stands still then."""
+        self.world.boot(self)
+        if self.raw not in {"running", "inmigrate", "finish-migrate"}:
+            self.raw = "prelaunch"
 
     def set_capabilities(self, capabilities: dict[str, bool]) -> None:
         """Obey migrate-set-capabilities."""
@@ -226,7 +259,7 @@ class FakeQemu:
         """Obey migrate: a target that cannot be reached is a failed stream, not an error."""
         if self.migration in LIVE:
             self.refuse("migrate", "There's a migration process in progress")
-        if self.raw not in {"running", "paused"}:
+        if self.raw not in {"running", "paused", "prelaunch"}:
             self.refuse("migrate", "Guest is not in a state that can be migrated")
         target, link = self.world.listener(self.host, uri)
         if target is None or link is None:

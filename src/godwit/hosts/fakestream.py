@@ -33,13 +33,15 @@ LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
 class Workload:
     """What a simulated guest does with its memory: sizes in bytes, `dirty_rate` in bytes a second.
 
-    `used` is what a first pass has to send; the guest rewrites `hot_set` over and over.
+    `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
+    it takes to switch itself off when its power button is pressed, None where it does not listen to it.
     """
 
     memory: int = 512 * MIB
     used: int = 128 * MIB
     hot_set: int = 16 * MIB
     dirty_rate: float = 8.0 * MIB
+    power_off: float | None = 0.02
 
     def dirtied(self, seconds: float) -> float:
         """Return the distinct bytes that are dirtied in `seconds`."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeqemu import FakeQemu
-    from godwit.model import Vm
+    from godwit.model import Launch, Vm
     from godwit.ports import Clock
 
 GIGABIT: Final = 125_000_000
@@ -141,11 +141,29 @@ class FakeWorld:
         """Return the file that a host sees at a path."""
         return next((file for file in self._files.get(path, ()) if host in file.hosts), None)
 
+    def lock_held(self, host: FakeHost, vm: Vm, launch: Launch, *, incoming: bool) -> str | None:
+        """Return the words of a QEMU that does not get the lock of a disk; one that waits for a stream takes none."""
+        if incoming:
+            return None
+        wanted = {file.inode for path in self.paths_of(launch) if (file := self.file(path, host.name)) is not None}
+        for other in self.hosts.values():
+            qemu = other.qemus.get(vm.name)
+            if qemu is None or qemu.raw in {"inmigrate", "postmigrate"}:
+                continue
+            held = {file.inode for path in self.paths_of(qemu.launch) if (file := self.file(path, other.name))}
+            if held & wanted:
+                return 'Failed to get "write" lock: Is another process using the image?'
+        return None
+
+    def paths_of(self, launch: Launch) -> list[str]:
+        """Return the files that a command line names, as far as any host has them."""
+        line = ",".join(launch.argv).split(",")
+        words = [word.partition("=")[2] if "=" in word else word for word in line]
+        return [word for word in words if word in self._files]
+
     def disks_of(self, qemu: FakeQemu) -> list[tuple[str, int]]:
         """Return path and size of the files that a command line names."""
-        line = ",".join(qemu.launch.argv).split(",")
-        words = [word.partition("=")[2] if "=" in word else word for word in line]
-        found = [(word, self.file(word, qemu.host.name)) for word in words if word in self._files]
+        found = [(path, self.file(path, qemu.host.name)) for path in self.paths_of(qemu.launch)]
         return [(path, file.size) for path, file in found if file is not None]
 
     def link(self, one: str, other: str) -> Link:

@@ -27,7 +27,7 @@ from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
-from godwit.qemu.commandline import incoming_argv, move_vnc, vnc_ports
+from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
 from godwit.storage import images, leftbehind, sharedproof
@@ -242,16 +242,16 @@ class PlainHost:
         if prepared.status != 0:
             raise taps.plug_error(where, prepared.stdout.decode(errors="replace") or words_of(prepared))
 
-    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False) -> int:
+    async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False, paused: bool = False) -> int:
         """Start QEMU detached from everything; returns its pid when its monitor answers.
 
-        `incoming` starts it paused and waiting for a stream instead of running the guest, its VNC server on another
-        port if its own is taken here.
+        `incoming` starts it paused and waiting for a stream instead of running the guest, `paused` ready to run, its
+        VNC server on another port if its own is taken here.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
-        if incoming:
+        if incoming or paused:
             launch = await self._with_free_vnc(launch)
-            launch = replace(launch, argv=incoming_argv(launch))
+            launch = replace(launch, argv=incoming_argv(launch) if incoming else paused_argv(launch))
         pid = await launching.start(self._transport, vm, launch)
         try:
             async with asyncio.timeout(launching.LAUNCH_DEADLINE):

@@ -40,6 +40,8 @@ PHASE_WORDS: Final[Mapping[str, str]] = {
     "mirroring": "copying disks while the guest runs",
     "precopy": "copying memory while the guest runs",
     "switchover": "the guest stands still, the rest is sent",
+    "powering-off": "the guest switches itself off",
+    "starting": "the guest is off, and is being started on the target",
     "committing": "handing the guest over",
     "finishing": "the guest runs on the target",
     "rolling-back": "going back",
@@ -49,10 +51,27 @@ PHASE_WORDS: Final[Mapping[str, str]] = {
     "limbo": "limbo: nobody can know who owns the guest",
 }
 
+_STANDING_STILL: Final[Mapping[str, str]] = {
+    "mirroring": "copying disks while the guest stands still",
+    "precopy": "copying memory while the guest stands still",
+}
+
+
+def phase_words(phase: str, way: str) -> str:
+    """Say what a phase means on that way; empty for a phase that nobody knows."""
+    still = _STANDING_STILL.get(phase) if way == "static" else None
+    return still or PHASE_WORDS.get(phase, "")
+
+
 _STEPS: Final[Mapping[str, str]] = {
     "Check": "looking at both hosts",
     "PrepareTarget": "preparing the target",
     "PrepareSource": "preparing the source",
+    "StopSource": "stopping the guest",
+    "PowerOff": "switching the guest off",
+    "EndSource": "ending the source",
+    "StartTarget": "starting the target",
+    "RestorePower": "making the guest run on the source again",
     "StartMirrors": "copying disks",
     "EndMirrors": "ending the copies of disks",
     "ContinueStream": "letting the held stream go on",
@@ -79,6 +98,7 @@ _UNDONE: Final[Mapping[str, str]] = {
     "RemoveImages": "no image of this migration is left on the target",
     "DestroyTarget": "nothing of the guest is left on the target",
     "ResumeSource": "the guest runs on the source",
+    "RestorePower": "the guest runs on the source",
     "RestoreSendQueue": "the source's send queue is as it was",
 }
 
@@ -153,6 +173,10 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
     "MirrorsReady": (Weight.STEP, "the disks are on the target, and each write reaches both"),
     "StreamHeld": (Weight.DETAIL, "the source waits before the switchover"),
     "MirrorsEnded": (Weight.DETAIL, "the disks on the target are complete"),
+    "SourcePaused": (Weight.STEP, "the guest stands still from now on, until it runs on the target"),
+    "PoweredOff": (Weight.STEP, "the guest is off"),
+    "SourceEnded": (Weight.DETAIL, "nothing on the source has the guest's disks open any more"),
+    "TargetStarted": (Weight.DETAIL, "the target is ready to start the guest"),
     "SourceStopped": (Weight.DETAIL, "the source has stopped the guest"),
     "SourceResumed": (Weight.WARNING, "the source has taken the guest back"),
     "TargetRunning": (Weight.DETAIL, "the target runs the guest"),
@@ -161,7 +185,8 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
 
 
 def _target_prepared(at: float, detail: Mapping[str, object]) -> Sentence:
-    return Sentence(at, Weight.DETAIL, f"the target waits, paused, at {text_of(detail, 'uri')}")
+    uri = text_of(detail, "uri")
+    return Sentence(at, Weight.DETAIL, f"the target waits, paused, at {uri}" if uri else "the target can be started")
 
 
 def _decided(at: float, detail: Mapping[str, object]) -> Sentence:

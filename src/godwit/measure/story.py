@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.measure.narrative import PHASE_WORDS, Weight, mapping_of, number_of, sentence, text_of
+from godwit.measure.narrative import Weight, mapping_of, number_of, phase_words, sentence, text_of
 from godwit.measure.report_data import (
     BreakdownRow,
     DecisionRow,
@@ -36,10 +36,10 @@ def phases(row: MigrationRow, entries: Sequence[Entry]) -> tuple[PhaseSpan, ...]
         phase = text_of(entry.data, "phase") if entry.kind == "transition" else ""
         if not phase or phase == name:
             continue
-        spans.append(PhaseSpan(name, begun, entry.at, PHASE_WORDS.get(name, "")))
+        spans.append(PhaseSpan(name, begun, entry.at, phase_words(name, row.spec.policy.way)))
         name, begun = phase, entry.at
     if name not in _ENDS:
-        spans.append(PhaseSpan(name, begun, None, PHASE_WORDS.get(name, "")))
+        spans.append(PhaseSpan(name, begun, None, phase_words(name, row.spec.policy.way)))
     return tuple(spans)
 
 

@@ -111,6 +111,11 @@ def incoming_argv(launch: Launch) -> tuple[str, ...]:
     return (*launch.argv, "-incoming", "defer", "-S")
 
 
+def paused_argv(launch: Launch) -> tuple[str, ...]:
+    """Return the command line that starts the guest paused, ready to run."""
+    return (*launch.argv, "-S")
+
+
 def guest_name(argv: Iterable[str]) -> str | None:
     """Return the name that -name gives. Raises CommandLineError."""
     names = [split(option).get("guest") for option in parse(argv) if option.name == "name"]

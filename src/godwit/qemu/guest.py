@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, mirrors, stamps
+from godwit.qemu import facts, features, mirrors, power, stamps
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
@@ -195,6 +195,15 @@ class QemuGuest:
     async def powerdown(self) -> None:
         """Press the guest's power button."""
         await self._monitor.execute("system_powerdown")
+
+    async def keep_after_power_off(self, *, keep: bool) -> None:
+        """Let QEMU outlive a guest that switches itself off; or let it do again what its command line says."""
+        actions = power.OUTLIVE if keep else power.actions_of((await self._read_process()).argv)
+        await self._monitor.execute("set-action", dict(actions))
+
+    async def reset(self) -> None:
+        """Press the guest's reset button (`system_reset`); one that is off stands still then, able to run."""
+        await self._monitor.execute("system_reset")
 
     async def human(self, line: str, *, deadline: float = 30.0) -> str:
         """Type a line at the human monitor and return what it prints, its lines ended as everywhere else."""

@@ -21,9 +21,10 @@ RUN_STATES: Final = {
     "inmigrate": RunState.INCOMING,
     "finish-migrate": RunState.STOPPED_FOR_SWITCHOVER,
     "postmigrate": RunState.POSTMIGRATE,
+    "shutdown": RunState.POWERED_OFF,
 }
 """query-status: `prelaunch` is a guest started with -S that never ran; `inmigrate` takes `cont` and does not run (R);
-a -S target that has received everything is `paused`. All others (io-error, suspended, shutdown ...) are OTHER."""
+a -S target that has received everything is `paused`. All others (io-error, suspended ...) are OTHER."""
 
 STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,

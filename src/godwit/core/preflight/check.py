@@ -9,6 +9,7 @@ from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
 from godwit.core.preflight.machine import machine_findings
 from godwit.core.preflight.storage import storage_findings
+from godwit.core.preflight.ways import way_findings
 from godwit.model import Finding, Severity
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def check(evidence: Evidence) -> tuple[Finding, ...]:
     """Return all findings, those that block first."""
     order = list(Severity)
     found = chain(host_findings(evidence), machine_findings(evidence), storage_findings(evidence))
-    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+    return tuple(sorted(way_findings(evidence, found), key=lambda finding: order.index(finding.severity)))
 
 
 def blocking(findings: Iterable[Finding]) -> tuple[Finding, ...]:

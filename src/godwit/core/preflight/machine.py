@@ -32,7 +32,7 @@ def _guest_is_running(e: Evidence) -> Iterator[Finding]:
             Severity.BLOCK,
             e.vm.name,
             f"{e.vm.name} is {e.guest.run_state} on {e.source.name}",
-            "only a running guest can be moved live",
+            "only a running guest can be moved",
             f"godwit vm start {e.vm.name}, or continue it",
         )
 

@@ -81,7 +81,7 @@ async def filled(ground: Ground) -> tuple[str, str]:
 
 
 async def test_there_and_back_and_there_again(ground: Ground) -> None:
-    here, there = await filled(ground)
+    here, _ = await filled(ground)
     first, _ = await moved(ground)
     assert first.disk_bytes > LARGE
     assert any("left" in mark for mark in marks(ground, here))

@@ -1,0 +1,137 @@
+"""Guests that stand still all the way, or are switched off, whose disk lies on their host alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from labtools import Ground, Move
+
+from godwit.core.state import Phase
+from godwit.lab import assets
+from godwit.model import OutcomeStatus, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from godwit.lab.laboratory import Laboratory
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
+
+SLOW: Final = 40_000_000
+BOOT: Final = "cat /proc/sys/kernel/random/boot_id"
+FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync"
+SEEN_ANEW: Final = "sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /data/filling; cat /data/token"
+
+
+@pytest.fixture(scope="module")
+def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return a laboratory whose hosts share nothing, with a guest on host1."""
+    prepared = assets.prepare(assets.cache_folder(), print)
+    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
+    asyncio.run(made.settle())
+    yield made
+    made.end_runners()
+
+
+def made_there(ground: Ground, machine: str) -> list[str]:
+    """Return the guest's image and the mark of a copy on a host."""
+    folder = ground.lab.images(machine)
+    return sorted(path.name for path in folder.iterdir() if path.name == f"{ground.name}.qcow2" or "copy" in path.name)
+
+
+async def fill(ground: Ground) -> tuple[str, str]:
+    """Put some data on the guest's disk, take an old copy out of the way; returns where the guest is and goes."""
+    here, there = await ground.whereabouts()
+    (ground.lab.images(there) / f"{ground.name}.qcow2").unlink(missing_ok=True)
+    ground.ssh(f"{FILL}; echo {here} > /data/token; sync")
+    return here, there
+
+
+async def assert_as_before(ground: Ground, move: Move, here: str, there: str) -> None:
+    outcome = await move.outcome(90)
+    assert outcome.owner is Owner.SOURCE
+    await ground.assert_settled(here)
+    assert made_there(ground, there) == []
+    assert ground.ssh("echo works > /data/probe && sync && cat /data/probe") == "works"
+
+
+async def test_every_acknowledged_write_arrives_and_the_work_goes_on(ground: Ground) -> None:
+    """A writer in the guest counts up, each number synced before the next, while it and its disk are moved."""
+    _, there = await fill(ground)
+    boot = ground.ssh(BOOT)
+    count = "i=0; while [ ! -e /tmp/enough ]; do i=$((i+1)); echo $i > /data/count; sync; echo $i; done"
+    ground.ssh("rm -f /tmp/enough")
+    writer = await asyncio.create_subprocess_exec(
+        *ground.login(), count, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    ran = await ground.godwit("migrate", ground.name, ground.host(there), "--static")
+    assert ran.status == 0, ran
+    assert "copying disks while the guest stands still" in ran.out
+    await asyncio.sleep(1)
+    ground.ssh("touch /tmp/enough")
+    said, _ = await writer.communicate()
+    last = int(said.split()[-1])
+    assert last > 3
+    assert int(ground.ssh("echo 3 >/proc/sys/vm/drop_caches; cat /data/count")) == last
+    assert ground.ssh(BOOT) == boot
+    await ground.assert_settled(there)
+
+
+async def test_a_target_that_is_killed_while_the_disk_is_copied(ground: Ground) -> None:
+    here, there = await fill(ground)
+    ground.lab.set_rate(SLOW)
+    async with ground.client():
+        move = await (await ground.begin(there, "--static")).reaches(Phase.MIRRORING)
+        os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
+        await assert_as_before(ground, move, here, there)
+
+
+async def test_a_runner_that_is_killed_while_the_disk_is_copied(ground: Ground) -> None:
+    _, there = await fill(ground)
+    before = ground.ssh(SEEN_ANEW)
+    ground.lab.set_rate(SLOW)
+    async with ground.client():
+        move = await (await ground.begin(there, "--static")).reaches(Phase.MIRRORING)
+        await move.kill_runner()
+        await move.taken_over(2)
+        ground.lab.set_rate(None)
+        assert (await move.outcome()).status is OutcomeStatus.COMPLETED
+    await ground.assert_settled(there)
+    assert ground.ssh(SEEN_ANEW) == before
+
+
+async def test_it_is_switched_off_and_boots_there_from_its_copied_disk(ground: Ground) -> None:
+    """What is written until the very end is in the copy: the guest is off when that is ended."""
+    here, there = await fill(ground)
+    before, boot = ground.ssh(SEEN_ANEW), ground.ssh(BOOT)
+    count = "i=0; while :; do i=$((i+1)); echo $i > /data/count; sync; echo $i; done"
+    writer = await asyncio.create_subprocess_exec(
+        *ground.login(), count, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    ran = await ground.godwit("migrate", ground.name, ground.host(there), "--static", "--off", deadline=120)
+    assert ran.status == 0, ran
+    said, _ = await writer.communicate()
+    last = int(said.decode().rpartition("\n")[0].split()[-1])
+    await ground.answers()
+    await ground.assert_settled(there)
+    assert ground.ssh(BOOT) != boot
+    assert ground.ssh(SEEN_ANEW) == before
+    assert int(ground.ssh("cat /data/count")) >= last
+    assert made_there(ground, there) == [f"{ground.name}.qcow2"]
+    assert made_there(ground, here) == [f"{ground.name}.qcow2"]
+
+
+async def test_a_target_that_is_killed_while_the_guest_switches_itself_off(ground: Ground) -> None:
+    """Nobody can take the press of a power button back: the guest is off for a moment, and starts where it was."""
+    here, there = await fill(ground)
+    boot = ground.ssh(BOOT)
+    move = await (await ground.begin(there, "--static", "--off")).reaches(Phase.POWERING_OFF)
+    os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
+    assert (await move.outcome(120)).status is OutcomeStatus.FAILED
+    await ground.answers()
+    await assert_as_before(ground, move, here, there)
+    assert ground.ssh(BOOT) != boot
