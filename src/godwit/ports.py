@@ -139,6 +139,18 @@ class Guest(Protocol):
         """End copies before their time, and forget where they went. Idempotent."""
         ...
 
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now, whatever the guest writes; does nothing for others."""
+        ...
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen, read-only, each under its job's name."""
+        ...
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer, and keep them no more. Idempotent."""
+        ...
+
     async def continue_stream(self) -> None:
         """Let a stream that is held before the switchover go on."""
         ...
@@ -179,7 +191,35 @@ class Guest(Protocol):
         ...
 
 
-class Host(Protocol):
+class Transfers(Protocol):
+    """Whole files and comparisons between hosts, over the migration network. Raises HostError."""
+
+    async def take_file(self, path: str, owner: str, address: str, port: int, size: int) -> None:
+        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`; returns when it is waited for."""
+        ...
+
+    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
+        """Send a file to where another host takes it, at `speed` bytes a second (0: no limit), to the end."""
+        ...
+
+    async def end_transfer(self, owner: str) -> None:
+        """End whatever sends or takes under that name here. Idempotent."""
+        ...
+
+    async def fit_file(self, path: str, size: int) -> None:
+        """Cut a file that was taken to its size, and see it on its disk."""
+        ...
+
+    async def used(self, path: str) -> int:
+        """Return the bytes that a file takes on its file system; 0 where there is none."""
+        ...
+
+    async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
+        """Compare an image with what is served at `url`; returns what differs, in words, empty where nothing does."""
+        ...
+
+
+class Host(Transfers, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

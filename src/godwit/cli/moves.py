@@ -51,6 +51,9 @@ def migrate(  # noqa: PLR0913 - the options
     compare_all: Annotated[
         bool, typer.Option("--compare-all", metavar="", help="Read backing files whole to compare them.")
     ] = False,
+    verify_disks: Annotated[
+        bool, typer.Option("--verify-disks", metavar="", help="Compare copied disks with the old ones afterwards.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -75,6 +78,7 @@ def migrate(  # noqa: PLR0913 - the options
         disks=disks,
         disk_modes=disk_modes(disk or []),
         compare_all=compare_all,
+        verify_disks=verify_disks,
     )
     if dry_run:
         run(_check(vm, host, policy, as_json=json))

@@ -27,6 +27,30 @@ def is_copied(policy: Policy, disk: DiskProof) -> bool:
     return not disk.read_only and (mode in _COPYING or (mode is DiskMode.AUTO and not disk.target_identity))
 
 
+def is_copied_beforehand(policy: Policy, disk: DiskProof) -> bool:
+    """Say whether a file that the guest only reads is to be copied before its QEMU starts on the target.
+
+    Firmware belongs to a package of its host, and is not.
+    """
+    return (
+        disk.read_only
+        and not disk.backs
+        and not disk.firmware
+        and not disk.target_identity
+        and policy.mode_of(disk.name) is not DiskMode.SHARED
+    )
+
+
+def media(policy: Policy, disks: Sequence[DiskProof]) -> tuple[DiskCopy, ...]:
+    """Return the files that are to be copied before, byte by byte, in order; each of them once."""
+    found = {
+        disk.path: DiskCopy(disk.name, disk.image, job_name(disk.name))
+        for disk in disks
+        if disk.image is not None and is_copied_beforehand(policy, disk)
+    }
+    return tuple(found.values())
+
+
 def chain_of(disk: DiskProof, disks: Sequence[DiskProof]) -> tuple[DiskProof, ...]:
     """Return the backing files of a disk, the nearest first."""
     return tuple(one for one in disks if one.backs == disk.name)
@@ -47,7 +71,7 @@ def copies(policy: Policy, disks: Sequence[DiskProof]) -> tuple[DiskCopy, ...]:
     A full copy holds what the disk and all its backing files hold together, so it has none below it.
     """
     return tuple(
-        _copy(disk.name, disk.image, mode_of(policy, disk, disks))
+        replace(_copy(disk.name, disk.image, mode_of(policy, disk, disks)), verify=policy.verify_disks)
         for disk in disks
         if disk.image is not None and is_copied(policy, disk)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from godwit.model import DiskCopy, GuestView, Side, StreamStatus
+from godwit.model import Comparison, DiskCopy, GuestView, Side, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +24,18 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied."""
+    """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied.
+
+    `media` are files that the guest only reads, which must be there before its QEMU starts.
+    """
 
     copies: tuple[DiskCopy, ...] = ()
+    media: tuple[DiskCopy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MediaCopied:
+    """The files that the guest only reads are on the target, whole and the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +121,13 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class DisksCompared:
+    """The copied disks were compared with those that they were copied from, or could not be."""
+
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRemoved:
     """Nothing of the guest is left on the source."""
 
@@ -173,6 +189,7 @@ class GiveUp:
 Event = (
     Begin
     | Checked
+    | MediaCopied
     | TargetPrepared
     | SourcePrepared
     | MirrorsReady
@@ -186,6 +203,7 @@ Event = (
     | StreamEnded
     | TargetRunning
     | Verified
+    | DisksCompared
     | SourceRemoved
     | Undone
     | StepFailed
@@ -199,6 +217,20 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class Check:
     """Gather facts of both sides and run preflight."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMedia:
+    """Copy files that the guest only reads to the target, and prove that they have arrived."""
+
+    media: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareDisks:
+    """Compare the copied disks with those that they were copied from, as they were when the guest stood still."""
+
+    copies: tuple[DiskCopy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +350,7 @@ class Finish:
 
 Command = (
     Check
+    | CopyMedia
     | PrepareTarget
     | PrepareSource
     | StartMirrors
@@ -331,6 +364,7 @@ Command = (
     | ContinueTarget
     | Observe
     | Verify
+    | CompareDisks
     | RemoveSource
     | CancelStream
     | DestroyTarget
@@ -342,6 +376,7 @@ Command = (
 EVENTS: tuple[type[Event], ...] = (
     Begin,
     Checked,
+    MediaCopied,
     TargetPrepared,
     SourcePrepared,
     MirrorsReady,
@@ -355,6 +390,7 @@ EVENTS: tuple[type[Event], ...] = (
     StreamEnded,
     TargetRunning,
     Verified,
+    DisksCompared,
     SourceRemoved,
     Undone,
     StepFailed,
@@ -365,6 +401,7 @@ EVENTS: tuple[type[Event], ...] = (
 )
 COMMANDS: tuple[type[Command], ...] = (
     Check,
+    CopyMedia,
     PrepareTarget,
     PrepareSource,
     StartMirrors,
@@ -378,6 +415,7 @@ COMMANDS: tuple[type[Command], ...] = (
     ContinueTarget,
     Observe,
     Verify,
+    CompareDisks,
     RemoveSource,
     CancelStream,
     DestroyTarget,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
-from godwit.core.disks import copies
+from godwit.core.disks import copies, media
 from godwit.core.preflight import blocking, check
+from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
 from godwit.errors import (
     GodwitError,
@@ -63,6 +64,11 @@ class Actions:
     _first_refusal: float | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
+    @property
+    def address(self) -> str:
+        """Where the target takes what is sent to it; empty for a runner that took over."""
+        return self._address
+
     def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""
         self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)
@@ -96,7 +102,8 @@ class Actions:
             raise RefusedError(message, remedy=first.mend)
         self.facts = evidence.guest
         self._address = evidence.target.migration_address
-        return e.Checked(copies(self.parts.spec.policy, evidence.disks))
+        policy = self.parts.spec.policy
+        return e.Checked(copies(policy, evidence.disks), media(policy, evidence.disks))
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Make the images that are to be copied, start the target paused, agree on capabilities, listen."""
@@ -105,6 +112,7 @@ class Actions:
         vm, target = self.parts.vm, self.parts.target
         for copy in command.copies:
             await target.create_image(copy.image, self.parts.spec.id)
+        await Comparing(self).prepare(command.copies)
         await target.prepare_launch(vm, self.facts.launch)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)

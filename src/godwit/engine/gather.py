@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from godwit.core.disks import is_copied
+from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.errors import HostError, HypervisorError
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from godwit.engine.parts import Parts
     from godwit.model import DiskFacts, GuestFacts, HostFacts
     from godwit.ports import Guest
+
+
+_SMALL: Final = 64 << 20
+"""Bytes up to which a file that the guest only reads is compared whole."""
 
 
 async def gather(parts: Parts, guest: Guest) -> Evidence:
@@ -107,22 +111,33 @@ async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
         if planted:
             await parts.source.remove_token(disk.path, token)
     found = (seen == token) if planted else None
-    proof = DiskProof(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs)
-    if disk.backs and here and there and not found:
-        return await _compare(parts, proof)
+    proof = DiskProof(
+        *(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs), firmware=disk.firmware
+    )
+    if (disk.backs or disk.read_only) and here and there and not found:
+        return await _compare(parts, proof, small=disk.virtual_size <= _SMALL)
+    if is_copied_beforehand(parts.spec.policy, proof):
+        return await _describe_medium(parts, disk, proof)
     return await _describe(parts, disk, proof) if is_copied(parts.spec.policy, proof) else proof
 
 
-async def _compare(parts: Parts, proof: DiskProof) -> DiskProof:
-    """Compare a backing file that each side has for itself."""
-    whole = parts.spec.policy.compare_all
+async def _compare(parts: Parts, proof: DiskProof, *, small: bool) -> DiskProof:
+    """Compare a file that each side has for itself and the guest only reads; a small one is read whole."""
+    whole = parts.spec.policy.compare_all or (small and not proof.backs)
     try:
         digests = await asyncio.gather(
             parts.source.digest(proof.path, all_of_it=whole), parts.target.digest(proof.path, all_of_it=whole)
         )
     except HostError as reason:
         return replace(proof, error=reason.message)
-    return replace(proof, digests=(digests[0], digests[1]))
+    return replace(proof, digests=(digests[0], digests[1]), compared_whole=whole)
+
+
+async def _describe_medium(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:
+    """Look at a file that is to be copied byte by byte: whatever its format is, it is one of bytes here."""
+    if disk.path.startswith("/dev/"):
+        return replace(proof, error=f"it is a device of {parts.source.name}, and no file")
+    return await _describe(parts, replace(disk, format="raw"), proof)
 
 
 async def _describe(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:

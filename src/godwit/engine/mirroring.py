@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.engine.media import Media
 from godwit.errors import GodwitError, HypervisorError
-from godwit.model import Side
+from godwit.model import Allocation, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,11 +28,12 @@ _END_DEADLINE: Final = 4.0
 class Mirroring:
     """Copies disks through the two guests' monitors. `hear` is told what the source says of its jobs.
 
-    `copied` counts the bytes that were copied of each disk.
+    `copied` counts the bytes that were copied of each disk, `allocations` holds what each took and takes.
     """
 
     actions: Actions
     copied: dict[str, int]
+    allocations: dict[str, Allocation]
     _copies: tuple[DiskCopy, ...] = ()
     _ended: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     """Jobs that were told to end whole, and what went wrong at that."""
@@ -105,6 +107,7 @@ class Mirroring:
             raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
         await source.forget_mirrors(command.copies)
         await target.stop_serving()
+        await target.freeze(command.copies)
         self.actions.mark("mirrors_ended", self.actions.parts.clock.now())
         return e.MirrorsEnded()
 
@@ -124,14 +127,28 @@ class Mirroring:
         """Let the images be the guest's own."""
         for copy in command.copies:
             await self.actions.parts.target.keep_image(copy.image.path, self.actions.parts.spec.id)
+            await self._weigh(copy)
         return e.Undone("KeepImages")
+
+    async def _weigh(self, copy: DiskCopy) -> None:
+        """Note what a copied disk takes now, beside what it took where it was."""
+        try:
+            after = await self.actions.parts.target.used(copy.image.path)
+        except GodwitError as error:
+            self.actions.note("note", text=f"what {copy.image.path} takes could not be read: {error.message}")
+            return
+        self.allocations[copy.name] = Allocation(copy.name, copy.image.allocated, after)
+        self.actions.note("allocation", disk=copy.name, before=copy.image.allocated, after=after)
 
     async def remove(self, command: e.RemoveImages) -> e.Event:
         """Remove what was made on the target; what cannot be removed is named."""
         left = []
+        await Media(self.actions, self.copied).end_all(command.copies)
         for copy in command.copies:
             try:
                 await self.actions.parts.target.remove_image(copy.image.path, self.actions.parts.spec.id)
+                if copy.verify:
+                    await self.actions.parts.target.remove_image(copy.frozen, self.actions.parts.spec.id)
             except GodwitError as error:
                 left.append(f"{copy.image.path} may be left on {self.actions.parts.target.name}: {error.message}")
         return e.Undone("RemoveImages", "; ".join(left))

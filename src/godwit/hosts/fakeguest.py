@@ -143,7 +143,7 @@ class FakeGuest:
     def _facts(self) -> GuestFacts:
         qemu = self._qemu
         disks = tuple(
-            DiskFacts(f"disk{number}", path, "raw", read_only=False, virtual_size=size)
+            DiskFacts(f"disk{number}", path, "raw", read_only=path in self._world.read_only, virtual_size=size)
             for number, (path, size) in enumerate(self._world.disks_of(qemu))
         )
         nics = tuple(NicFacts(f"net{n}", f"52:54:00:00:00:{n:02x}", tap) for n, tap in enumerate(qemu.launch.taps))
@@ -203,6 +203,22 @@ class FakeGuest:
         """Copy a disk to where it is served."""
         del speed  # the link alone limits a simulated copy
         await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port))
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now."""
+        jobs = [copy.job for copy in copies if copy.verify]
+        if jobs:
+            await self._tell("transaction", lambda: self._qemu.frozen.update(jobs))
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen."""
+        del address
+        await self._tell("nbd-server-start", lambda: self._qemu.serve_frozen(port, copies))
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer."""
+        del copies
+        await self._tell("nbd-server-stop", self._qemu.thaw)
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy; a simulated guest's disk is never written."""

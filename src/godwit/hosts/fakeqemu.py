@@ -71,6 +71,8 @@ class FakeQemu:
         self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
         self.port: int | None = None
         self.disks_port: int | None = None
+        self.frozen: set[str] = set()
+        self.frozen_port: int | None = None
         self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | None = None
         self.hung = False
@@ -249,6 +251,17 @@ class FakeQemu:
         if self.disks_port is not None or port in self.host.ports_in_use():
             self.refuse("nbd-server-start", "NBD server already running")
         self.disks_port = port
+
+    def serve_frozen(self, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Obey nbd-server-start and block-export-add for disks that were frozen."""
+        if missing := [copy.name for copy in copies if copy.job not in self.frozen]:
+            self.refuse("block-export-add", f"Cannot find the frozen {', '.join(missing)}")
+        self.frozen_port = port
+
+    def thaw(self) -> None:
+        """Obey nbd-server-stop, block-job-cancel and blockdev-del for disks that were frozen."""
+        self.frozen_port = None
+        self.frozen.clear()
 
     def stop_serving(self) -> None:
         """Obey nbd-server-stop."""

@@ -80,6 +80,10 @@ class FakeWorld:
     """Inodes of images that a copy was begun into and did not end whole."""
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
+    read_only: set[str] = field(default_factory=set)
+    """Paths of files that a guest only reads."""
+    differing: dict[str, str] = field(default_factory=dict)
+    """What a comparison finds in the disk of a path, where something is to be found."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -114,6 +118,18 @@ class FakeWorld:
         self._files.setdefault(path, []).append(file)
         self.incomplete.add(file.inode)
         self.owned[file.inode] = owner
+
+    def fill_file(self, path: str, host: str, content: str) -> None:
+        """Let a file on one host hold what another holds."""
+        file = self.file(path, host)
+        if file is not None:
+            self.replace_file(path, host, replace(file, content=content))
+            self.incomplete.discard(file.inode)
+
+    def replace_file(self, path: str, host: str, file: File) -> None:
+        """Put a changed file in the place of the one that a host sees."""
+        before = self.file(path, host)
+        self._files[path] = [file if one == before else one for one in self._files[path]]
 
     def remove_image(self, path: str, host: str) -> None:
         """Remove a file from one host's storage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from godwit.errors import MonitorCommandError
 from godwit.model import GuestFacts, Launch, NicFacts, Tap
 from godwit.qemu import hotplug, media, qom
 from godwit.qemu.commandline import Running, parse, resolver_of, target_launch, went_to_root
@@ -12,7 +13,7 @@ from godwit.qemu.options import CommandLineError
 from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
 from godwit.qemu.quirks import MEMORY_KILLS, quirks_of
-from godwit.qemu.reply import as_object, as_objects, flag, number, text, texts
+from godwit.qemu.reply import as_object, as_objects, flag, inner, number, text, texts
 from godwit.qemu.views import make_view
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
     The bridges of its taps are empty: QEMU does not know them. What keeps it from being started elsewhere exactly as
     it is stands in `refusals`, `inherited_descriptors` and `libvirt`. Raises what Monitor.execute raises.
     """
-    status, migration, kvm, memory, cpus, machine, block = await asyncio.gather(
+    status, migration, kvm, memory, cpus, machine, block, tpms = await asyncio.gather(
         monitor.execute("query-status"),
         monitor.execute("query-migrate"),
         monitor.execute("query-kvm"),
@@ -39,6 +40,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         monitor.execute("query-cpus-fast"),
         monitor.execute("qom-get", {"path": "/machine", "property": "type"}),
         monitor.execute("query-block"),
+        ask_tpm(monitor),
     )
     stream = as_object(migration, "query-migrate")
     memory_sizes = as_object(memory, "query-memory-size-summary")
@@ -68,9 +70,23 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         refusals=(
             *unreadable,
             *refusals,
+            *tpms,
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
         stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),
+    )
+
+
+async def ask_tpm(monitor: Asks) -> tuple[str, ...]:
+    """Return a refusal for each TPM: its state is not QEMU's. A QEMU that was built without has no such command."""
+    try:
+        rows = as_objects(await monitor.execute("query-tpm"), "query-tpm")
+    except MonitorCommandError:
+        return ()
+    return tuple(
+        f"it has the TPM {text(row, 'id')} ({text(inner(row, 'options'), 'type')}): its state lies in the folder of a "
+        "program of its own (swtpm), or in a chip, on this host, and nothing on the target would have it"
+        for row in rows
     )
 
 

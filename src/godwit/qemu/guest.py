@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, mirrors
+from godwit.qemu import facts, features, fleecing, mirrors
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
@@ -148,6 +148,18 @@ class QemuGuest:
         except TimeoutError:
             message = f"a copy of a disk of {self._name} was cancelled and has not ended within {CANCEL_DEADLINE:g} s"
             raise MonitorLostError(message, remedy="see whether its disk or network hangs") from None
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now, in one round trip; does nothing for others."""
+        await fleecing.freeze(self._monitor, copies)
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen, read-only, each under its job's name."""
+        await fleecing.serve(self._monitor, address, port, copies)
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer, and keep them no more. Idempotent."""
+        await fleecing.thaw(self._monitor, copies)
 
     async def continue_stream(self) -> None:
         """Let a stream that is held before the switchover go on."""

@@ -31,6 +31,7 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
             format=text(inserted, "drv"),
             read_only=flag(inserted, "ro"),
             virtual_size=whole(image, "virtual-size"),
+            firmware=_is_flash(row),
         )
         while "backing-image" in image:
             image = inner(image, "backing-image")
@@ -42,6 +43,11 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
                 virtual_size=whole(image, "virtual-size"),
                 backs=name_of(row),
             )
+
+
+def _is_flash(row: Mapping[str, object]) -> bool:
+    """Say whether a row of query-block is flash memory (if=pflash, or the machine's pflash0 and pflash1)."""
+    return "pflash" in text(row, "device") or "flash" in text(row, "qdev").rsplit("/", 1)[-1]
 
 
 def name_of(row: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.model import DiskMode, MirrorView
+from godwit.qemu import fleecing
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, flag, inner, text, whole
 
@@ -35,6 +36,8 @@ async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCop
     for copy in copies:
         export = {"type": "nbd", "id": copy.job, "node-name": _node(nodes, copy.name), "name": copy.job}
         await monitor.execute("block-export-add", {**export, "writable": True})
+        if copy.verify:
+            await fleecing.lay_out(monitor, copy, _node(nodes, copy.name))
 
 
 async def stop_serving(monitor: Asks) -> None:

@@ -16,8 +16,8 @@ class DiskProof:
     `token_seen` says that a token written beside the file on the source was read on the target (None: it could not be
     written, `error` says why); the identities are size and inode, empty where the file is absent. `backs` names the
     disk that this one is a backing file of. Of a disk that may have to be copied, `image` describes it and `place`
-    where it would go; None where `error` says why that is not known. `digests` are those of a backing file that both
-    sides have and do not share.
+    where it would go; None where `error` says why that is not known. `digests` are those of a backing file or a
+    medium that both sides have and do not share; `compared_whole` says whether all of it was read for them.
     """
 
     name: str
@@ -31,6 +31,8 @@ class DiskProof:
     image: ImageFacts | None = None
     place: PlaceFacts | None = None
     digests: tuple[str, str] | None = None
+    compared_whole: bool = False
+    firmware: bool = False
 
     @property
     def same(self) -> bool:

@@ -6,6 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from godwit.core.disks import chain_of, is_copied, mode_of
+from godwit.core.preflight.media import media_findings
 from godwit.model import DiskMode, Finding, Severity
 from godwit.units import format_size
 
@@ -24,8 +25,16 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
     for disk in e.disks:
         if disk.name in copied:
             yield from _copied(e, disk)
+        elif _is_a_medium(e, disk):
+            yield from media_findings(e, disk, tuple(_keeps_from_copying(e, disk)))
         elif disk.backs not in copied and not (disk.backs and disk.same):
             yield from _disk(e, disk)
+
+
+def _is_a_medium(e: Evidence, disk: DiskProof) -> bool:
+    """Say whether a disk is one that the guest only reads, and need not be the very same file on both hosts."""
+    shared = e.policy.mode_of(disk.name) is DiskMode.SHARED and not disk.firmware
+    return disk.read_only and not disk.backs and not disk.token_seen and not shared
 
 
 def _disks_are_known(e: Evidence) -> Iterator[Finding]:
@@ -132,9 +141,10 @@ def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
         yield block("disk-not-copied", f"{disk.path}: {disk.error}", "it would have to be copied", "see the reason")
     elif disk.image.refusals:
         why = "; ".join(disk.image.refusals)
-        yield block(
-            "disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", "put it on shared storage"
-        )
+        mend = "put it on shared storage"
+        if "snapshots" in why:
+            mend = f"godwit snapshot send {e.vm.name} takes it along with its snapshots; or {mend}"
+        yield block("disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", mend)
     elif not disk.place.can_create:
         mend = f"apt-get install qemu-utils, or the like  (on {e.target.name})"
         yield block("qemu-img-missing", f"{e.target.name} has no qemu-img", "no image can be made there", mend)
