@@ -6,12 +6,13 @@ import hashlib
 import secrets
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from byhand import qmp
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from labtools import Ground, Move, Ran, Traps
 
 PROGRAM: Final = (

@@ -32,7 +32,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
     The bridges of its taps are empty: QEMU does not know them. What keeps it from being started elsewhere exactly as
     it is stands in `refusals`, `inherited_descriptors` and `libvirt`. Raises what Monitor.execute raises.
     """
-    status, migration, kvm, memory, cpus, machine, block, tpms = await asyncio.gather(
+    status, migration, kvm, memory, cpus, machine, block = await asyncio.gather(
         monitor.execute("query-status"),
         monitor.execute("query-migrate"),
         monitor.execute("query-kvm"),
@@ -40,7 +40,6 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         monitor.execute("query-cpus-fast"),
         monitor.execute("qom-get", {"path": "/machine", "property": "type"}),
         monitor.execute("query-block"),
-        ask_tpm(monitor),
     )
     stream = as_object(migration, "query-migrate")
     memory_sizes = as_object(memory, "query-memory-size-summary")
@@ -70,7 +69,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         refusals=(
             *unreadable,
             *refusals,
-            *tpms,
+            *(await ask_tpm(monitor)),
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
         stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),

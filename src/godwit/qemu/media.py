@@ -28,7 +28,7 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
         yield DiskFacts(
             name=name_of(row),
             path=_absolute(text(inserted, "file"), resolver),
-            format=text(inserted, "drv"),
+            format=_format_of(text(inserted, "drv")),
             read_only=flag(inserted, "ro"),
             virtual_size=whole(image, "virtual-size"),
             firmware=_is_flash(row),
@@ -43,6 +43,11 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
                 virtual_size=whole(image, "virtual-size"),
                 backs=name_of(row),
             )
+
+
+def _format_of(driver: str) -> str:
+    """Return the format of a disk by its node's driver: a file without one above it gives its bytes as they are."""
+    return "raw" if driver == "file" else driver
 
 
 def _is_flash(row: Mapping[str, object]) -> bool:
