@@ -219,7 +219,15 @@ class Transfers(Protocol):
         ...
 
 
-class Host(Transfers, Protocol):
+class Addresses(Protocol):
+    """Disks that are served over the network."""
+
+    async def served_head(self, url: str) -> str:
+        """Return the size of what is served at an address, and a digest of its first bytes. Raises HostError."""
+        ...
+
+
+class Host(Transfers, Addresses, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

@@ -281,3 +281,66 @@ async def test_a_difference_is_told_with_its_place_and_fails(ground: Ground) -> 
         bare.write("d0", "-P", "9", "2M", "64k")
     finally:
         await bare.end()
+
+
+@pytest.fixture
+def served(ground: Ground) -> Iterator[str]:
+    """Serve an image from the client's machine over NBD, to several clients at once; its name is its port's, too."""
+    name = new_name()
+    port = 10900 + int(name[-2:], 16)
+    line = f"""
+        cd /tmp && qemu-img create -q -f qcow2 {name} 16M && qemu-io -c 'write -q -P 7 0 1M' {name}
+        setsid qemu-nbd -t -e 8 -f qcow2 -x disk -b 0.0.0.0 -p {port} --pid-file=/tmp/{name}.pid {name} \\
+            >/dev/null 2>&1 </dev/null &
+        for i in $(seq 100); do [ -s /tmp/{name}.pid ] && exit 0; sleep 0.05; done; exit 1
+    """
+    make(ground, "client", "sh", "-c", line)
+    yield f"nbd://{ground.lab.plan.management_address('client')}:{port}/disk"
+    make(ground, "client", "sh", "-c", f"kill $(cat /tmp/{name}.pid); rm -f /tmp/{name}*")
+
+
+async def test_a_disk_behind_an_address_is_shared(ground: Ground, served: str) -> None:
+    name = new_name()
+    options = ("-drive", f"file={served},format=raw,if=none,id=d0", "-device", "virtio-blk-pci,drive=d0")
+    bare = await start(ground, name, *options)
+    try:
+        copied = await bare.move("--disks", "full")
+        assert copied.status == RefusedError.exit_status
+        assert f"both hosts get the same from {served}" in copied.err
+        moved = await bare.move()
+        assert moved.status == 0, moved
+        assert "copying disks" not in moved.out
+        bare.write("d0", "-P", "9", "2M", "64k")
+        assert "Pattern verification failed" not in make(
+            *(ground, "host1", "qemu-io", "-r", "-f", "raw", "-c", "read -P 9 2M 64k", served)
+        ), "what it wrote from its new host is what the old one reads"
+    finally:
+        await bare.end()
+
+
+@pytest.mark.parametrize(("clients", "words"), [(8, "leads to this very host"), (1, "may take no further client")])
+async def test_an_address_that_the_target_cannot_use_is_refused(ground: Ground, clients: int, words: str) -> None:
+    name = new_name()
+    port = 11200 + int(name[-2:], 16)
+    address = "127.0.0.1" if clients > 1 else ground.lab.plan.management_address("host1")
+    images(
+        *(ground, f"qemu-img create -q -f raw {name}.img 16M"),
+        f"setsid qemu-nbd -t -e {clients} -f raw -x disk -b {address} -p {port} --pid-file=/run/{name}.pid {name}.img "
+        ">/dev/null 2>&1 </dev/null &",
+        f"for i in $(seq 100); do [ -s /run/{name}.pid ] && break; sleep 0.05; done",
+    )
+    options = (
+        "-drive",
+        f"file=nbd://{address}:{port}/disk,format=raw,if=none,id=d0",
+        "-device",
+        "virtio-blk-pci,drive=d0",
+    )
+    bare = await start(ground, name, *options)
+    try:
+        refused = await bare.move()
+        assert refused.status == RefusedError.exit_status, refused
+        assert words in refused.err
+        assert f"nbd://{address}:{port}/disk" in refused.err
+    finally:
+        await bare.end()
+        make(ground, "host1", "sh", "-c", f"kill $(cat /run/{name}.pid)")

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.addresses import is_network_address
 from godwit.model import DiskCopy, DiskMode
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _COPYING: Final = frozenset({DiskMode.FULL, DiskMode.INCREMENTAL})
 def is_copied(policy: Policy, disk: DiskProof) -> bool:
     """Say whether a disk is to be copied: the user wants it, or leaves it open and the target has no such file."""
     mode = policy.mode_of(disk.name)
+    if is_network_address(disk.path):
+        return False
     return not disk.read_only and (mode in _COPYING or (mode is DiskMode.AUTO and not disk.target_identity))
 
 
@@ -36,6 +39,7 @@ def is_copied_beforehand(policy: Policy, disk: DiskProof) -> bool:
         disk.read_only
         and not disk.backs
         and not disk.firmware
+        and not is_network_address(disk.path)
         and not disk.target_identity
         and policy.mode_of(disk.name) is not DiskMode.SHARED
     )

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from godwit.core.addresses import is_network_address, unreachable
 from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.errors import HostError, HypervisorError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from godwit.ports import Guest
 
 
+_ADDRESS_TRIES: Final = 3
 _SMALL: Final = 64 << 20
 """Bytes up to which a file that the guest only reads is compared whole."""
 
@@ -95,7 +97,30 @@ async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:
     return tuple(proof.result() for proof in proofs)
 
 
+async def _prove_address(parts: Parts, disk: DiskFacts) -> DiskProof:
+    """Ask both hosts what they get from a disk's address: its size and its head.
+
+    Its guest may write to the head in between, so that is tried again before it counts as another disk.
+    """
+    proof = DiskProof(disk.name, disk.path, disk.read_only, None, disk.path, disk.path, backs=disk.backs)
+    if unreachable(disk.path):
+        return proof
+    here = there = ""
+    for _ in range(_ADDRESS_TRIES):
+        try:
+            # Not both at once: a server may take few clients.
+            here = await parts.source.served_head(disk.path)
+            there = await parts.target.served_head(disk.path)
+        except HostError as reason:
+            return replace(proof, error=reason.message)
+        if here == there:
+            break
+    return replace(proof, token_seen=here == there, source_identity=here, target_identity=there)
+
+
 async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
+    if is_network_address(disk.path):
+        return await _prove_address(parts, disk)
     token = f"{parts.spec.id}-{number}"  # not the disk's name, which may hold any character
     error = ""
     planted = False

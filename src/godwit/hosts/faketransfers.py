@@ -95,6 +95,15 @@ class FakeTransfers:
         if file is not None:
             self.world.replace_file(path, self.name, replace(file, size=size))
 
+    async def served_head(self, url: str) -> str:
+        """Return size and content of what is served at an address: a file of that path, for hosts that reach it."""
+        await self._reach()
+        file = self.world.file(url, self.name)
+        if file is None:
+            message = f"opening {url} on {self.name}: Connection refused"
+            raise HostError(message)
+        return f"{file.size} {file.content or file.inode}"
+
     async def used(self, path: str) -> int:
         """Return the bytes that a file takes; 0 where there is none."""
         await self._reach()

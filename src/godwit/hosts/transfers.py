@@ -60,6 +60,11 @@ class Transfers:
         )
         return said.partition(" ")[2].strip()
 
+    async def served_head(self, url: str) -> str:
+        """Return the size of what is served at an address, and a digest of its first bytes. Raises HostError."""
+        said = await self._script(transfer.HEAD, url, doing=f"opening {url}")
+        return said.partition(" ")[2].strip()
+
     async def _script(
         self, text: str, *arguments: str, doing: str, deadline: float = 30.0, silent: bool = False
     ) -> str:

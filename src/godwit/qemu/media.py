@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.addresses import is_network_address
 from godwit.model import DiskFacts, StrayImage
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import IMAGES, split
@@ -84,7 +85,7 @@ def stray(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
     for row in rows:
         inserted = inner(row, "inserted") if "inserted" in row else {}
         name = text(inserted, "file").removeprefix("file:") if inserted and not flag(inserted, "ro") else ""
-        if name and not name.startswith(("/", *_NO_FILES)):
+        if name and not name.startswith(("/", *_NO_FILES)) and not is_network_address(name):
             yield StrayImage(_absolute(name, resolver), name)
 
 

@@ -107,6 +107,24 @@ esac
 """$1 names the comparison, $2 is an image here, $3 its format, $4 where the other is, $5 the seconds for it."""
 
 
+HEAD: Final = r"""
+url=$1
+for program in qemu-img qemu-io; do
+    command -v "$program" > /dev/null || { echo "failed there is no $program"; exit 0; }
+done
+said=$(timeout -k 2 8 qemu-img info --output=json -U -f raw -- "$url" 2>&1)
+status=$?
+if [ "$status" = 124 ]; then echo "failed no answer within 8 s: its server may take no further client"; exit 0; fi
+if [ "$status" != 0 ]; then echo "failed $said"; exit 0; fi
+size=$(printf '%s' "$said" | tr -d ' \n' | sed 's/.*"virtual-size":\([0-9]*\).*/\1/')
+length=65536
+[ "$size" -ge "$length" ] || length=$size
+seen=$(timeout -k 2 8 qemu-io -r -U -f raw -c "read -v 0 $length" "$url" 2>&1) || { echo "failed $seen"; exit 0; }
+echo "head $size $(printf '%s\n' "$seen" | grep '^[0-9a-f]*:' | sha256sum | cut -c 1-64)"
+"""
+"""$1 is an address; prints the size of what is served there and a digest of its first bytes."""
+
+
 def life_of(size: int, speed: int) -> int:
     """Return the seconds that moving `size` bytes may take, where `speed` bytes a second (0: any) are allowed."""
     slowest = min(SLOWEST, speed) if speed else SLOWEST

@@ -5,8 +5,10 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from godwit.core.addresses import is_network_address
 from godwit.core.disks import chain_of, is_copied, mode_of
 from godwit.core.preflight.media import media_findings
+from godwit.core.preflight.network import network_findings
 from godwit.model import DiskMode, Finding, Severity
 from godwit.units import format_size
 
@@ -25,6 +27,8 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
     for disk in e.disks:
         if disk.name in copied:
             yield from _copied(e, disk)
+        elif is_network_address(disk.path):
+            yield from network_findings(e, disk)
         elif _is_a_medium(e, disk):
             yield from media_findings(e, disk, tuple(_keeps_from_copying(e, disk)))
         elif disk.backs not in copied and not (disk.backs and disk.same):
