@@ -119,6 +119,10 @@ class Guest(Protocol):
         """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
         ...
 
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""
+        ...
+
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for a copy that is ready; False where that cannot be changed on the way."""
         ...

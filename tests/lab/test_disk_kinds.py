@@ -344,3 +344,56 @@ async def test_an_address_that_the_target_cannot_use_is_refused(ground: Ground, 
     finally:
         await bare.end()
         make(ground, "host1", "sh", "-c", f"kill $(cat /run/{name}.pid)")
+
+
+async def test_an_image_that_qemu_img_does_not_understand_is_refused(ground: Ground) -> None:
+    name = new_name()
+    images(ground, f"qemu-img create -q -f qcow2 {name}.img 16M")
+    bare = await start(ground, name, *drive(f"{name}.img", "qcow2"))
+    try:
+        with bare.file(f"{name}.img").open("r+b") as image:
+            image.write(bytes(4096))
+        refused = await bare.move()
+        assert refused.status == RefusedError.exit_status
+        assert f"does not understand {FOLDER}/{name}.img" in refused.err
+    finally:
+        await bare.end()
+
+
+async def test_a_connection_that_breaks_while_a_disk_is_copied_leaves_the_guest(ground: Ground) -> None:
+    name = new_name()
+    (ground.lab.images("host1") / f"{name}.raw").write_bytes(os.urandom(32 * MIB))
+    bare = await start(ground, name, *drive(f"{name}.raw", "raw"))
+    ground.lab.set_rate(SLOW)
+    try:
+        move = await (await bare.begin()).reaches(Phase.MIRRORING)
+        await asyncio.sleep(1)
+        make(ground, "host1", "ss", "--tcp", "--kill", "dst", ground.lab.plan.migration_address("host2"))
+        outcome = await move.outcome()
+        assert (outcome.status, outcome.owner) == (OutcomeStatus.FAILED, Owner.SOURCE)
+        assert "disk d0" in outcome.error
+        assert not bare.file(f"{name}.raw", "host2").exists()
+        assert bare.left("host2") == []
+        bare.write("d0", "-P", "9", "2M", "64k")
+    finally:
+        ground.lab.set_rate(None)
+        await bare.end()
+
+
+async def test_an_image_larger_than_the_target_s_files_may_be(ground: Ground) -> None:
+    """Every process of the target that is started from now on may write files of 8 MiB at most."""
+    name = new_name()
+    images(ground, f"truncate -s 64M {name}.raw")
+    bare = await start(ground, name, *drive(f"{name}.raw", "raw"))
+    limit = "for pid in $(pgrep -x sshd); do prlimit --pid $pid --fsize=$1; done"
+    make(ground, "host2", "sh", "-c", limit, "sh", str(8 * MIB))
+    try:
+        failed = await bare.move()
+        assert failed.status != 0
+        assert f"cannot make {FOLDER}/{name}.raw" in failed.err, failed
+        assert not bare.file(f"{name}.raw", "host2").exists()
+        assert bare.left("host2") == []
+        bare.write("d0", "-P", "9", "2M", "64k")
+    finally:
+        make(ground, "host2", "sh", "-c", limit, "sh", "unlimited")
+        await bare.end()

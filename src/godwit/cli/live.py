@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from godwit.cli.progress import Progress, advance, disk_figures, eta_words
+from godwit.cli.progress import Progress, advance, completed, disk_figures, eta_words
 from godwit.measure.narrative import PHASE_WORDS, Weight, sentence
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -75,6 +75,8 @@ class LiveScreen:
             self._ended_at = entry.at if self._phase in _ENDS else None
             words = PHASE_WORDS.get(self._phase, self._phase)
             self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (words, "bold")))
+            if end := completed(self._progress):
+                self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (end, "bold")))
 
     def _clock(self, at: float) -> str:
         return f"{at - self._row.created:8.2f} s"
@@ -122,7 +124,7 @@ class LiveScreen:
             cells.append(Text(eta_words(progress.reading)))
         cells.append(Text(format_duration(elapsed) if elapsed >= 1 else f"{elapsed:.1f} s", style="dim"))
         head.add_row(*cells)
-        if progress.phase == "mirroring" and progress.disks:
+        if progress.phase in {"preparing", "mirroring"} and progress.disks:
             return Padding(Group(head, Text(disk_figures(progress), style="dim")), (1, 0, 0, 2))
         if progress.reading is None:
             return Padding(head, (1, 0, 0, 2))

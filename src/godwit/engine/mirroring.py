@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.engine.media import Media
+from godwit.engine.shares import Shares
 from godwit.errors import GodwitError, HypervisorError
 from godwit.model import Allocation, Side
 
@@ -54,8 +55,9 @@ class Mirroring:
         self._copies = command.copies
         address, _, port = command.uri.rpartition(":")
         guest = await self.actions.sides.attach(Side.SOURCE)
-        speed = (self.actions.parts.spec.policy.bandwidth or 0) // len(command.copies)
+        shares = Shares(self.actions.parts.spec.policy.bandwidth or 0)
         for copy in command.copies:
+            speed = shares.of(len(command.copies))
             await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
         alike: set[str] = set()
         while True:
@@ -66,6 +68,7 @@ class Mirroring:
                 if view.ready and copy.job not in alike:
                     alike.add(copy.job)
                     await self._keep_alike(guest, copy)
+            await shares.hand_on(guest, [copy for copy in command.copies if copy.job not in alike])
             if all(view.ready for view in views):
                 return e.MirrorsReady()
             await self.actions.parts.clock.sleep(PERIOD)

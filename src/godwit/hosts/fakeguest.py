@@ -201,8 +201,7 @@ class FakeGuest:
 
     async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
         """Copy a disk to where it is served."""
-        del speed  # the link alone limits a simulated copy
-        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port))
+        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port, speed))
 
     async def freeze(self, copies: Sequence[DiskCopy]) -> None:
         """Keep disks that are to be compared as they are now."""
@@ -219,6 +218,10 @@ class FakeGuest:
         """Serve frozen disks no longer."""
         del copies
         await self._tell("nbd-server-stop", self._qemu.thaw)
+
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way."""
+        await self._tell("block-job-set-speed", lambda: self._qemu.set_mirror_speed(copy, speed))
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy; a simulated guest's disk is never written."""

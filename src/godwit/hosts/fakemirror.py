@@ -19,9 +19,10 @@ STEP: Final = 0.05
 class FakeMirror:
     """One job on `source`, whose copy goes to the disk of the same path that `target` serves."""
 
-    def __init__(self, source: FakeQemu, target: FakeQemu, copy: DiskCopy, link: Link) -> None:
+    def __init__(self, source: FakeQemu, target: FakeQemu, copy: DiskCopy, link: Link, speed: int = 0) -> None:
         """Begin to flow."""
         self.source, self.target, self.copy, self.link = source, target, copy, link
+        self.speed = speed
         self.done = 0.0
         self.ending = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"mirror-{copy.job}")
@@ -43,11 +44,16 @@ class FakeMirror:
                 return
             if not self.link.up or self.source.hung or self.target.hung:
                 continue
-            self.done = min(float(self.copy.image.allocated), self.done + self.link.bandwidth * STEP)
+            self.done = min(float(self.copy.image.allocated), self.done + self._rate() * STEP)
         file = self.source.world.file(self.copy.image.path, self.target.host.name)
         if file is not None and self.source.raw != "running":  # what a running guest writes now is not in the copy
             self.source.world.incomplete.discard(file.inode)
         self.finish("")
+
+    def _rate(self) -> float:
+        """Return the bytes a second that it may copy: copies share a link, as far as none is limited to less."""
+        share = self.link.bandwidth / max(1, sum(not one.ready for one in self.source.mirrors.values()))
+        return min(share, float(self.speed)) if self.speed else share
 
     def finish(self, trouble: str) -> None:
         """End the job and say so."""

@@ -267,7 +267,15 @@ class FakeQemu:
         """Obey nbd-server-stop."""
         self.disks_port = None
 
-    def start_mirror(self, copy: DiskCopy, address: str, port: int) -> None:
+    def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Obey block-job-set-speed."""
+        mirror = self.mirrors.get(copy.job)
+        if mirror is None:
+            self.refuse("block-job-set-speed", f"Block job '{copy.job}' not found")
+            return
+        mirror.speed = speed
+
+    def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int = 0) -> None:
         """Obey blockdev-add and blockdev-mirror."""
         if copy.job in self.mirrors:
             return
@@ -275,7 +283,7 @@ class FakeQemu:
         if target is None or link is None:
             self.refuse("blockdev-add", "Failed to connect: Connection refused")
             return
-        self.mirrors[copy.job] = FakeMirror(self, target, copy, link)
+        self.mirrors[copy.job] = FakeMirror(self, target, copy, link, speed)
 
     def end_mirror(self, copy: DiskCopy) -> None:
         """Obey block-job-cancel without force."""

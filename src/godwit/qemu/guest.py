@@ -122,6 +122,10 @@ class QemuGuest:
         """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
         await mirrors.start(self._monitor, copy, address, port, speed)
 
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""
+        await mirrors.set_speed(self._monitor, copy, speed)
+
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy, too; False where this QEMU cannot change that on the way."""
         if "block-job-change" not in (await self.features()).commands:

@@ -69,6 +69,11 @@ async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: i
         raise
 
 
+async def set_speed(monitor: Asks, copy: DiskCopy, speed: int) -> None:
+    """Limit a job to `speed` bytes a second; 0 means no limit."""
+    await monitor.execute("block-job-set-speed", {"device": copy.job, "speed": speed})
+
+
 async def keep_alike(monitor: Asks, copy: DiskCopy) -> None:
     """Let each write of the guest wait until both sides have it, so that the copy cannot fall behind any more."""
     change = {"id": copy.job, "type": "mirror", "copy-mode": "write-blocking"}
