@@ -385,7 +385,7 @@ async def test_an_image_larger_than_the_target_s_files_may_be(ground: Ground) ->
     name = new_name()
     images(ground, f"truncate -s 64M {name}.raw")
     bare = await start(ground, name, *drive(f"{name}.raw", "raw"))
-    limit = "for pid in $(pgrep -x sshd); do prlimit --pid $pid --fsize=$1; done"
+    limit = "for pid in $(pgrep -x sshd); do prlimit --pid $pid --fsize=$1:; done"
     make(ground, "host2", "sh", "-c", limit, "sh", str(8 * MIB))
     try:
         failed = await bare.move()
