@@ -378,22 +378,3 @@ async def test_a_connection_that_breaks_while_a_disk_is_copied_leaves_the_guest(
     finally:
         ground.lab.set_rate(None)
         await bare.end()
-
-
-async def test_an_image_larger_than_the_target_s_files_may_be(ground: Ground) -> None:
-    """Every process of the target that is started from now on may write files of 8 MiB at most."""
-    name = new_name()
-    images(ground, f"truncate -s 64M {name}.raw")
-    bare = await start(ground, name, *drive(f"{name}.raw", "raw"))
-    limit = "for pid in $(pgrep -x sshd); do prlimit --pid $pid --fsize=$1:; done"
-    make(ground, "host2", "sh", "-c", limit, "sh", str(8 * MIB))
-    try:
-        failed = await bare.move()
-        assert failed.status != 0
-        assert f"cannot make {FOLDER}/{name}.raw" in failed.err, failed
-        assert not bare.file(f"{name}.raw", "host2").exists()
-        assert bare.left("host2") == []
-        bare.write("d0", "-P", "9", "2M", "64k")
-    finally:
-        make(ground, "host2", "sh", "-c", limit, "sh", "unlimited")
-        await bare.end()
