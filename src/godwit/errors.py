@@ -25,6 +25,7 @@ GodwitError
 ├── MigrationCancelledError   as asked                                     exit 8
 ├── LimboError                nobody can know who owns the guest           exit 9
 ├── GuestCrashedError         the guest ran on the target and is gone      exit 10
+├── DisksUnverifiedError      the guest moved; its disks differ, or nobody knows   exit 16
 ├── JournalError              the journal cannot be read or written        exit 11
 │   └── SupersededError       another runner took the migration over
 ├── ProbeError                the outside probe cannot see                 exit 12
@@ -214,6 +215,13 @@ class GuestCrashedError(GodwitError):
 
     code = "guest-crashed"
     exit_status = 10
+
+
+class DisksUnverifiedError(GodwitError):
+    """The guest runs on the target, and its copied disks differ from the source's, or could not be compared."""
+
+    code = "disks-unverified"
+    exit_status = 16
 
 
 class JournalError(GodwitError):

@@ -216,6 +216,8 @@ class DiskFacts:
     """The name of the disk that this one is a backing file of."""
     stamps: tuple[Stamp, ...] = ()
     """The handover stamps that record what was written since, as far as they can be trusted."""
+    firmware: bool = False
+    """Whether this is the flash memory that the machine starts from (pflash)."""
 
 
 class DiskMode(StrEnum):
@@ -300,6 +302,32 @@ class DiskCopy:
     stamp: str = ""
     older: bool = False
     since: str = ""
+    verify: bool = False
+    """Whether what has arrived is to be compared with what was sent, as both were when the guest stood still."""
+
+    @property
+    def frozen(self) -> str:
+        """The file on the target that keeps what the guest overwrites while the copy is compared."""
+        return f"{self.image.path}.godwit-frozen"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What came of comparing copied disks: None where they could not be; `bytes` were compared in `seconds`."""
+
+    equal: bool | None
+    detail: str = ""
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The bytes that a copied disk took on the source's file system, and takes on the target's."""
+
+    disk: str
+    before: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,8 +414,9 @@ class Policy:
     """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
 
     `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
-    they are compared, instead of samples of them. `keep_old` keeps copied disks on the source, so that the way back is
-    short. `off_timeout` is how long a guest that is to be switched off may take to obey its power button.
+    they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
+    `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
+    is to be switched off may take to obey its power button.
     """
 
     max_downtime: float = 0.3
@@ -399,6 +428,7 @@ class Policy:
     keep_old: bool = True
     way: Way = Way.LIVE
     off_timeout: float = 60.0
+    verify_disks: bool = False
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""
@@ -505,6 +535,8 @@ class OutcomeStatus(StrEnum):
     FAILED = "failed"
     REFUSED = "refused"
     GUEST_CRASHED = "guest-crashed"
+    UNVERIFIED = "unverified"
+    """The guest runs on the target, and its copied disks differ from the source's, or could not be compared."""
     LIMBO = "limbo"
 
 
@@ -536,3 +568,5 @@ class Outcome:
     findings: tuple[Finding, ...] = ()
     leftovers: tuple[str, ...] = ()
     simulated: bool = False
+    allocations: tuple[Allocation, ...] = ()
+    comparison: Comparison | None = None

@@ -123,6 +123,10 @@ class Guest(Protocol):
         """
         ...
 
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""
+        ...
+
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for a copy that is ready; False where that cannot be changed on the way."""
         ...
@@ -149,6 +153,17 @@ class Guest(Protocol):
 
     async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
         """Remove all handover stamps from these disks but the copies' own. Idempotent."""
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now, whatever the guest writes; does nothing for others."""
+        ...
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen, read-only, each under its job's name."""
+        ...
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer, and keep them no more. Idempotent."""
         ...
 
     async def continue_stream(self) -> None:
@@ -202,7 +217,43 @@ class Guest(Protocol):
         ...
 
 
-class Host(Protocol):
+class Transfers(Protocol):
+    """Whole files and comparisons between hosts, over the migration network. Raises HostError."""
+
+    async def take_file(self, path: str, owner: str, address: str, port: int, size: int) -> None:
+        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`; returns when it is waited for."""
+        ...
+
+    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
+        """Send a file to where another host takes it, at `speed` bytes a second (0: no limit), to the end."""
+        ...
+
+    async def end_transfer(self, owner: str) -> None:
+        """End whatever sends or takes under that name here. Idempotent."""
+        ...
+
+    async def fit_file(self, path: str, size: int) -> None:
+        """Cut a file that was taken to its size, and see it on its disk."""
+        ...
+
+    async def used(self, path: str) -> int:
+        """Return the bytes that a file takes on its file system; 0 where there is none."""
+        ...
+
+    async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
+        """Compare an image with what is served at `url`; returns what differs, in words, empty where nothing does."""
+        ...
+
+
+class Addresses(Protocol):
+    """Disks that are served over the network."""
+
+    async def served_head(self, url: str) -> str:
+        """Return the size of what is served at an address, and a digest of its first bytes. Raises HostError."""
+        ...
+
+
+class Host(Transfers, Addresses, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.cli.progress import Progress, Reading, advance, eta_words, figures, standstill
+from godwit.cli.progress import Progress, Reading, advance, completed, eta_words, figures, standstill
 from godwit.ports import Entry
 from godwit.units import MIB
 
@@ -98,3 +98,22 @@ def test_a_standstill_is_told_while_it_lasts_and_not_for_a_switchover() -> None:
         Entry(2, 101.0, "transition", {"event": "Undone", "phase": "cancelled"}),
     ):
         assert standstill(advance(stopped, runs), 172.0) == ""
+
+
+def test_disks_and_memory_are_one_percentage_that_ends_with_completed() -> None:
+    def mirror(at: float, done: int) -> Entry:
+        return Entry(1, at, "mirror", {"name": "disk0", "done": done, "needed": 100, "ready": done == 100})
+
+    def phase(at: float, name: str) -> Entry:
+        return Entry(1, at, "transition", {"event": "Begin", "phase": name})
+
+    story = [phase(0.0, "preparing"), phase(1.0, "mirroring"), mirror(2.0, 50), mirror(3.0, 100), phase(4.0, "precopy")]
+    story += [_sample(5.0, 1, 50 * MIB, None), phase(6.0, "finishing"), phase(7.0, "done")]
+    shown, progress = [], Progress()
+    for entry in story:
+        progress = advance(progress, entry)
+        shown.append(progress.percent)
+        assert completed(progress) == ("Completed 100 %" if progress.phase == "done" else "")
+    assert shown == sorted(shown)
+    assert shown[2:6] == [31.0, 60.0, 60.0, 70.0]
+    assert completed(advance(Progress(), phase(1.0, "done"))) == "", "a move without disks ends as it always did"

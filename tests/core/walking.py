@@ -23,7 +23,7 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
-from godwit.model import DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
+from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORWARD = (
-    *(e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
+    *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
     *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
     *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
 )
-COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job"),)
+COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
+MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
 HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "deaf"})
 FAULTS = 5
 DRAIN = 400
@@ -157,16 +158,23 @@ class Walk:
         )
         at_target = isinstance(
             command,
-            (e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
+            (e.CopyMedia | e.CompareDisks | e.PrepareTarget | e.ContinueTarget | e.DestroyTarget | e.Verify)
             | (e.EndMirrors | e.KeepImages | e.RemoveImages | e.StartTarget),
         )
         if (at_source and not world.source.reachable) or (at_target and not world.target.reachable):
             return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
         match command:
             case e.Check():
-                return e.Checked(COPIES if world.copying else (), world.way)
+                media = MEDIA if world.copying else ()
+                return e.Checked(COPIES if world.copying else (), world.way, media=media)
             case e.StopSource() | e.PowerOff() | e.EndSource() | e.StartTarget() | e.RestorePower():
                 return self.effect_on_a_standing_guest(command)
+            case e.CopyMedia():
+                world.images = "made"
+                return e.MediaCopied()
+            case e.CompareDisks():
+                gone = world.target.state is RunState.ABSENT
+                return e.DisksCompared(Comparison(equal=None if gone else True))
             case e.StartMirrors():
                 if RunState.ABSENT in {world.source.state, world.target.state} or world.mirrors == "lost":
                     return e.StepFailed(name, "monitor-lost", name)

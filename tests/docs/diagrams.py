@@ -22,7 +22,7 @@ from godwit.core import events as e
 from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
-from godwit.model import DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
+from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from enum import StrEnum
@@ -66,7 +66,7 @@ _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
     *("RestorePower", "KeepImages"),
 )
-_COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job"),)
+_COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job", verify=True),)
 _DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
 EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
@@ -79,6 +79,9 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.PoweredOff(),
     e.SourceEnded(),
     e.TargetStarted(),
+    e.Checked(media=_COPIES),
+    e.MediaCopied(),
+    e.DisksCompared(Comparison(equal=True)),
     e.MirrorsReady(),
     e.MirrorLost("disk0", "it broke off"),
     e.StreamHeld(),

@@ -205,11 +205,12 @@ class Stage:
         self.assert_lawful()
         where = {
             OutcomeStatus.COMPLETED: [self.two.name],
+            OutcomeStatus.UNVERIFIED: [self.two.name],
             OutcomeStatus.GUEST_CRASHED: [],
         }.get(outcome.status, [self.one.name])
         assert outcome.status is not OutcomeStatus.LIMBO, outcome.error
         assert self.world.executing("web") == where, outcome
-        if outcome.status is OutcomeStatus.COMPLETED:
+        if outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.UNVERIFIED}:
             assert self.state_on(self.one) is RunState.ABSENT
             assert outcome.owner is Owner.TARGET
         elif outcome.status is not OutcomeStatus.GUEST_CRASHED:

@@ -502,6 +502,36 @@ class HostContract:
         assert not (await host.place(path)).exists
         await host.discard_image(path)
 
+    async def test_a_file_goes_to_another_host_whole(self, bench: Bench) -> None:
+        image = await bench.source.image(bench.private, "raw")
+        address, port = (await bench.target.facts()).migration_address, await bench.target.free_port()
+        await bench.target.create_image(image, "one")
+        await bench.target.take_file(bench.private, "one.file", address, port, image.virtual_size)
+
+        url = f"nbd://{address}:{port}/one.file"
+        await bench.source.send_file(bench.private, "one.file", url, size=image.virtual_size, speed=0)
+        for host in (bench.source, bench.target, bench.target):
+            await host.end_transfer("one.file")
+
+        await bench.target.fit_file(bench.private, image.virtual_size)
+        here, there = [await host.digest(bench.private, all_of_it=True) for host in (bench.source, bench.target)]
+        assert here == there
+        assert await bench.target.used(bench.private) == await bench.source.used(bench.private)
+        await bench.target.remove_image(bench.private, "one")
+        assert await bench.target.used(bench.private) == 0
+
+    async def test_nobody_sends_to_where_nobody_takes(self, bench: Bench) -> None:
+        address, port = (await bench.target.facts()).migration_address, await bench.target.free_port()
+        url = f"nbd://{address}:{port}/one.file"
+        with pytest.raises(HostError, match="refused"):
+            await bench.source.send_file(bench.private, "one.file", url, size=1 << 20, speed=0)
+        with pytest.raises(HostError, match="refused"):
+            await bench.source.compare_image(bench.private, "raw", url, size=1 << 20)
+        with pytest.raises(HostError, match="refused"):
+            await bench.source.served_head(url)
+        with pytest.raises(HostError):
+            await bench.target.take_file(bench.private, "one.file", address, port, 1 << 20)
+
     @pytest.mark.parametrize("all_of_it", [False, True])
     async def test_a_file_has_the_same_digest_wherever_it_is_read(self, bench: Bench, *, all_of_it: bool) -> None:
         here, there = await asyncio.gather(

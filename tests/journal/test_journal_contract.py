@@ -13,7 +13,7 @@ from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, stat
 from godwit.core.state import Phase, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
-from godwit.model import DiskCopy, ImageFacts, Launch, OutcomeStatus, Policy, ProbeRequest, Tap, Way
+from godwit.model import Comparison, DiskCopy, ImageFacts, Launch, OutcomeStatus, Policy, ProbeRequest, Tap, Way
 
 if TYPE_CHECKING:
     from journalroom import Room
@@ -233,6 +233,8 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         duties=frozenset({"Verify"}),
         cancel_requested=True,
         failure=FAILED.failure,
+        media=(DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "godwit-2"),),
+        comparison=Comparison(equal=False, detail="offset 5", bytes=7, seconds=0.5),
         alive=False,
         leftovers=("tap0 on beta",),
         way=Way.OFF,

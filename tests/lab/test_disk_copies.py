@@ -93,9 +93,11 @@ async def test_there_and_back_with_the_disk(ground: Ground) -> None:
         here, there = await fill(ground)
         before = ground.ssh(SEEN_ANEW)
         async with ground.client():
-            ran = await ground.godwit("migrate", ground.name, ground.host(there))
+            ran = await ground.godwit("migrate", ground.name, ground.host(there), "--verify-disks")
         assert ran.status == 0, ran.err
         assert "copying disks while the guest runs" in ran.out
+        assert "disks compared: equal" in ran.out
+        assert "Completed 100 %" in ran.out
         await ground.assert_settled(there)
         assert ground.ssh(SEEN_ANEW) == before
         assert made_there(ground, there) == [f"{ground.name}.qcow2"]
@@ -111,8 +113,9 @@ async def test_every_acknowledged_write_arrives(ground: Ground) -> None:
     writer = await asyncio.create_subprocess_exec(
         *ground.login(), count, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
-    ran = await ground.godwit("migrate", ground.name, ground.host(there))
+    ran = await ground.godwit("migrate", ground.name, ground.host(there), "--verify-disks")
     assert ran.status == 0, ran.err
+    assert "disks compared: equal" in ran.out, "as they were at the switchover, though the guest goes on to write"
     ground.ssh("touch /tmp/enough")
     said, _ = await writer.communicate()
     last = int(said.split()[-1])

@@ -14,6 +14,7 @@ from godwit.measure.narrative import Weight, sentence
 from godwit.measure.report import render_html
 from godwit.measure.story import decisions, findings, instants, passes, phases, report_data, settings
 from godwit.model import (
+    Comparison,
     Downtime,
     GuestView,
     Outcome,
@@ -78,6 +79,9 @@ EVENTS: list[tuple[e.Event, Weight, str]] = [
         Weight.WARNING,
         "a new runner looked: source running, stream",
     ),
+    (e.MediaCopied(), Weight.STEP, "what the guest only reads is on the target"),
+    (e.DisksCompared(Comparison(equal=True)), Weight.STEP, "the copied disks are what"),
+    (e.DisksCompared(Comparison(equal=False, detail="disk0 differs")), Weight.ERROR, "disk0 differs"),
     (e.CancelRequested("anna"), Weight.WARNING, "anna asked to cancel"),
     (e.GiveUp("deadline", "the deadline passed", "more time"), Weight.ERROR, "the deadline passed"),
 ]

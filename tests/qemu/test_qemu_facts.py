@@ -195,3 +195,24 @@ def test_quirks_go_by_version_and_accelerator(
     version: tuple[int, int, int], accelerator: str, *, expected: bool
 ) -> None:
     assert has_quirk(CORRUPTS_GUEST, version, accelerator) is expected
+
+
+async def test_a_tpm_is_refused_by_name_since_its_state_is_elsewhere() -> None:
+    recording = Recording("q35")
+    tpm = {"id": "tpm0", "model": "tpm-crb", "options": {"type": "emulator", "data": {"chardev": "chrtpm"}}}
+    recording.change("query-tpm", [tpm])
+    facts = await guest_facts("web", recording, recording.process)
+    (refusal,) = facts.refusals
+    assert "TPM tpm0 (emulator)" in refusal
+    assert "swtpm" in refusal
+
+
+async def test_flash_is_told_from_other_disks() -> None:
+    recording = Recording("q35")
+    rows = recording.reply("query-block")
+    assert isinstance(rows, list)
+    inserted = next(row["inserted"] for row in rows if "inserted" in row)
+    for name, qdev in (("pflash1", "/machine/system.flash1"), ("", "/machine/system.flash0")):
+        recording.change("query-block", [{"device": name, "qdev": qdev, "inserted": inserted}])
+        facts = await guest_facts("web", recording, recording.process)
+        assert facts.disks[0].firmware

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import (
+    DisksUnverifiedError,
     GodwitError,
     GuestCrashedError,
     LimboError,
@@ -41,6 +42,7 @@ _ERRORS: Final[dict[OutcomeStatus, type[GodwitError]]] = {
     OutcomeStatus.REFUSED: RefusedError,
     OutcomeStatus.LIMBO: LimboError,
     OutcomeStatus.GUEST_CRASHED: GuestCrashedError,
+    OutcomeStatus.UNVERIFIED: DisksUnverifiedError,
 }
 
 

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from godwit.cli.progress import Progress, advance, disk_figures, eta_words, standstill
+from godwit.cli.progress import Progress, advance, completed, disk_figures, eta_words, standstill
 from godwit.measure.narrative import Weight, phase_words, sentence
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -75,6 +75,8 @@ class LiveScreen:
             self._ended_at = entry.at if self._phase in _ENDS else None
             words = phase_words(self._phase, self._row.spec.policy.way) or self._phase
             self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (words, "bold")))
+            if end := completed(self._progress):
+                self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (end, "bold")))
 
     def _clock(self, at: float) -> str:
         return f"{at - self._row.created:8.2f} s"
@@ -129,7 +131,7 @@ class LiveScreen:
 
     def _below(self, progress: Progress) -> RenderableType:
         """Return what stands below the bar: how far the disks are, or the stream."""
-        if progress.phase == "mirroring" and progress.disks:
+        if progress.phase in {"preparing", "mirroring"} and progress.disks:
             return Text(disk_figures(progress), style="dim")
         return Group() if progress.reading is None else self._figures(progress.reading)
 

@@ -63,6 +63,9 @@ def migrate(  # noqa: PLR0913 - the options
     off_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long it may take to switch itself off.  \\[60s]")
     ] = None,
+    verify_disks: Annotated[
+        bool, typer.Option("--verify-disks", metavar="", help="Compare copied disks with the old ones afterwards.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -88,6 +91,7 @@ def migrate(  # noqa: PLR0913 - the options
         disk_modes=disk_modes(disk or []),
         compare_all=compare_all,
         keep_old=not no_keep,
+        verify_disks=verify_disks,
     )
     policy = standing_policy(policy, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
     if static and qemu_defaults:

@@ -111,7 +111,7 @@ def _after_mirror(progress: Progress, entry: Entry) -> Progress:
     done, needed = (number_of(entry.data, key) or 0.0 for key in ("done", "needed"))
     others = tuple(disk for disk in progress.disks if disk[0] != name)
     progress = replace(progress, disks=tuple(sorted((*others, (name, done, needed)))))
-    if progress.phase != "mirroring":
+    if progress.phase not in {"preparing", "mirroring"}:
         return progress
     copied, wanted = progress.copied
     floor = _FLOORS["mirroring"]
@@ -196,6 +196,11 @@ def _seconds(seconds: float) -> str:
     if seconds < 2 * hour:
         return f"{seconds / minute:.0f} min"
     return f"{seconds / hour:.1f} h"
+
+
+def completed(progress: Progress) -> str:
+    """Return what ends the display of a move that took disks along, empty for any other."""
+    return "Completed 100 %" if progress.phase == "done" and progress.disks else ""
 
 
 def disk_figures(progress: Progress) -> str:

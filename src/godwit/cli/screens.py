@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from typer import echo
 
 from godwit.cli.ground import print_json
-from godwit.cli.progress import Progress, advance, disk_figures, eta_words, figures
+from godwit.cli.progress import Progress, advance, completed, disk_figures, eta_words, figures
 from godwit.measure.narrative import Weight, phase_words, sentence
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class PlainScreen:
         if self._progress.phase != self._phase:
             self._phase = self._progress.phase
             self._print(entry.at, f"{self._phase}: {phase_words(self._phase, self.row.spec.policy.way)}")
+            if end := completed(self._progress):
+                self._print(entry.at, end)
         if entry.kind == "mirror" and entry.at - self._last >= LINE_PERIOD:
             self._last = entry.at
             self._print(entry.at, f"{self._progress.percent:3.0f} %, {disk_figures(self._progress)}")

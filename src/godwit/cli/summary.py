@@ -19,9 +19,10 @@ def headline(outcome: Outcome) -> str:
     vm, source, target = outcome.vm, outcome.source, outcome.target
     took = format_duration(outcome.total_s)
     match outcome.status:
-        case OutcomeStatus.COMPLETED:
+        case OutcomeStatus.COMPLETED | OutcomeStatus.UNVERIFIED as status:
             alive = {True: "; it is alive, seen from outside", False: "; it does NOT answer", None: ""}
-            return f"{vm} moved from {source} to {target} in {took}{alive[outcome.guest_alive]}"
+            but = "; its disks are NOT proven to be the same" if status is OutcomeStatus.UNVERIFIED else ""
+            return f"{vm} moved from {source} to {target} in {took}{alive[outcome.guest_alive]}{but}"
         case OutcomeStatus.REFUSED:
             return f"{vm} stays on {source}: nothing was changed"
         case OutcomeStatus.CANCELLED:
@@ -67,7 +68,24 @@ def milliseconds(value: float | None) -> str:
 def moved(outcome: Outcome) -> bool:
     """Say whether there was a switchover, so that figures of downtime mean something."""
     figures = (outcome.downtime.qemu_ms, outcome.downtime.blackout_ms, outcome.downtime.client_gap_ms)
-    return outcome.status is OutcomeStatus.COMPLETED or any(value is not None for value in figures)
+    return outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.UNVERIFIED} or any(
+        value is not None for value in figures
+    )
+
+
+def disk_lines(outcome: Outcome) -> list[str]:
+    """Say what each copied disk took and takes, and whether the disks were compared."""
+    lines = [
+        f"{one.disk} took {format_size(one.before)} on {outcome.source}, takes {format_size(one.after)} on "
+        f"{outcome.target}"
+        for one in outcome.allocations
+    ]
+    found = outcome.comparison
+    if found is not None:
+        took = f"({format_size(found.bytes)} in {format_duration(found.seconds)})"
+        words = {True: f"equal {took}", False: f"DIFFERENT: {found.detail}", None: f"NOT done: {found.detail}"}
+        lines.append(f"disks compared: {words[found.equal]}")
+    return lines
 
 
 def summary(outcome: Outcome) -> list[str]:
@@ -82,6 +100,7 @@ def summary(outcome: Outcome) -> list[str]:
             lines.append(f"  {label:9} {name:18} {value.rjust(width)}{note}")
     if outcome.disk_bytes:
         lines.append(f"  {'disks':9} {format_size(outcome.disk_bytes)} copied beforehand")
+    lines.extend(f"  {'':9} {line}" for line in disk_lines(outcome))
     if outcome.bytes:
         stream = f" in {format_duration(outcome.stream_s)}" if outcome.stream_s is not None else ""
         passes = f", {outcome.passes} passes" if outcome.passes else ""

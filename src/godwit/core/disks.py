@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.addresses import is_network_address
 from godwit.model import DiskCopy, DiskMode
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def is_copied(policy: Policy, disk: DiskProof) -> bool:
     What an earlier move left there is none, as long as nobody has touched it since.
     """
     mode = policy.mode_of(disk.name)
+    if is_network_address(disk.path):
+        return False
     missing = not disk.target_identity or is_left_over(disk)
     return not disk.read_only and (mode in _COPYING or (mode is DiskMode.AUTO and missing))
 
@@ -38,6 +41,31 @@ def is_copied(policy: Policy, disk: DiskProof) -> bool:
 def is_left_over(disk: DiskProof) -> bool:
     """Say whether what the target has is an older copy of this very disk, which nobody has touched since."""
     return disk.older is not None and disk.older.unchanged and disk.older.vm == disk.vm and not disk.token_seen
+
+
+def is_copied_beforehand(policy: Policy, disk: DiskProof) -> bool:
+    """Say whether a file that the guest only reads is to be copied before its QEMU starts on the target.
+
+    Firmware belongs to a package of its host, and is not.
+    """
+    return (
+        disk.read_only
+        and not disk.backs
+        and not disk.firmware
+        and not is_network_address(disk.path)
+        and not disk.target_identity
+        and policy.mode_of(disk.name) is not DiskMode.SHARED
+    )
+
+
+def media(policy: Policy, disks: Sequence[DiskProof]) -> tuple[DiskCopy, ...]:
+    """Return the files that are to be copied before, byte by byte, in order; each of them once."""
+    found = {
+        disk.path: DiskCopy(disk.name, disk.image, job_name(disk.name))
+        for disk in disks
+        if disk.image is not None and is_copied_beforehand(policy, disk)
+    }
+    return tuple(found.values())
 
 
 def chain_of(disk: DiskProof, disks: Sequence[DiskProof]) -> tuple[DiskProof, ...]:
@@ -109,6 +137,7 @@ def _copy(policy: Policy, disk: DiskProof, image: ImageFacts, disks: Sequence[Di
         stamp=stamp if policy.keep_old else "",
         older=is_left_over(disk),
         since=found.name if found else "",
+        verify=policy.verify_disks,
     )
 
 

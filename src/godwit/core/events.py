@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from godwit.model import DiskCopy, GuestView, Launch, Side, StreamStatus, Way
+from godwit.model import Comparison, DiskCopy, GuestView, Launch, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,12 +26,19 @@ class Begin:
 class Checked:
     """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied.
 
-    `launch` starts the guest anew, for a way on which it is switched off.
+    `launch` starts the guest anew, for a way on which it is switched off. `media` are files that the guest only reads,
+    which must be there before its QEMU starts.
     """
 
     copies: tuple[DiskCopy, ...] = ()
     way: Way = Way.LIVE
     launch: Launch | None = None
+    media: tuple[DiskCopy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MediaCopied:
+    """The files that the guest only reads are on the target, whole and the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,13 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class DisksCompared:
+    """The copied disks were compared with those that they were copied from, or could not be."""
+
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRemoved:
     """Nothing of the guest is left on the source."""
 
@@ -198,6 +212,7 @@ class GiveUp:
 Event = (
     Begin
     | Checked
+    | MediaCopied
     | TargetPrepared
     | SourcePrepared
     | SourcePaused
@@ -215,6 +230,7 @@ Event = (
     | StreamEnded
     | TargetRunning
     | Verified
+    | DisksCompared
     | SourceRemoved
     | Undone
     | StepFailed
@@ -228,6 +244,20 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class Check:
     """Gather facts of both sides and run preflight."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMedia:
+    """Copy files that the guest only reads to the target, and prove that they have arrived."""
+
+    media: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareDisks:
+    """Compare the copied disks with those that they were copied from, as they were when the guest stood still."""
+
+    copies: tuple[DiskCopy, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,6 +414,7 @@ class Finish:
 
 Command = (
     Check
+    | CopyMedia
     | PrepareTarget
     | PrepareSource
     | StopSource
@@ -403,6 +434,7 @@ Command = (
     | ContinueTarget
     | Observe
     | Verify
+    | CompareDisks
     | RemoveSource
     | CancelStream
     | DestroyTarget
@@ -414,6 +446,7 @@ Command = (
 EVENTS: tuple[type[Event], ...] = (
     Begin,
     Checked,
+    MediaCopied,
     TargetPrepared,
     SourcePrepared,
     SourcePaused,
@@ -431,6 +464,7 @@ EVENTS: tuple[type[Event], ...] = (
     StreamEnded,
     TargetRunning,
     Verified,
+    DisksCompared,
     SourceRemoved,
     Undone,
     StepFailed,
@@ -441,6 +475,7 @@ EVENTS: tuple[type[Event], ...] = (
 )
 COMMANDS: tuple[type[Command], ...] = (
     Check,
+    CopyMedia,
     PrepareTarget,
     PrepareSource,
     StopSource,
@@ -460,6 +495,7 @@ COMMANDS: tuple[type[Command], ...] = (
     ContinueTarget,
     Observe,
     Verify,
+    CompareDisks,
     RemoveSource,
     CancelStream,
     DestroyTarget,

@@ -14,7 +14,7 @@ from godwit.core.state import State, outcome_status
 from godwit.model import Downtime, Outcome, Side
 
 if TYPE_CHECKING:
-    from godwit.model import Finding, Spec, WatchResult
+    from godwit.model import Allocation, Finding, Spec, WatchResult
 
 
 @dataclass(slots=True)
@@ -106,6 +106,7 @@ class Ledger:
         findings: tuple[Finding, ...],
         simulated: bool,
         disk_bytes: int = 0,
+        allocations: tuple[Allocation, ...] = (),
     ) -> Outcome:
         """Sum a migration up. `result` holds QEMU's own figures, empty where they could not be read."""
         end = "target_running" if "target_running" in self.marks else "ended"
@@ -125,9 +126,20 @@ class Ledger:
             passes=int(result.get("passes", 0)),
             downtime=self.downtime(result.get("downtime"), watched),
             guest_alive=state.alive,
-            error=failure.message if failure else "",
-            remedy=failure.remedy if failure else "",
+            error=failure.message if failure else _unproven(state),
+            remedy=failure.remedy if failure else (_KEEP_THE_OLD if _unproven(state) else ""),
             findings=findings,
             leftovers=state.leftovers,
+            allocations=allocations,
+            comparison=state.comparison,
             simulated=simulated,
         )
+
+
+_KEEP_THE_OLD = "do not remove the disks on the source; compare them with `qemu-img compare`, the guest shut down"
+
+
+def _unproven(state: State) -> str:
+    """Return why copied disks that were to be compared are not proven to be the same; empty where they are."""
+    found = state.comparison
+    return "" if found is None or found.equal else found.detail

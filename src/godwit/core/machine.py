@@ -46,7 +46,7 @@ _UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
     (Held.STREAM, lambda _: e.CancelStream()),
     (Held.MIRRORS, lambda state: e.CancelMirrors(state.copies)),
     (Held.TARGET, lambda _: e.DestroyTarget()),
-    (Held.IMAGES, lambda state: e.RemoveImages(state.copies)),
+    (Held.IMAGES, lambda state: e.RemoveImages(state.made)),
     (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
     (Held.POWER, lambda state: e.RestorePower(state.launch)),
     (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
@@ -61,6 +61,9 @@ _UNDO_STEPS: Final = {
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})
+_DUTIES_OF_THE_DEAD: Final = frozenset({"KeepImages", "CompareDisks", "RestoreSendQueue"})
+"""What FINISHING does for a guest that has crashed on the target."""
+
 _STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
 _RETRY_DELAY: Final = 0.3
 _LOOK_AND_RETRY: Final = "the guest runs on; look at both QEMUs' logs and at the migration link, then migrate again"
@@ -98,9 +101,15 @@ def _begin(state: State, _: e.Event) -> Step:
 
 def _checked(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
-    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | ({Held.IMAGES} if event.copies else set()))
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | ({Held.IMAGES} if event.copies or event.media else set()))
     state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
-    return Step(state, (e.PrepareTarget(event.copies), e.PrepareSource()))
+    state = replace(state, media=event.media)
+    return Step(state, (e.CopyMedia(event.media),)) if event.media else _prepare(state, event)
+
+
+def _prepare(state: State, _: e.Event) -> Step:
+    """Prepare both sides; what the target's QEMU opens at its start is there by now."""
+    return Step(state, (e.PrepareTarget(state.copies), e.PrepareSource()))
 
 
 def _prepared(state: State, event: e.Event) -> Step:
@@ -206,18 +215,25 @@ def _running(state: State, _: e.Event) -> Step:
 def _duties(state: State) -> dict[str, e.Command]:
     duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
     if state.copies:
-        duties["KeepImages"] = e.KeepImages(state.copies)
         duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, state.alive)
+    if any(copy.verify for copy in state.copies):
+        duties["CompareDisks"] = e.CompareDisks(state.copies)
+    if state.made:
+        duties["KeepImages"] = e.KeepImages(state.made)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
 def _due(state: State) -> tuple[e.Command, ...]:
-    """Return the duties that can be done now: disks stay behind when nobody has them open and the guest was seen."""
-    early = {"Verify", "RemoveSource"} & state.duties
+    """Return the duties that can be done now.
+
+    Old disks are left behind when nobody has them open, nobody compares them, and the guest was seen; the new ones are
+    tidied up when they are not compared any more.
+    """
+    before = {"LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks"}, "KeepImages": {"CompareDisks"}}
     return tuple(
         command
         for name, command in _duties(state).items()
-        if name in state.duties and not (name == "LeaveOldCopies" and early)
+        if name in state.duties and not before.get(name, set()) & state.duties
     )
 
 
@@ -226,6 +242,8 @@ def _duty_done(state: State, event: e.Event) -> Step:
     match event:
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
+        case e.DisksCompared(comparison=comparison):
+            state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"})
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
         case e.Undone(step="KeepImages" | "LeaveOldCopies" as name):
@@ -281,7 +299,7 @@ def _undone(state: State, event: e.Event) -> Step:
         return _next_undo(replace(state, tried=state.tried | {held}))
     if held is Held.TARGET and leftover and Held.IMAGES in state.held:
         # Whatever has them open may still be there.
-        images = ", ".join(copy.image.path for copy in state.copies)
+        images = ", ".join(copy.image.path for copy in state.made)
         state = _with_leftover(replace(state, held=state.held - {Held.IMAGES}), f"images made on the target: {images}")
     # What fails at its second try was given all the patience that there is: the others are not waited for once more.
     again = isinstance(event, e.StepFailed) and held in state.tried
@@ -390,10 +408,10 @@ def _ruled_crashed(state: State, story: str) -> Step:
     if state.failure != failure and state.way is not Way.OFF:
         state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
     # The guest wrote to the disks on the target: they are its own.
-    duties = {name: command for name, command in _duties(state).items() if name in {"KeepImages", "RestoreSendQueue"}}
+    duties = {name: command for name, command in _duties(state).items() if name in _DUTIES_OF_THE_DEAD}
     held = state.held & {Held.SEND_QUEUE}
     state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=frozenset(duties), failure=failure)
-    return Step(replace(state, phase=Phase.FINISHING), tuple(duties.values()))
+    return Step(replace(state, phase=Phase.FINISHING), _due(state))
 
 
 def _ruled_limbo(state: State, story: str) -> Step:
@@ -464,6 +482,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PENDING, e.StepFailed): _refuse,
     (_P.PENDING, e.CancelRequested): _refuse,
     (_P.PENDING, e.GiveUp): _refuse,
+    (_P.PREPARING, e.MediaCopied): _prepare,
     (_P.PREPARING, e.TargetPrepared): _prepared,
     (_P.PREPARING, e.SourcePrepared): _prepared,
     (_P.PREPARING, e.SourcePaused): _carry,
@@ -526,6 +545,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.COMMITTING, e.Lost): _observe,
     (_P.COMMITTING, e.Observed): _observed,
     (_P.FINISHING, e.Verified): _duty_done,
+    (_P.FINISHING, e.DisksCompared): _duty_done,
     (_P.FINISHING, e.SourceRemoved): _duty_done,
     (_P.FINISHING, e.Undone): _duty_done,
     (_P.FINISHING, e.StepFailed): _duty_done,

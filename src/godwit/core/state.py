@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from godwit.model import DiskCopy, Launch, OutcomeStatus, Owner, Way
+from godwit.model import Comparison, DiskCopy, Launch, OutcomeStatus, Owner, Way
 
 
 class Phase(StrEnum):
@@ -74,9 +74,10 @@ class State:
 
     `prepared` names the sides that are ready, `ended` those for which the stream has completed (an entry for the
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
-    `copies` are the disks that travel along, to `disks_uri`; `mirrored` says that all of them are on the target and
-    nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is what could not be removed,
-    in words. `way` is how the guest travels, `launch` what starts it anew where it is switched off for that.
+    `copies` are the disks that travel along, to `disks_uri`; `media` files that go before; `mirrored` says that all
+    disks are on the target and nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is
+    what could not be removed, in words. `way` is how the guest travels, `launch` what starts it anew where it is
+    switched off for that.
     """
 
     phase: Phase = Phase.PENDING
@@ -86,6 +87,7 @@ class State:
     uri: str = ""
     disks_uri: str = ""
     copies: tuple[DiskCopy, ...] = ()
+    media: tuple[DiskCopy, ...] = ()
     mirrored: bool = False
     prepared: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
@@ -94,9 +96,15 @@ class State:
     cancel_requested: bool = False
     failure: Failure | None = None
     alive: bool | None = None
+    comparison: Comparison | None = None
     leftovers: tuple[str, ...] = ()
     way: Way = Way.LIVE
     launch: Launch | None = None
+
+    @property
+    def made(self) -> tuple[DiskCopy, ...]:
+        """All that this migration makes on the target's file systems."""
+        return (*self.copies, *self.media)
 
     @property
     def finished(self) -> bool:
@@ -116,7 +124,8 @@ def outcome_status(state: State) -> OutcomeStatus:
     """Name the end of a migration that is in a terminal phase or in LIMBO."""
     match state.phase:
         case Phase.DONE:
-            return OutcomeStatus.COMPLETED
+            proven = state.comparison is None or state.comparison.equal is True
+            return OutcomeStatus.COMPLETED if proven else OutcomeStatus.UNVERIFIED
         case Phase.CANCELLED:
             return OutcomeStatus.CANCELLED
         case Phase.LIMBO:

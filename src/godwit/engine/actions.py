@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
-from godwit.core.disks import copies, stamp_name
+from godwit.core.disks import copies, media, stamp_name
 from godwit.core.preflight import blocking, check
+from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
 from godwit.errors import (
     GodwitError,
@@ -63,6 +64,11 @@ class Actions:
     _first_refusal: float | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
+    @property
+    def address(self) -> str:
+        """Where the target takes what is sent to it; empty for a runner that took over."""
+        return self._address
+
     def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""
         self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)
@@ -98,13 +104,15 @@ class Actions:
         self._address = evidence.target.migration_address
         policy = self.parts.spec.policy
         launch = evidence.guest.launch if policy.way is Way.OFF else None
-        return e.Checked(copies(policy, evidence.disks, stamp_name(self.parts.spec.id)), policy.way, launch)
+        travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
+        return e.Checked(travelling, policy.way, launch, media(policy, evidence.disks))
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Start the target paused on the images that were made, agree on capabilities, listen."""
         assert self.facts is not None  # noqa: S101 - Check came before; for the type checker
         assert self._source_features is not None  # noqa: S101 - as above
         vm, target = self.parts.vm, self.parts.target
+        await Comparing(self).prepare(command.copies)
         await target.prepare_launch(vm, self.facts.launch)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)

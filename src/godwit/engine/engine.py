@@ -15,6 +15,8 @@ from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
 from godwit.engine.actions import Actions
+from godwit.engine.comparing import Comparing
+from godwit.engine.media import Media
 from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
@@ -23,7 +25,7 @@ from godwit.engine.sides import Sides
 from godwit.engine.standing import Standing
 from godwit.engine.story import transition
 from godwit.errors import GodwitError, JournalError, SupersededError
-from godwit.model import Way
+from godwit.model import Allocation, Way
 from godwit.ports import Entry
 from godwit.units import format_duration
 
@@ -51,7 +53,7 @@ _SETTLE_DEADLINE: Final = 30.0
 
 _UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource, e.RestorePower)
 _FORWARD: Final = (
-    *(e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
+    *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
 )
 _STARTS: Final = (e.PrepareTarget, e.EndSource, e.StartTarget)
@@ -70,6 +72,7 @@ class Engine:
         self._ledger = Ledger({"requested": parts.requested})
         self._downtime_limit = FIRST_DOWNTIME_LIMIT
         self._copied: dict[str, int] = {}
+        self._allocations: dict[str, Allocation] = {}
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -103,7 +106,9 @@ class Engine:
         self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
-        self._mirroring = Mirroring(self._actions, self._copied)
+        self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
+        self._media = Media(self._actions, self._copied)
+        self._comparing = Comparing(self._actions)
         self._sides.on_mirror = self._mirroring.hear
         self._standing = Standing(self._actions)
         self._observer = Observer(self._parts.clock, self._sides)
@@ -128,6 +133,8 @@ class Engine:
                     self._downtime_limit = milliseconds / 1000
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
                     self._copied[disk] = done
+                case {"disk": str(disk), "before": int(before), "after": int(after)} if entry.kind == "allocation":
+                    self._allocations[disk] = Allocation(disk, before, after)
             if entry.kind == "mark":
                 name, received = str(entry.data["name"]), entry.data["received"]
                 host_time = entry.data.get("host_time")
@@ -223,7 +230,10 @@ class Engine:
             return await self._observer.observe(command.delay, restarted=self._restarted)
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
-        if isinstance(command, (e.RemoveSource, e.KeepImages, e.RestoreSendQueue)) and e.Verify in self._in_flight:
+        if (
+            isinstance(command, (e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreSendQueue))
+            and e.Verify in self._in_flight
+        ):
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await asyncio.wait([self._in_flight[e.Verify]])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
@@ -232,6 +242,8 @@ class Engine:
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
         a, m, s = self._actions, self._mirroring, self._standing
         return {
+            e.CopyMedia: self._media.copy,
+            e.CompareDisks: self._comparing.compare,
             e.StartMirrors: m.start,
             e.EndMirrors: m.end,
             e.ContinueStream: m.go_on,
@@ -324,6 +336,7 @@ class Engine:
             watched=self._outside.result,
             findings=self._actions.findings,
             disk_bytes=sum(self._copied.values()),
+            allocations=tuple(self._allocations.values()),
             simulated=self._parts.simulated,
         )
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)

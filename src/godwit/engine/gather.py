@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from godwit.core.disks import is_copied
+from godwit.core.addresses import is_network_address, unreachable
+from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.errors import HostError, HypervisorError
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from godwit.engine.parts import Parts
     from godwit.model import DiskFacts, GuestFacts, HostFacts
     from godwit.ports import Guest
+
+
+_ADDRESS_TRIES: Final = 3
+_SMALL: Final = 64 << 20
+"""Bytes up to which a file that the guest only reads is compared whole."""
 
 
 async def gather(parts: Parts, guest: Guest) -> Evidence:
@@ -91,7 +97,30 @@ async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:
     return tuple(proof.result() for proof in proofs)
 
 
+async def _prove_address(parts: Parts, disk: DiskFacts) -> DiskProof:
+    """Ask both hosts what they get from a disk's address: its size and its head.
+
+    Its guest may write to the head in between, so that is tried again before it counts as another disk.
+    """
+    proof = DiskProof(disk.name, disk.path, disk.read_only, None, disk.path, disk.path, backs=disk.backs)
+    if unreachable(disk.path):
+        return proof
+    here = there = ""
+    for _ in range(_ADDRESS_TRIES):
+        try:
+            # Not both at once: a server may take few clients.
+            here = await parts.source.served_head(disk.path)
+            there = await parts.target.served_head(disk.path)
+        except HostError as reason:
+            return replace(proof, error=reason.message)
+        if here == there:
+            break
+    return replace(proof, token_seen=here == there, source_identity=here, target_identity=there)
+
+
 async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
+    if is_network_address(disk.path):
+        return await _prove_address(parts, disk)
     token = f"{parts.spec.id}-{number}"  # not the disk's name, which may hold any character
     error = ""
     planted = False
@@ -111,24 +140,34 @@ async def _prove(parts: Parts, disk: DiskFacts, number: int) -> DiskProof:
         *(disk.name, disk.path, disk.read_only, found, here, there, error, disk.backs),
         vm=parts.vm.name,
         stamps=disk.stamps,
+        firmware=disk.firmware,
     )
-    if disk.backs and here and there and not found:
-        return await _compare(parts, proof)
     if there and found is False and not disk.read_only:
         proof = replace(proof, older=await parts.target.older_copy(disk.path, disk.format))
+    if (disk.backs or disk.read_only) and here and there and not found:
+        return await _compare(parts, proof, small=disk.virtual_size <= _SMALL)
+    if is_copied_beforehand(parts.spec.policy, proof):
+        return await _describe_medium(parts, disk, proof)
     return await _describe(parts, disk, proof) if is_copied(parts.spec.policy, proof) else proof
 
 
-async def _compare(parts: Parts, proof: DiskProof) -> DiskProof:
-    """Compare a backing file that each side has for itself."""
-    whole = parts.spec.policy.compare_all
+async def _compare(parts: Parts, proof: DiskProof, *, small: bool) -> DiskProof:
+    """Compare a file that each side has for itself and the guest only reads; a small one is read whole."""
+    whole = parts.spec.policy.compare_all or (small and not proof.backs)
     try:
         digests = await asyncio.gather(
             parts.source.digest(proof.path, all_of_it=whole), parts.target.digest(proof.path, all_of_it=whole)
         )
     except HostError as reason:
         return replace(proof, error=reason.message)
-    return replace(proof, digests=(digests[0], digests[1]))
+    return replace(proof, digests=(digests[0], digests[1]), compared_whole=whole)
+
+
+async def _describe_medium(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:
+    """Look at a file that is to be copied byte by byte: whatever its format is, it is one of bytes here."""
+    if disk.path.startswith("/dev/"):
+        return replace(proof, error=f"it is a device of {parts.source.name}, and no file")
+    return await _describe(parts, replace(disk, format="raw"), proof)
 
 
 async def _describe(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.engine.media import Media
+from godwit.engine.shares import Shares
 from godwit.errors import GodwitError, HostError, HypervisorError
-from godwit.model import RunState, Side
+from godwit.model import Allocation, RunState, Side
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,11 +29,12 @@ _END_DEADLINE: Final = 4.0
 class Mirroring:
     """Copies disks through the two guests' monitors. `hear` is told what the source says of its jobs.
 
-    `copied` counts the bytes that were copied of each disk.
+    `copied` counts the bytes that were copied of each disk, `allocations` holds what each took and takes.
     """
 
     actions: Actions
     copied: dict[str, int]
+    allocations: dict[str, Allocation]
     _copies: tuple[DiskCopy, ...] = ()
     _ended: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     """Jobs that were told to end whole, and what went wrong at that."""
@@ -52,7 +55,8 @@ class Mirroring:
         self._copies = command.copies
         address, _, port = command.uri.rpartition(":")
         guest = await self.actions.sides.attach(Side.SOURCE)
-        speed = (self.actions.parts.spec.policy.bandwidth or 0) // len(command.copies)
+        shares = Shares(self.actions.parts.spec.policy.bandwidth or 0)
+        speed = shares.of(len(command.copies))
         for copy in command.copies:
             whole = await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
             if whole:
@@ -66,6 +70,7 @@ class Mirroring:
                 if view.ready and copy.job not in alike:
                     alike.add(copy.job)
                     await self._keep_alike(guest, copy)
+            await shares.hand_on(guest, [copy for copy in command.copies if copy.job not in alike])
             if all(view.ready for view in views):
                 return e.MirrorsReady()
             await self.actions.parts.clock.sleep(PERIOD)
@@ -120,6 +125,7 @@ class Mirroring:
 
     async def _take_from_network(self, target: Guest, copies: tuple[DiskCopy, ...]) -> tuple[str, ...]:
         await target.stop_serving()
+        await target.freeze(copies)
         return await target.stamp_disks(copies)
 
     async def go_on(self, _: e.ContinueStream) -> None:
@@ -151,6 +157,7 @@ class Mirroring:
         """Let the images be the guest's own; of the stamps of former handovers none is of use any more."""
         for copy in command.copies:
             await self.actions.parts.target.keep_image(copy.image.path, self.actions.parts.spec.id)
+            await self._weigh(copy)
         try:
             guest = await self.actions.sides.attach(Side.TARGET)
             await guest.forget_stamps(command.copies)
@@ -178,16 +185,29 @@ class Mirroring:
             self.actions.note("note", text=f"the old {copy.image.path} on {parts.source.name} {end}")
         return e.Undone("LeaveOldCopies")
 
+    async def _weigh(self, copy: DiskCopy) -> None:
+        """Note what a copied disk takes now, beside what it took where it was."""
+        try:
+            after = await self.actions.parts.target.used(copy.image.path)
+        except GodwitError as error:
+            self.actions.note("note", text=f"what {copy.image.path} takes could not be read: {error.message}")
+            return
+        self.allocations[copy.name] = Allocation(copy.name, copy.image.allocated, after)
+        self.actions.note("allocation", disk=copy.name, before=copy.image.allocated, after=after)
+
     async def remove(self, command: e.RemoveImages) -> e.Event:
         """Remove what was made on the target, give back what was there; what cannot be removed is named."""
         left = []
         target, owner = self.actions.parts.target, self.actions.parts.spec.id
+        await Media(self.actions, self.copied).end_all(command.copies)
         for copy in command.copies:
             try:
                 if copy.since:
                     await target.give_back_image(copy.image.path, owner)
                 else:
                     await target.remove_image(copy.image.path, owner)
+                if copy.verify:
+                    await target.remove_image(copy.frozen, owner)
             except GodwitError as error:
                 left.append(f"{copy.image.path} may be left on {self.actions.parts.target.name}: {error.message}")
         return e.Undone("RemoveImages", "; ".join(left))

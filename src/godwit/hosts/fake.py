@@ -26,6 +26,7 @@ from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import VERSION, FakeQemu
 from godwit.hosts.fakestream import Link, Workload
+from godwit.hosts.faketransfers import FakeTransfers
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
     MIGRATION_PORTS,
@@ -72,7 +73,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost:
+class FakeHost(FakeTransfers):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -87,6 +88,7 @@ class FakeHost:
         may_shorten_send_queue: bool = True,
     ) -> None:
         """Join a world. `clock_offset` is in seconds against the controller's clock."""
+        super().__init__()
         self.world = world
         self._name = name
         self._memory = memory

@@ -165,7 +165,8 @@ class FakeGuest:
         file = self._world.file(path, self._qemu.host.name)
         recorded = self._world.disks.stamps.get(file.inode, {}) if file else {}
         stamps = tuple(Stamp(name, len(since) * CHANGE) for name, since in recorded.items())
-        return DiskFacts(f"disk{number}", path, format_of(path), read_only=False, virtual_size=size, stamps=stamps)
+        read_only = path in self._world.read_only
+        return DiskFacts(f"disk{number}", path, format_of(path), read_only, virtual_size=size, stamps=stamps)
 
     async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
         """Switch migration capabilities; only before a stream starts."""
@@ -206,9 +207,28 @@ class FakeGuest:
 
     async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
         """Copy a disk to where it is served."""
-        del speed  # the link alone limits a simulated copy
-        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port))
+        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port, speed))
         return ""
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now."""
+        jobs = [copy.job for copy in copies if copy.verify]
+        if jobs:
+            await self._tell("transaction", lambda: self._qemu.frozen.update(jobs))
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen."""
+        del address
+        await self._tell("nbd-server-start", lambda: self._qemu.serve_frozen(port, copies))
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer."""
+        del copies
+        await self._tell("nbd-server-stop", self._qemu.thaw)
+
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way."""
+        await self._tell("block-job-set-speed", lambda: self._qemu.set_mirror_speed(copy, speed))
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy; a simulated copy never falls behind."""

@@ -20,9 +20,10 @@ STEP: Final = 0.05
 class FakeMirror:
     """One job on `source`, whose copy goes to the disk of the same path that `target` serves."""
 
-    def __init__(self, source: FakeQemu, target: FakeQemu, copy: DiskCopy, link: Link) -> None:
+    def __init__(self, source: FakeQemu, target: FakeQemu, copy: DiskCopy, link: Link, speed: int = 0) -> None:
         """Begin to flow."""
         self.source, self.target, self.copy, self.link = source, target, copy, link
+        self.speed = speed
         self.done = 0.0
         self.needed = self._changed() if copy.since else copy.image.allocated
         self.ending = False
@@ -49,7 +50,7 @@ class FakeMirror:
                 return
             if not self.link.up or self.source.hung or self.target.hung:
                 continue
-            self.done = min(float(self.needed), self.done + self.link.bandwidth * STEP)
+            self.done = min(float(self.needed), self.done + self._rate() * STEP)
             if self.source.raw == "running":
                 self.source.world.write_to_disks(self.source)
         world, path = self.source.world, self.copy.image.path
@@ -59,6 +60,11 @@ class FakeMirror:
             if self.source.raw != "running":  # what a running guest writes now is not in the copy
                 world.incomplete.discard(there.inode)
         self.finish("")
+
+    def _rate(self) -> float:
+        """Return the bytes a second that it may copy: copies share a link, as far as none is limited to less."""
+        share = self.link.bandwidth / max(1, sum(not one.ready for one in self.source.mirrors.values()))
+        return min(share, float(self.speed)) if self.speed else share
 
     def finish(self, trouble: str) -> None:
         """End the job and say so."""

@@ -78,6 +78,8 @@ class FakeQemu:
         self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
         self.port: int | None = None
         self.disks_port: int | None = None
+        self.frozen: set[str] = set()
+        self.frozen_port: int | None = None
         self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | None = None
         self.hung = False
@@ -286,11 +288,30 @@ class FakeQemu:
             self.refuse("nbd-server-start", "NBD server already running")
         self.disks_port = port
 
+    def serve_frozen(self, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Obey nbd-server-start and block-export-add for disks that were frozen."""
+        if missing := [copy.name for copy in copies if copy.job not in self.frozen]:
+            self.refuse("block-export-add", f"Cannot find the frozen {', '.join(missing)}")
+        self.frozen_port = port
+
+    def thaw(self) -> None:
+        """Obey nbd-server-stop, block-job-cancel and blockdev-del for disks that were frozen."""
+        self.frozen_port = None
+        self.frozen.clear()
+
     def stop_serving(self) -> None:
         """Obey nbd-server-stop."""
         self.disks_port = None
 
-    def start_mirror(self, copy: DiskCopy, address: str, port: int) -> None:
+    def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Obey block-job-set-speed."""
+        mirror = self.mirrors.get(copy.job)
+        if mirror is None:
+            self.refuse("block-job-set-speed", f"Block job '{copy.job}' not found")
+            return
+        mirror.speed = speed
+
+    def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int = 0) -> None:
         """Obey blockdev-add and blockdev-mirror."""
         if copy.job in self.mirrors:
             return
@@ -298,7 +319,7 @@ class FakeQemu:
         if target is None or link is None:
             self.refuse("blockdev-add", "Failed to connect: Connection refused")
             return
-        self.mirrors[copy.job] = FakeMirror(self, target, copy, link)
+        self.mirrors[copy.job] = FakeMirror(self, target, copy, link, speed)
 
     def end_mirror(self, copy: DiskCopy) -> None:
         """Obey block-job-cancel without force."""

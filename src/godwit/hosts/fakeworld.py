@@ -87,6 +87,10 @@ class FakeWorld:
     disks: FakeDisks = field(default_factory=FakeDisks)
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
+    read_only: set[str] = field(default_factory=set)
+    """Paths of files that a guest only reads."""
+    differing: dict[str, str] = field(default_factory=dict)
+    """What a comparison finds in the disk of a path, where something is to be found."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -121,6 +125,18 @@ class FakeWorld:
         self._files.setdefault(path, []).append(file)
         self.incomplete.add(file.inode)
         self.owned[file.inode] = owner
+
+    def fill_file(self, path: str, host: str, content: str) -> None:
+        """Let a file on one host hold what another holds."""
+        file = self.file(path, host)
+        if file is not None:
+            self.replace_file(path, host, replace(file, content=content))
+            self.incomplete.discard(file.inode)
+
+    def replace_file(self, path: str, host: str, file: File) -> None:
+        """Put a changed file in the place of the one that a host sees."""
+        before = self.file(path, host)
+        self._files[path] = [file if one == before else one for one in self._files[path]]
 
     def remove_image(self, path: str, host: str) -> None:
         """Remove a file from one host's storage."""
@@ -204,7 +220,7 @@ class FakeWorld:
         """Let a guest write once to each of its disks."""
         for path, _ in self.disks_of(qemu):
             file = self.file(path, qemu.host.name)
-            if file is not None:
+            if file is not None and path not in self.read_only:
                 self.disks.guest_writes(qemu.vm.name, path, file.inode)
 
     def next_number(self) -> int:
@@ -230,7 +246,8 @@ class FakeWorld:
             file = self.file(path, where)
             if file is not None and file.inode in self.incomplete:
                 self.broken_laws.append(f"{name} executes on {where} with a disk that is not whole: {path}")
-            if file is not None and not self.disks.guest_writes(name, path, file.inode):
+            reads_only = path in self.read_only
+            if file is not None and not reads_only and not self.disks.guest_writes(name, path, file.inode):
                 self.broken_laws.append(f"{name} executes on {where} with a disk that lacks writes: {path}")
         qemu.memory = self._newest[name] = self.next_number()
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))

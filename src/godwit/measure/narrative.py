@@ -65,6 +65,8 @@ def phase_words(phase: str, way: str) -> str:
 
 _STEPS: Final[Mapping[str, str]] = {
     "Check": "looking at both hosts",
+    "CopyMedia": "copying what the guest only reads",
+    "CompareDisks": "comparing the copied disks",
     "PrepareTarget": "preparing the target",
     "PrepareSource": "preparing the source",
     "StopSource": "stopping the guest",
@@ -168,6 +170,7 @@ def _transition(entry: Entry) -> Sentence | None:
 _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
     "Begin": (Weight.DETAIL, "the migration was asked for"),
     "Checked": (Weight.STEP, "preflight found nothing that blocks"),
+    "MediaCopied": (Weight.STEP, "what the guest only reads is on the target, the same"),
     "SourcePrepared": (Weight.DETAIL, "the source is prepared"),
     "StreamStarted": (Weight.DETAIL, "the stream runs"),
     "MirrorsReady": (Weight.STEP, "the disks are on the target, and each write reaches both"),
@@ -210,6 +213,13 @@ def _verified(at: float, detail: Mapping[str, object]) -> Sentence:
     weight = Weight.WARNING if known is False else Weight.STEP
     why = text_of(detail, "detail")
     return Sentence(at, weight, f"{said[known]}: {why}" if why else said[known])
+
+
+def _disks_compared(at: float, detail: Mapping[str, object]) -> Sentence:
+    found = mapping_of(detail, "comparison")
+    if found.get("equal") is True:
+        return Sentence(at, Weight.STEP, "the copied disks are what they were copied from")
+    return Sentence(at, Weight.ERROR, text_of(found, "detail"))
 
 
 def _undone(at: float, detail: Mapping[str, object]) -> Sentence:
@@ -261,6 +271,7 @@ _TELLERS: Final[Mapping[str, Callable[[float, Mapping[str, object]], Sentence]]]
     "MirrorLost": _mirror_lost,
     "StreamEnded": _stream_ended,
     "Verified": _verified,
+    "DisksCompared": _disks_compared,
     "Undone": _undone,
     "StepFailed": _step_failed,
     "Lost": _lost,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from godwit.errors import MonitorCommandError
 from godwit.model import GuestFacts, Launch, NicFacts, Tap
 from godwit.qemu import hotplug, media, qom
 from godwit.qemu.commandline import Running, parse, resolver_of, target_launch, went_to_root
@@ -12,7 +13,7 @@ from godwit.qemu.options import CommandLineError
 from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
 from godwit.qemu.quirks import MEMORY_KILLS, quirks_of
-from godwit.qemu.reply import as_object, as_objects, flag, number, text, texts
+from godwit.qemu.reply import as_object, as_objects, flag, inner, number, text, texts
 from godwit.qemu.views import make_view
 
 if TYPE_CHECKING:
@@ -68,9 +69,23 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         refusals=(
             *unreadable,
             *refusals,
+            *(await ask_tpm(monitor)),
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
         stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),
+    )
+
+
+async def ask_tpm(monitor: Asks) -> tuple[str, ...]:
+    """Return a refusal for each TPM: its state is not QEMU's. A QEMU that was built without has no such command."""
+    try:
+        rows = as_objects(await monitor.execute("query-tpm"), "query-tpm")
+    except MonitorCommandError:
+        return ()
+    return tuple(
+        f"it has the TPM {text(row, 'id')} ({text(inner(row, 'options'), 'type')}): its state lies in the folder of a "
+        "program of its own (swtpm), or in a chip, on this host, and nothing on the target would have it"
+        for row in rows
     )
 
 

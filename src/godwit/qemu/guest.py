@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, mirrors, power, stamps
+from godwit.qemu import facts, features, fleecing, mirrors, power, stamps
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
@@ -130,6 +130,10 @@ class QemuGuest:
         self._nodes[copy.name] = await mirrors.own_node(self._monitor, copy)
         return said
 
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""
+        await mirrors.set_speed(self._monitor, copy, speed)
+
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy, too; False where this QEMU cannot change that on the way."""
         if "block-job-change" not in (await self.features()).commands:
@@ -171,6 +175,18 @@ class QemuGuest:
     async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
         """Remove all handover stamps from these disks but the copies' own. Idempotent."""
         await stamps.forget_others(self._monitor, await mirrors.rows_of(self._monitor), copies)
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now, in one round trip; does nothing for others."""
+        await fleecing.freeze(self._monitor, copies)
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen, read-only, each under its job's name."""
+        await fleecing.serve(self._monitor, address, port, copies)
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer, and keep them no more. Idempotent."""
+        await fleecing.thaw(self._monitor, copies)
 
     async def continue_stream(self) -> None:
         """Let a stream that is held before the switchover go on."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.addresses import is_network_address
 from godwit.model import DiskFacts, StrayImage
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import IMAGES, split
@@ -29,10 +30,11 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
         yield DiskFacts(
             name=name_of(row),
             path=_absolute(text(inserted, "file"), resolver),
-            format=text(inserted, "drv"),
+            format=_format_of(text(inserted, "drv")),
             read_only=flag(inserted, "ro"),
             virtual_size=whole(image, "virtual-size"),
             stamps=tuple(trusted(inserted)),
+            firmware=_is_flash(row),
         )
         while "backing-image" in image:
             image = inner(image, "backing-image")
@@ -44,6 +46,16 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
                 virtual_size=whole(image, "virtual-size"),
                 backs=name_of(row),
             )
+
+
+def _format_of(driver: str) -> str:
+    """Return the format of a disk by its node's driver: a file without one above it gives its bytes as they are."""
+    return "raw" if driver == "file" else driver
+
+
+def _is_flash(row: Mapping[str, object]) -> bool:
+    """Say whether a row of query-block is flash memory (if=pflash, or the machine's pflash0 and pflash1)."""
+    return "pflash" in text(row, "device") or "flash" in text(row, "qdev").rsplit("/", 1)[-1]
 
 
 def name_of(row: Mapping[str, object]) -> str:
@@ -75,7 +87,7 @@ def stray(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
     for row in rows:
         inserted = inner(row, "inserted") if "inserted" in row else {}
         name = text(inserted, "file").removeprefix("file:") if inserted and not flag(inserted, "ro") else ""
-        if name and not name.startswith(("/", *_NO_FILES)):
+        if name and not name.startswith(("/", *_NO_FILES)) and not is_network_address(name):
             yield StrayImage(_absolute(name, resolver), name)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.model import DiskMode, MirrorView
-from godwit.qemu import fillup
+from godwit.qemu import fillup, fleecing
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, flag, inner, text, whole
 
@@ -39,6 +39,8 @@ async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCop
     for copy in copies:
         export = {"type": "nbd", "id": copy.job, "node-name": found(nodes, copy.name), "name": copy.job}
         await monitor.execute("block-export-add", {**export, "writable": True})
+        if copy.verify:
+            await fleecing.lay_out(monitor, copy, found(nodes, copy.name))
 
 
 async def stop_serving(monitor: Asks) -> None:
@@ -92,6 +94,12 @@ async def _mirror(
     except MonitorCommandError:
         await monitor.execute("blockdev-del", {"node-name": there})
         raise
+
+
+async def set_speed(monitor: Asks, copy: DiskCopy, speed: int) -> None:
+    """Limit a job to `speed` bytes a second; 0 means no limit."""
+    for job in {copy.job, fillup.Names(copy.job).fill} & await _working(monitor):
+        await monitor.execute("block-job-set-speed", {"device": job, "speed": speed})
 
 
 async def keep_alike(monitor: Asks, copy: DiskCopy) -> None:

@@ -16,9 +16,10 @@ class DiskProof:
     `token_seen` says that a token written beside the file on the source was read on the target (None: it could not be
     written, `error` says why); the identities are size and inode, empty where the file is absent. `backs` names the
     disk that this one is a backing file of. Of a disk that may have to be copied, `image` describes it and `place`
-    where it would go; None where `error` says why that is not known. `digests` are those of a backing file that both
-    sides have and do not share. `older` is what an earlier move of guest `vm` left in its place on the target, `stamps`
-    what the running disk has recorded since its handovers.
+    where it would go; None where `error` says why that is not known. `digests` are those of a backing file or a
+    medium that both sides have and do not share; `compared_whole` says whether all of it was read for them.
+    `older` is what an earlier move of guest `vm` left in its place on the target, `stamps` what the running disk has
+    recorded since its handovers.
     """
 
     name: str
@@ -35,6 +36,8 @@ class DiskProof:
     vm: str = ""
     older: OlderCopy | None = None
     stamps: tuple[Stamp, ...] = ()
+    compared_whole: bool = False
+    firmware: bool = False
 
     @property
     def same(self) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from godwit.core.addresses import is_network_address
 from godwit.core.disks import chain_of, is_copied, is_left_over, mode_of, since, why_not
+from godwit.core.preflight.media import media_findings
+from godwit.core.preflight.network import network_findings
 from godwit.model import DiskMode, Finding, Severity
 from godwit.units import format_size
 
@@ -24,8 +27,18 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
     for disk in e.disks:
         if disk.name in copied:
             yield from _copied(e, disk)
+        elif is_network_address(disk.path):
+            yield from network_findings(e, disk)
+        elif _is_a_medium(e, disk):
+            yield from media_findings(e, disk, tuple(_keeps_from_copying(e, disk)))
         elif disk.backs not in copied and not (disk.backs and disk.same):
             yield from _disk(e, disk)
+
+
+def _is_a_medium(e: Evidence, disk: DiskProof) -> bool:
+    """Say whether a disk is one that the guest only reads, and need not be the very same file on both hosts."""
+    shared = e.policy.mode_of(disk.name) is DiskMode.SHARED and not disk.firmware
+    return disk.read_only and not disk.backs and not disk.token_seen and not shared
 
 
 def _disks_are_known(e: Evidence) -> Iterator[Finding]:
@@ -131,22 +144,21 @@ def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
             f"leave --disks at auto, or say --disk {disk.name}=shared",
         )
     elif disk.target_identity and not is_left_over(disk):
-        found = f"{e.target.name} has another {disk.path} already"
-        if disk.older is not None and disk.older.vm == disk.vm:
-            found = f"{e.target.name} has kept an older {disk.path}, and somebody has changed it since"
+        ours = disk.older is not None and disk.older.vm == disk.vm
+        older = f"{e.target.name} has kept an older {disk.path}, and somebody has changed it since"
         yield block(
             "disk-exists",
-            found,
+            older if ours else f"{e.target.name} has another {disk.path} already",
             "nothing is overwritten that may be somebody's",
             f"move it away, if nobody needs it  (on {e.target.name})",
         )
     elif disk.image is None or disk.place is None:
         yield block("disk-not-copied", f"{disk.path}: {disk.error}", "it would have to be copied", "see the reason")
     elif disk.image.refusals:
-        why = "; ".join(disk.image.refusals)
-        yield block(
-            "disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", "put it on shared storage"
-        )
+        why, mend = "; ".join(disk.image.refusals), "put it on shared storage"
+        with_snapshots = f"godwit snapshot send {e.vm.name} takes it along with its snapshots; or {mend}"
+        mend = with_snapshots if "snapshots" in why else mend
+        yield block("disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", mend)
     elif not disk.place.can_create:
         mend = f"apt-get install qemu-utils, or the like  (on {e.target.name})"
         yield block("qemu-img-missing", f"{e.target.name} has no qemu-img", "no image can be made there", mend)

@@ -1,0 +1,101 @@
+"""Comparing copied disks with those they were copied from, as both were at the instant of the switchover.
+
+The source's image is written no more from then on. The target's is, so while the guest stands still what it holds is
+frozen: whatever is overwritten from then on goes to a file beside it first. What is frozen is served read-only, and
+the source compares its own image with it while the guest runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.errors import GodwitError
+from godwit.model import Comparison, ImageFacts, Side
+
+if TYPE_CHECKING:
+    from godwit.engine.actions import Actions
+    from godwit.model import DiskCopy
+
+PERIOD: Final = 1.0
+"""Seconds between looks at the room that is left on the target."""
+
+LEAST_ROOM: Final = 64 << 20
+"""Bytes of room on the target below which the comparison is given up: the guest's writes come first."""
+
+
+@dataclass(slots=True)
+class Comparing:
+    """Makes the files that keep what is overwritten, compares, and takes everything away again."""
+
+    actions: Actions
+
+    async def prepare(self, copies: tuple[DiskCopy, ...]) -> None:
+        """Make the files into which what the guest overwrites goes first."""
+        for copy in copies:
+            if copy.verify:
+                kept = ImageFacts(copy.frozen, "qcow2", copy.image.virtual_size, 0)
+                await self.actions.parts.target.create_image(kept, self.actions.parts.spec.id)
+
+    async def compare(self, command: e.CompareDisks) -> e.Event:
+        """Compare all disks, and let the guest's own be its own again; never raises GodwitError."""
+        copies = tuple(copy for copy in command.copies if copy.verify)
+        began = self.actions.parts.clock.now()
+        try:
+            found = await self._compare(copies)
+        except GodwitError as error:
+            found = Comparison(None, f"the disks could not be compared: {error.message}")
+        try:
+            await self._thaw(copies)
+        except GodwitError as error:
+            left = f"what kept the disks as they were may be left on {self.actions.parts.target.name}: {error.message}"
+            self.actions.warn("not-thawed", left, "it slows the guest's writes", f"remove {copies[0].frozen} there")
+        found = replace(found, seconds=self.actions.parts.clock.now() - began)
+        return e.DisksCompared(found)
+
+    async def _compare(self, copies: tuple[DiskCopy, ...]) -> Comparison:
+        target = self.actions.parts.target
+        guest = await self.actions.sides.attach(Side.TARGET)
+        address = self.actions.address or (await target.facts()).migration_address
+        port = await target.free_port()
+        await guest.serve_frozen(address, port, copies)
+        host = f"[{address}]" if ":" in address else address
+        total = 0
+        for copy in copies:
+            trouble = await self._mind_room(copy, f"nbd://{host}:{port}/{copy.job}")
+            if trouble:
+                why = f"disk {copy.name} on {target.name} is not what it was copied from: {trouble} ({copy.image.path})"
+                return Comparison(equal=False, detail=why, bytes=total)
+            total += copy.image.virtual_size
+        return Comparison(equal=True, bytes=total)
+
+    async def _mind_room(self, copy: DiskCopy, url: str) -> str:
+        """Compare one disk while there is room for what the guest overwrites; return what differs."""
+        parts, image = self.actions.parts, copy.image
+        comparing = asyncio.create_task(
+            parts.source.compare_image(image.path, image.format, url, size=image.virtual_size)
+        )
+        try:
+            while not comparing.done():
+                pause = asyncio.ensure_future(parts.clock.sleep(PERIOD))
+                await asyncio.wait([comparing, pause], return_when=asyncio.FIRST_COMPLETED)
+                pause.cancel()
+                room = (await parts.target.place(image.path)).available
+                if room is not None and room < LEAST_ROOM and not comparing.done():
+                    message = f"the disk of {parts.target.name} is nearly full, and the guest's own writes come first"
+                    raise GodwitError(message)
+        finally:
+            comparing.cancel()
+            await asyncio.wait([comparing])
+        return comparing.result()
+
+    async def _thaw(self, copies: tuple[DiskCopy, ...]) -> None:
+        """Let writes go straight to the disks again, and remove what was kept."""
+        try:
+            guest = await self.actions.sides.attach(Side.TARGET)
+            await guest.thaw(copies)
+        finally:
+            for copy in copies:
+                await self.actions.parts.target.remove_image(copy.frozen, self.actions.parts.spec.id)

@@ -1,0 +1,146 @@
+"""Whole files from one host to another over the migration network, without SSH between them.
+
+The target serves the file that it made for it over NBD, once, and the source sends into it: the same way that disks and
+memory take, so nothing more must be let through. Both ends are limited in time, and both have the transfer's name on
+their command lines, by which alone they are found and ended.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from godwit.errors import GodwitError, HostError
+
+SLOWEST: Final = 1 << 20
+"""Bytes a second below which a transfer has no patience with a link."""
+
+_LEAST: Final = 600
+"""Seconds that any transfer may take."""
+
+_FILES: Final = r"""
+owner=$1
+folder=$(runtime) || { echo "failed no folder of Godwit's own can be made"; exit 0; }
+ended() {
+    for one in "$folder/take-$owner" "$folder/send-$owner"; do
+        pid=$(cat -- "$one.pid" 2>/dev/null) || pid=
+        tries=0
+        # The number may be another's by now: only a process that carries the transfer's name is ended.
+        while [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null < "/proc/$pid/cmdline" | grep -qF -- "$owner"; do
+            [ "$tries" -lt 60 ] || kill -9 "$pid" 2>/dev/null
+            [ "$tries" -gt 0 ] || kill "$pid" 2>/dev/null
+            [ "$tries" -lt 80 ] || { echo "failed process $pid does not end"; return 0; }
+            tries=$((tries + 1))
+            sleep 0.05
+        done
+        rm -f -- "$one.pid" "$one.log"
+    done
+}
+"""
+
+TAKE: Final = (
+    _FILES
+    + r"""
+path=$2 address=$3 port=$4 life=$5
+command -v qemu-nbd > /dev/null || { echo "failed there is no qemu-nbd"; exit 0; }
+ended
+one=$folder/take-$owner
+setsid timeout -k 5 "$life" qemu-nbd -f raw -x "$owner" -b "$address" -p "$port" --discard=unmap --detect-zeroes=unmap \
+    --pid-file="$one.pid" -- "$path" > "$one.log" 2>&1 < /dev/null &
+started=$!
+tries=100
+while [ "$tries" -gt 0 ]; do
+    if [ -s "$one.pid" ]; then echo "takes"; exit 0; fi
+    kill -0 "$started" 2>/dev/null || break
+    tries=$((tries - 1))
+    sleep 0.05
+done
+kill "$started" 2>/dev/null
+echo "failed $(tr '\n' ' ' < "$one.log")"
+rm -f -- "$one.pid" "$one.log"
+"""
+)
+"""$1 names the transfer, $2 is the file, $3 and $4 where it is taken, $5 the seconds that this may last."""
+
+SEND: Final = (
+    _FILES
+    + r"""
+path=$2 url=$3 life=$4
+shift 4
+command -v qemu-img > /dev/null || { echo "failed there is no qemu-img"; exit 0; }
+one=$folder/send-$owner
+timeout -k 5 "$life" qemu-img convert -U -n --target-is-zero -f raw -O raw "$@" -- "$path" "$url" > "$one.log" 2>&1 &
+echo $! > "$one.pid"
+wait $!
+status=$?
+if [ "$status" = 0 ]; then echo "sent"; else echo "failed status $status: $(tr '\n' ' ' < "$one.log")"; fi
+rm -f -- "$one.pid" "$one.log"
+"""
+)
+"""$1 names the transfer, $2 is the file, $3 where it goes, $4 the seconds for it; the rest is qemu-img's."""
+
+END: Final = _FILES + "ended\n"
+"""$1 names the transfer: what works for it on this host is ended."""
+
+FIT: Final = r"""
+truncate -s "$2" -- "$1" && sync -- "$1"
+"""
+"""$1 is the file, $2 its size: NBD and QEMU's block layer know multiples of 512 bytes only."""
+
+USED: Final = r"""
+set -- $(stat -L -c '%b %B' -- "$1" 2>/dev/null || echo 0 0)
+echo $(($1 * $2))
+"""
+"""$1 is a file; prints the bytes that it takes on its file system."""
+
+COMPARE: Final = r"""
+owner=$1 path=$2 format=$3 url=$4 life=$5
+command -v qemu-img > /dev/null || { echo "failed there is no qemu-img"; exit 0; }
+said=$(timeout -k 5 "$life" qemu-img compare -U -f "$format" -F raw -- "$path" "$url" 2>&1)
+status=$?
+case $status in
+    0) echo "equal" ;;
+    1) echo "differ $said" ;;
+    124 | 137) echo "failed not within $life s" ;;
+    *) echo "failed $said" ;;
+esac
+"""
+"""$1 names the comparison, $2 is an image here, $3 its format, $4 where the other is, $5 the seconds for it."""
+
+
+HEAD: Final = r"""
+url=$1
+for program in qemu-img qemu-io; do
+    command -v "$program" > /dev/null || { echo "failed there is no $program"; exit 0; }
+done
+said=$(timeout -k 2 8 qemu-img info --output=json -U -f raw -- "$url" 2>&1)
+status=$?
+if [ "$status" = 124 ]; then echo "failed no answer within 8 s: its server may take no further client"; exit 0; fi
+if [ "$status" != 0 ]; then echo "failed $said"; exit 0; fi
+size=$(printf '%s' "$said" | tr -d ' \n' | sed 's/.*"virtual-size":\([0-9]*\).*/\1/')
+length=65536
+[ "$size" -ge "$length" ] || length=$size
+seen=$(timeout -k 2 8 qemu-io -r -U -f raw -c "read -v 0 $length" "$url" 2>&1) || { echo "failed $seen"; exit 0; }
+echo "head $size $(printf '%s\n' "$seen" | grep '^[0-9a-f]*:' | sha256sum | cut -c 1-64)"
+"""
+"""$1 is an address; prints the size of what is served there and a digest of its first bytes."""
+
+
+def life_of(size: int, speed: int) -> int:
+    """Return the seconds that moving `size` bytes may take, where `speed` bytes a second (0: any) are allowed."""
+    slowest = min(SLOWEST, speed) if speed else SLOWEST
+    return _LEAST + 2 * size // slowest
+
+
+def place_of(address: str, port: int, owner: str) -> str:
+    """Return the NBD URI of a transfer."""
+    host = f"[{address}]" if ":" in address else address
+    return f"nbd://{host}:{port}/{owner}"
+
+
+def trouble(said: str, doing: str) -> GodwitError | None:
+    """Return what a script's output means: None where it did what it was asked for."""
+    word, _, words = said.strip().partition(" ")
+    if word != "failed" and word:
+        return None
+    remedy = "see the room and the rights there, whether qemu-utils is installed, and the migration link"
+    return HostError(f"{doing}: {words.strip() or 'the shell said nothing'}", remedy=remedy)
