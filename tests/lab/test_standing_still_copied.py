@@ -108,7 +108,9 @@ async def test_it_is_switched_off_and_boots_there_from_its_copied_disk(ground: G
     """What is written until the very end is in the copy: the guest is off when that is ended."""
     here, there = await fill(ground)
     before, boot = ground.ssh(SEEN_ANEW), ground.ssh(BOOT)
-    count = "i=0; while :; do i=$((i+1)); echo $i > /data/count; sync; echo $i; done"
+    # The guest's shutdown unmounts the disk first: what is written into the folder after that was never on it.
+    mounted = "grep -q ' /data ' /proc/mounts"
+    count = f"i=0; while :; do i=$((i+1)); echo $i > /data/count && sync && {mounted} && echo $i; done"
     writer = await asyncio.create_subprocess_exec(
         *ground.login(), count, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
