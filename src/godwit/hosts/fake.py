@@ -25,6 +25,7 @@ from godwit.errors import (
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import VERSION, FakeQemu
+from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
@@ -103,6 +104,7 @@ class FakeHost:
         self.crashed = False
         self.cut_off = False
         self.late = 0.0
+        self.saves = FakeSaveFiles(world, name, self._reach)
         world.add_host(self)
 
     # -- for the world ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeqemu import FakeQemu
+    from godwit.hosts.fakesaves import FakeSave
     from godwit.model import Vm
     from godwit.ports import Clock
 
@@ -80,6 +81,10 @@ class FakeWorld:
     """Inodes of images that a copy was begun into and did not end whole."""
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
+    saves: dict[str, FakeSave] = field(default_factory=dict)
+    """Files that guests were saved to, by path; all hosts see them."""
+    changed: dict[int, int] = field(default_factory=dict)
+    """When a file was last written, by inode, in numbers that only grow."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -191,6 +196,8 @@ class FakeWorld:
             if file is not None and file.inode in self.incomplete:
                 self.broken_laws.append(f"{name} executes on {where} with a disk that is not whole: {path}")
         qemu.memory = self._newest[name] = self.next_number()
+        files = (self.file(path, where) for path, _ in self.disks_of(qemu))
+        self.changed.update({file.inode: qemu.memory for file in files if file is not None})
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
 
     def ceased(self, qemu: FakeQemu) -> None:
