@@ -63,6 +63,15 @@ class GodwitError(Exception):
         return (_rebuild, (type(self), self.message, self.remedy))
 
 
+def error_of_code(code: str, message: str, remedy: str = "") -> GodwitError:
+    """Return the error that was written down by its code; a plain GodwitError for a code that nobody knows."""
+    kinds = [GodwitError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == code), GodwitError)
+    return kind(message, remedy=remedy)
+
+
 def _rebuild(kind: type[GodwitError], message: str, remedy: str) -> GodwitError:
     return kind(message, remedy=remedy)
 

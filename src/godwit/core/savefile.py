@@ -28,7 +28,7 @@ _AGAIN: Final = "take another copy of the file if there is one; the guest's disk
 
 @dataclass(frozen=True, slots=True)
 class DiskState:
-    """A file that the guest has open, as it was when the guest stood still; `changed` is in nanoseconds of UNIX time."""
+    """A file that the guest has open, as it was when it stood still; `changed` is in nanoseconds of UNIX time."""
 
     path: str
     size: int

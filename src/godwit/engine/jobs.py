@@ -12,6 +12,7 @@ from godwit.errors import (
     GodwitError,
     HostUnreachableError,
     JournalError,
+    MonitorLostError,
     SaveCancelledError,
     SaveFailedError,
     SupersededError,
@@ -157,7 +158,7 @@ class Desk:
     async def follow(self, guest: Guest, events: AsyncIterator[GuestEvent]) -> tuple[StreamStatus, str]:
         """Follow a stream to its end, which `events` tells; returns how it ended, and QEMU's words.
 
-        Raises SaveCancelledError when somebody asks to go back, MonitorLostError where QEMU does not answer.
+        Raises SaveCancelledError when somebody asks to go back, MonitorLostError where QEMU falls silent on the way.
         """
         ending = asyncio.ensure_future(_end_of(events))
         try:
@@ -173,7 +174,12 @@ class Desk:
             status = ending.result()
         finally:
             ending.cancel()
-        view = await guest.view()
+        if status is StreamStatus.COMPLETED:
+            return status, ""
+        try:
+            view = await guest.view()
+        except MonitorLostError:
+            return StreamStatus.FAILED, "its QEMU ended"
         return (view.stream if status is None else status), view.detail
 
 
