@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight import check
 from godwit.core.savefile import decode_header
-from godwit.core.saves import Job, Work, checked_path
+from godwit.core.saves import Job, Step, Work, checked_path
 from godwit.core.state import Phase
 from godwit.engine.gather import gather
 from godwit.engine.jobs import Desk
@@ -354,11 +354,14 @@ class Service:
     async def save(self, vm: str, path: str, compression: Compression | None = None, *, identifier: str = "") -> str:
         """Ask for a guest to be saved to a file on its host and return the job's identifier; see `migrate`.
 
-        Where an earlier save of the guest was killed, it is taken back first. Raises InputError, BusyError.
+        Where an earlier save of the guest was killed, it is taken back first; one to the same file that can still be
+        finished is. Raises InputError, BusyError.
         """
         guest = await self.inventory.vm(vm)
         path = checked_path(path)
-        await self._await_former(vm)
+        former = await self._await_former(vm)
+        if former is not None and (former.work, former.step, former.path) == (Work.SAVE, Step.DONE, path):
+            return former.id
         name = identifier or new_job_identifier(vm, Work.SAVE)
         return await self._begin(Job(name, Work.SAVE, vm, guest.host, path, self.clock.now(), compression))
 
@@ -387,14 +390,21 @@ class Service:
     def _orphaned(self, job: Job) -> bool:
         return self.clock.now() - job.created > STARTING and not self.runners.alive(job.vm)
 
-    async def _await_former(self, vm: str) -> None:
-        """Wait for the end of a job whose process was killed; one that somebody works on is no matter of ours."""
-        for job in await self.journal.jobs.rows(unfinished=True, limit=1000):
-            if job.vm == vm and (self._orphaned(job) or await self.journal.jobs.taken_over(job.id)):
-                if not self.runners.alive(vm):
-                    self.runners.start(job.id, vm)
-                async for _ in self.follow_job(job.id):
-                    pass
+    async def _await_former(self, vm: str) -> Job | None:
+        """Wait for the end of a job whose process was killed, and return it; one that is at work is left alone."""
+        mine = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if job.vm == vm]
+        if not mine:
+            return None
+        job = mine[0]
+        while not self.runners.alive(vm) and not self._orphaned(job):
+            await self.clock.sleep(FOLLOW_PERIOD)  # its runner may just be starting
+        if not self.runners.alive(vm):
+            self.runners.start(job.id, vm)
+        elif not await self.journal.jobs.taken_over(job.id):
+            return None
+        async for _ in self.follow_job(job.id):
+            pass
+        return await self.journal.jobs.load(job.id)
 
     async def desk(self, identifier: str) -> Desk:
         """Put together what a job is done with, for its runner."""

@@ -219,6 +219,7 @@ class Saving:
             return
         if view.state is RunState.RUNNING:
             # Its disks have gone on: the file is of no use any more.
+            await self._go_on(host, vm)
             await host.saves.discard(desk.job.path)
             message = f"somebody else told {vm.name} to run while it was saved; the file is removed"
             await desk.end(SaveFailedError(message))
