@@ -258,10 +258,10 @@ async def test_a_restore_whose_runner_is_killed_is_taken_back_or_done(ground: Gr
 
 async def test_ctrl_c_lets_the_guest_run_on(ground: Ground) -> None:
     here, _ = await ground.whereabouts()
-    traps = ground.lay(Trap("hold", at=f"{FILES}.measure", when="before"))
+    traps = ground.lay(Trap("hold", at=f"{GUEST}.migrate", when="before"))
     async with ground.client():
         process = await ground.spawn("save", ground.name, FILE, traps=traps)
-        await until(traps.sprung, "all of it is written")
+        await until(traps.sprung, "the guest is stopped")
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
         while b"going back" not in await process.stdout.readline():

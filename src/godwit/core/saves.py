@@ -28,6 +28,9 @@ CHUNK: Final = 256 << 20
 CHANNELS: Final = 2
 """Threads of QEMU that write pages at the same time. Measured with 640 MiB: 0.45 s, against 1.30 s for a plain file."""
 
+READERS: Final = 2
+"""Chunks that are read at the same time: making a checksum takes a processor longer than reading."""
+
 LONGEST_PATH: Final = 1024
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from godwit.core.saves import Step, Work
+from godwit.core.saves import READERS, Step, Work
 from godwit.errors import (
     GodwitError,
     HostUnreachableError,
@@ -154,6 +154,20 @@ class Desk:
         """Tell the guest to run until it does. Raises SaveFailedError when it does not within PATIENCE."""
         await guest.resume()
         await self.wait_for(guest, lambda view: view.state is RunState.RUNNING, "the guest was told to run")
+
+    async def chunk_sums(self, host: Host, number: int) -> AsyncIterator[tuple[int, str]]:
+        """Yield the checksums of the file's chunks in order, a few of them being made at a time."""
+        making: list[asyncio.Task[str]] = []
+        try:
+            for chunk in range(number):
+                ahead = range(chunk + len(making), min(number, chunk + READERS))
+                making += [asyncio.create_task(host.saves.chunk_sum(self.job.path, one)) for one in ahead]
+                await self.progress(chunk, number)
+                yield chunk, await making.pop(0)
+            await self.progress(number, number)
+        finally:
+            for task in making:
+                task.cancel()
 
     async def follow(self, guest: Guest, events: AsyncIterator[GuestEvent]) -> tuple[StreamStatus, str]:
         """Follow a stream to its end, which `events` tells; returns how it ended, and QEMU's words.

@@ -166,13 +166,11 @@ class Restoring:
     async def _compare_content(self, host: Host, header: Header, seal: Seal) -> None:
         desk = self.desk
         number = chunks(header.length)
-        for chunk, wanted in enumerate(seal.sums):
+        async for chunk, said in desk.chunk_sums(host, number):
             await desk.check_wish()
-            await desk.progress(chunk, number)
-            if await host.saves.chunk_sum(desk.job.path, chunk) != wanted:
+            if said != seal.sums[chunk]:
                 message = f"{desk.job.path} is damaged: part {chunk + 1} of {number} is not as it was written"
                 raise SaveFileError(message, remedy="take another copy of the file if there is one")
-        await desk.progress(number, number)
 
     # -- loading -------------------------------------------------------------------------------------------------------
 

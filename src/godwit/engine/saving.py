@@ -7,6 +7,7 @@ the next one goes on; what decides then is whether the file is there, and whethe
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -152,9 +153,23 @@ class Saving:
             await desk.note(f"not written as {way}: {words}")
         if way.piped:
             await self._await_program(host)
-        length, disks = await files.measure(desk.job.part, sorted({disk.path for disk in facts.disks}))
-        desk.job = replace(desk.job, way=way, bytes=length, stopped_s=desk.clock.now() - begun)
         self._begun = begun
+        paths = sorted({disk.path for disk in facts.disks})
+        # Side by side, since the guest stands still for it: what is written down says no more than that the stream is
+        # complete, and nothing of what follows is done before all three have said yes.
+        await desk.check_wish()
+        measuring, looking = (
+            asyncio.ensure_future(files.measure(desk.job.part, paths)),
+            asyncio.ensure_future(guest.view()),
+        )
+        writing = asyncio.ensure_future(desk.step(Step.HANDING, way=way))
+        await asyncio.wait([measuring, looking, writing])  # none may go on while the way back is already taken
+        writing.result()
+        (length, disks), view = measuring.result(), looking.result()
+        if view.state is not RunState.POSTMIGRATE:
+            message = f"somebody else told {vm.name} to run while it was saved"
+            raise SaveFailedError(message)
+        desk.job = replace(desk.job, bytes=length)
         return self._header(vm, facts, way, length, disks)
 
     async def _stream(self, guest: Guest, way: Way) -> str:
@@ -188,18 +203,6 @@ class Saving:
     async def _hand_over(self, host: Host, guest: Guest, vm: Vm, header: Header) -> None:
         """Give the file its name, and end the guest's QEMU."""
         desk = self.desk
-        try:
-            await desk.check_wish()
-            if (await guest.view()).state is not RunState.POSTMIGRATE:
-                message = f"somebody else told {vm.name} to run while it was saved"
-                raise SaveFailedError(message)
-            await desk.step(Step.HANDING)
-        except SupersededError:
-            raise
-        except GodwitError as error:
-            await guest.close()
-            await self._undo(host, vm, error)
-            return
         trouble: GodwitError | None = None
         try:
             await host.saves.complete(desk.job.path, desk.job.part, encode_header(header))
@@ -258,10 +261,7 @@ class Saving:
         try:
             length, head = await host.saves.head(desk.job.path)
             header = decode_header(head, length, desk.job.path)
-            number, sums = chunks(length), []
-            for chunk in range(number):
-                await desk.progress(chunk, number)
-                sums.append(await host.saves.chunk_sum(desk.job.path, chunk))
+            sums = [said async for _, said in desk.chunk_sums(host, chunks(length))]
             digests = [(disk.path, await host.digest(disk.path, all_of_it=False)) for disk in header.disks]
             await host.saves.seal(desk.job.path, encode_seal(Seal(header.id, tuple(sums), tuple(digests))))
         except HostUnreachableError:

@@ -83,7 +83,7 @@ echo "length $(stat -L -c %s -- "$1")" && head -c "$2" -- "$1"
 
 _CHUNK: Final = r"""
 path=$1 megabytes=$2 skip=$3
-sum=$(dd if="$path" bs=1M iflag=fullblock count="$megabytes" skip="$skip" status=none | sha256sum)
+sum=$(dd if="$path" bs=1M iflag=fullblock count="$megabytes" skip="$skip" status=none | b2sum -l 256)
 echo "${sum%% *}"
 """
 
