@@ -14,6 +14,7 @@ from godwit.errors import (
     BusyError,
     GuestCrashedError,
     HostError,
+    HostUnreachableError,
     JournalError,
     MonitorCommandError,
     QemuDiedError,
@@ -175,6 +176,24 @@ def test_a_qemu_that_dies_is_told_of_and_leaves_no_file() -> None:
     scene, job = saved(lambda s: s.at(Step.WRITING, lambda: s.world.kill("one", "web")))
     assert job.code == GuestCrashedError.code
     scene.assert_on(None, [])
+
+
+def test_a_file_that_got_its_name_though_nobody_heard_of_it_is_the_guest() -> None:
+    async def scenario() -> None:
+        scene = await Scene.make()
+        files = scene.hosts["one"].saves
+        complete = files.complete
+
+        async def lost(path: str, part: str, header: bytes) -> None:
+            await complete(path, part, header)
+            raise HostUnreachableError("the connection was lost; whether it took effect is unknown")
+
+        files.complete = lost  # type: ignore[method-assign]
+        assert (await scene.save()).step is Step.DONE
+        scene.assert_on(None, [FILE])
+        assert (await scene.restore("two")).step is Step.DONE
+
+    simulate(scenario)
 
 
 def test_a_journal_that_cannot_be_written_stops_nothing_that_lets_the_guest_run() -> None:

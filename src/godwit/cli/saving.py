@@ -180,7 +180,7 @@ def _plain_job(job: Job) -> dict[str, object]:
 def summary(job: Job) -> list[str]:
     """Return what it took, and what to type next."""
     if job.work is Work.SAVE:
-        stood = format_duration(job.stopped_s or 0.0)
+        stood = "a time that was not measured" if job.stopped_s is None else format_duration(job.stopped_s)
         way = _WAYS[job.way] if job.way else ""
         return [
             f"{job.vm} is saved: {format_size(job.bytes)} in {job.path} on {job.host}",

@@ -33,6 +33,7 @@ from godwit.errors import (
     MonitorCommandError,
     MonitorLostError,
     RefusedError,
+    RemoteCommandError,
     SaveFailedError,
     SaveFileError,
     SupersededError,
@@ -239,8 +240,8 @@ class Saving:
         try:
             length, head = await host.saves.head(self.desk.job.path)
             return decode_header(head, length, self.desk.job.path).id == self.desk.job.id
-        except HostUnreachableError:
-            raise
+        except (HostUnreachableError, RemoteCommandError):
+            raise  # nobody knows
         except (HostError, SaveFileError):
             return False
 
@@ -300,6 +301,8 @@ class Saving:
             if view.state is not RunState.ABSENT:
                 await self._go_on(host, vm)
         await host.saves.discard(desk.job.part)
+        if any(step is Step.HANDING for step, _ in desk.job.steps) and await self._has_name(host):
+            await host.saves.discard(desk.job.path)  # what was begun on the host got its name after all
         await self._end_undone(host, vm)
 
     async def _go_on(self, host: Host, vm: Vm) -> None:

@@ -79,7 +79,7 @@ class MemoryJobs:
 def busy(vm: str, other: str) -> BusyError:
     """Return the error of a guest that something else is done with."""
     message = f"something else is being done with {vm}: {other}"
-    return BusyError(message, remedy="wait until it has ended; godwit status and godwit vm show tell")
+    return BusyError(message, remedy="wait until it has ended")
 
 
 def unknown(identifier: str) -> UnknownMigrationError:
