@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from godwit.identifiers import is_job
 from godwit.runners import RunnerProcesses
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def home() -> Path:
 def preload() -> None:
     """Load what a runner needs, so that one that is forked later starts at once."""
     from godwit import service  # noqa: F401, PLC0415
-    from godwit.engine import engine  # noqa: F401, PLC0415
+    from godwit.engine import engine, restoring, saving  # noqa: F401, PLC0415
     from godwit.hosts import connect  # noqa: F401, PLC0415
     from godwit.journal import database, sqljournal  # noqa: F401, PLC0415
 
@@ -104,7 +105,13 @@ def launcher(inventory: Inventory) -> Callable[[str], Awaitable[Launch]]:
 
 
 async def run_migration(identifier: str) -> None:
-    """Carry one migration from where its journal says it stands to its end. Raises JournalError, SupersededError."""
+    """Carry one migration, save or restore from where its journal says it stands to its end.
+
+    Raises JournalError, SupersededError, and of a save or restore what keeps its next step from being known.
+    """
+    if is_job(identifier):
+        await _run_job(identifier)
+        return
     from godwit.core.state import TERMINAL, outcome_status  # noqa: PLC0415 - start-up time
     from godwit.engine.engine import Engine  # noqa: PLC0415 - start-up time
 
@@ -118,3 +125,10 @@ async def run_migration(identifier: str) -> None:
             await Engine(parts, state).run()
         finally:
             await asyncio.gather(parts.source.close(), parts.target.close())
+
+
+async def _run_job(identifier: str) -> None:
+    from godwit.engine.jobs import carry  # noqa: PLC0415 - start-up time
+
+    async with opened() as service:
+        await carry(await service.desk(identifier))

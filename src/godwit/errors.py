@@ -29,7 +29,11 @@ GodwitError
 ├── JournalError              the journal cannot be read or written        exit 11
 │   └── SupersededError       another runner took the migration over
 ├── ProbeError                the outside probe cannot see                 exit 12
-└── LabError                  the laboratory cannot be made or found       exit 13
+├── LabError                  the laboratory cannot be made or found       exit 13
+└── SaveError                 a guest cannot be saved, or brought back     exit 14
+    ├── SaveFailedError
+    ├── SaveCancelledError
+    └── SaveFileError
 
 A message says what is wrong and where; `remedy` says what mends it.
 """
@@ -58,6 +62,15 @@ class GodwitError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the remedy intact."""
         return (_rebuild, (type(self), self.message, self.remedy))
+
+
+def error_of_code(code: str, message: str, remedy: str = "") -> GodwitError:
+    """Return the error that was written down by its code; a plain GodwitError for a code that nobody knows."""
+    kinds = [GodwitError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == code), GodwitError)
+    return kind(message, remedy=remedy)
 
 
 def _rebuild(kind: type[GodwitError], message: str, remedy: str) -> GodwitError:
@@ -249,3 +262,28 @@ class LabError(GodwitError):
 
     code = "lab"
     exit_status = 13
+
+
+class SaveError(GodwitError):
+    """A guest cannot be saved to a file, or brought back from it."""
+
+    code = "save"
+    exit_status = 14
+
+
+class SaveFailedError(SaveError):
+    """A save or a restore failed; what it began was taken back, as the message says."""
+
+    code = "save-failed"
+
+
+class SaveCancelledError(SaveError):
+    """A save or a restore was cancelled; what it began was taken back."""
+
+    code = "save-cancelled"
+
+
+class SaveFileError(SaveError):
+    """A file is no save, is damaged, or does not belong to the disks as they are now."""
+
+    code = "save-file"

@@ -1,4 +1,7 @@
-"""What migrations are called. A room of its own, so that a command line has the name before it loads anything else."""
+"""What migrations, saves and restores are called.
+
+A room of its own, so that a command line has the name before it loads anything else.
+"""
 
 from __future__ import annotations
 
@@ -8,3 +11,16 @@ import secrets
 def new_identifier(vm: str) -> str:
     """Return the name of a new migration of the guest `vm`: unique, and readable."""
     return f"{vm}-{secrets.token_hex(4)}"
+
+
+_JOB = {"save": "s", "restore": "r"}
+
+
+def new_job_identifier(vm: str, work: str) -> str:
+    """Return the name of a new save or restore of the guest `vm`: no migration is called so."""
+    return f"{vm}-{_JOB[work]}{secrets.token_hex(4)}"
+
+
+def is_job(identifier: str) -> bool:
+    """Say whether an identifier is that of a save or a restore: the letter before its number is none of a number's."""
+    return identifier.rpartition("-")[2][:1] in _JOB.values()

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Sequence
 
+    from godwit.core.savefile import DiskState
+    from godwit.core.saves import Job
     from godwit.core.state import Phase, State
     from godwit.model import (
         DiskCopy,
@@ -401,6 +403,51 @@ class Host(Transfers, Addresses, Protocol):
         """Give the lease back; the last one restores the host's own value. Idempotent."""
         ...
 
+    @property
+    def saves(self) -> SaveFiles:
+        """The files on this host that guests are saved to."""
+        ...
+
+
+class SaveFiles(Protocol):
+    """Files of saved guests on one host. Every call raises HostError and its kin."""
+
+    async def begin(self, path: str, part: str, program: str) -> None:
+        """Make `part`, which is to become `path`. Raises HostError where it cannot be, or the host lacks `program`."""
+        ...
+
+    async def program_ended(self, part: str) -> str:
+        """Return the status of the program that writes to `part`, in words; empty while it has not told it."""
+        ...
+
+    async def measure(self, part: str, disks: Sequence[str]) -> tuple[int, tuple[DiskState, ...]]:
+        """Return the length of `part` and the state of these disks. Raises HostError where one is absent."""
+        ...
+
+    async def complete(self, path: str, part: str, header: bytes) -> None:
+        """Put the header in front, sync, and give `part` its name. Raises HostError where the name is taken."""
+        ...
+
+    async def discard(self, part: str) -> None:
+        """Remove a file that was begun, and what belongs to it. Idempotent."""
+        ...
+
+    async def head(self, path: str) -> tuple[int, bytes]:
+        """Return length and beginning of a file, as much as describes it. Raises HostError where there is none."""
+        ...
+
+    async def disks(self, paths: Sequence[str]) -> tuple[DiskState | None, ...]:
+        """Return the state of files, None for one that is not there."""
+        ...
+
+    async def chunk_sum(self, path: str, number: int) -> str:
+        """Return the digest of the stream's chunk of that number, from 0."""
+        ...
+
+    async def seal(self, path: str, seal: bytes) -> None:
+        """Put the seal in its place, and sync."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -475,6 +522,47 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Write what waits and let go."""
+        ...
+
+    @property
+    def jobs(self) -> JobBook:
+        """The saves and restores that are under way, and those that were."""
+        ...
+
+
+class JobBook(Protocol):
+    """The record of every save and restore, written before it is acted upon. Raises JournalError."""
+
+    async def create(self, job: Job) -> None:
+        """Write a new job down. Raises BusyError when one of the same guest, or a migration of it, is unfinished."""
+        ...
+
+    async def take_over(self, identifier: str) -> tuple[int, Job]:
+        """Return a new epoch, and the job: who had an earlier one can write nothing any more."""
+        ...
+
+    async def taken_over(self, identifier: str) -> bool:
+        """Say whether who began it has been followed by another."""
+        ...
+
+    async def write(self, job: Job, epoch: int, *, durable: bool) -> None:
+        """Write how far it is; durable means on disk when the call returns. Raises SupersededError."""
+        ...
+
+    async def load(self, identifier: str) -> Job:
+        """Return a job. Raises UnknownMigrationError."""
+        ...
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[Job]:
+        """List jobs, the newest first."""
+        ...
+
+    async def request_cancel(self, identifier: str) -> None:
+        """Ask whoever does it to go back."""
+        ...
+
+    async def cancel_requested(self, identifier: str) -> bool:
+        """Say whether somebody asked for that."""
         ...
 
 

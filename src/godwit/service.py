@@ -13,16 +13,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight import check
+from godwit.core.savefile import decode_header
+from godwit.core.saves import Job, Step, Work, checked_path
 from godwit.core.state import Phase
 from godwit.engine.gather import gather
+from godwit.engine.jobs import Desk
 from godwit.engine.parts import Parts
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
-from godwit.identifiers import new_identifier
+from godwit.identifiers import new_identifier, new_job_identifier
 from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from godwit.core.saves import Compression
     from godwit.core.state import State
     from godwit.model import Finding, HostFacts, Vm
     from godwit.ports import (
@@ -43,6 +47,9 @@ FOLLOW_PERIOD: Final = 0.1
 
 STARTING: Final = 5.0
 """Seconds that a runner may take from its migration's record until it holds the guest's lock."""
+
+ORPHAN_PATIENCE: Final = 15.0
+"""Seconds without a runner after which nobody is expected to take a save or restore up by itself."""
 
 _POWERDOWN_DEADLINE: Final = 60.0
 
@@ -197,6 +204,15 @@ class Service:
             if row.spec.vm == name:
                 message = f"{name} is being migrated: {row.spec.id} ({row.phase})"
                 raise BusyError(message, remedy=f"godwit status {row.spec.id}; godwit cancel {row.spec.id}")
+        await self._refuse_saving(name)
+
+    async def _refuse_saving(self, name: str) -> None:
+        for job in await self.journal.jobs.rows(unfinished=True, limit=1000):
+            if job.vm == name:
+                message = f"a {job.work} of {name} is under way: {job.id} ({job.step})"
+                raise BusyError(
+                    message, remedy="wait until it has ended; any godwit command takes it up if it was killed"
+                )
 
     async def view_vm(self, vm: Vm) -> GuestView:
         """Say what a guest does now; a silent host is a view, too."""
@@ -244,6 +260,7 @@ class Service:
         know it beforehand. Raises InputError, BusyError, JournalError.
         """
         spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
+        await self._refuse_saving(vm)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
@@ -327,7 +344,98 @@ class Service:
         ]
         for spec in orphans:
             self.runners.start(spec.id, spec.vm)
-        return [spec.id for spec in orphans]
+        jobs = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if self._orphaned(job)]
+        for job in jobs:
+            self.runners.start(job.id, job.vm)
+        return [*(spec.id for spec in orphans), *(job.id for job in jobs)]
+
+    # -- saving and restoring --------------------------------------------------------------------------------------
+
+    async def save(self, vm: str, path: str, compression: Compression | None = None, *, identifier: str = "") -> str:
+        """Ask for a guest to be saved to a file on its host and return the job's identifier; see `migrate`.
+
+        Where an earlier save of the guest was killed, it is taken back first; one to the same file that can still be
+        finished is. Raises InputError, BusyError.
+        """
+        guest = await self.inventory.vm(vm)
+        path = checked_path(path)
+        former = await self._await_former(vm)
+        if former is not None and (former.work, former.step, former.path) == (Work.SAVE, Step.DONE, path):
+            return former.id
+        name = identifier or new_job_identifier(vm, Work.SAVE)
+        return await self._begin(Job(name, Work.SAVE, vm, guest.host, path, self.clock.now(), compression))
+
+    async def restore(self, path: str, host: str, *, verify: bool = True) -> str:
+        """Ask for a guest to be brought back from a file, as `host` sees it, and return the job's identifier.
+
+        `verify` reads all of the file first. Raises InputError, BusyError, HostError, SaveFileError.
+        """
+        path = checked_path(path)
+        opened = self.open_host(await self.inventory.host(host))
+        try:
+            await opened.connect()
+            length, head = await opened.saves.head(path)
+        finally:
+            await opened.close()
+        vm = checked_name(decode_header(head, length, path).vm.name, "guest")
+        await self._await_former(vm)
+        name = new_job_identifier(vm, Work.RESTORE)
+        return await self._begin(Job(name, Work.RESTORE, vm, host, path, self.clock.now(), verify=verify))
+
+    async def _begin(self, job: Job) -> str:
+        await self.journal.jobs.create(job)
+        self.runners.start(job.id, job.vm)
+        return job.id
+
+    def _orphaned(self, job: Job) -> bool:
+        return self.clock.now() - job.created > STARTING and not self.runners.alive(job.vm)
+
+    async def _await_former(self, vm: str) -> Job | None:
+        """Wait for the end of a job whose process was killed, and return it; one that is at work is left alone."""
+        mine = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if job.vm == vm]
+        if not mine:
+            return None
+        job = mine[0]
+        while not self.runners.alive(vm) and not self._orphaned(job):
+            await self.clock.sleep(FOLLOW_PERIOD)  # its runner may just be starting
+        if not self.runners.alive(vm):
+            self.runners.start(job.id, vm)
+        elif not await self.journal.jobs.taken_over(job.id):
+            return None
+        async for _ in self.follow_job(job.id):
+            pass
+        return await self.journal.jobs.load(job.id)
+
+    async def desk(self, identifier: str) -> Desk:
+        """Put together what a job is done with, for its runner."""
+        epoch, job = await self.journal.jobs.take_over(identifier)
+        return Desk(self.journal.jobs, self.inventory, self.clock, self.open_host, job, epoch)
+
+    async def follow_job(self, identifier: str) -> AsyncIterator[Job]:
+        """Yield a save or restore whenever it has changed, the last time when it has ended.
+
+        Raises GodwitError when nobody works on it any more.
+        """
+        seen: Job | None = None
+        silent_since: float | None = None
+        while True:
+            job = await self.journal.jobs.load(identifier)
+            if job != seen:
+                seen = job
+                yield job
+            if job.finished:
+                return
+            now = self.clock.now()
+            silent_since = None if self.runners.alive(job.vm) else silent_since or now
+            if silent_since is not None and now - silent_since > ORPHAN_PATIENCE:
+                message = f"nobody works on {identifier} any more: its runner died and was not started anew"
+                remedy = f"see log/{identifier}.log in Godwit's folder; godwit vm list takes it up again"
+                raise GodwitError(message, remedy=remedy)
+            await self.clock.sleep(FOLLOW_PERIOD)
+
+    async def cancel_job(self, identifier: str) -> None:
+        """Ask for a save or restore to be taken back; it may be too late. Raises UnknownMigrationError."""
+        await self.journal.jobs.request_cancel(identifier)
 
 
 @dataclass(slots=True)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.engine.engine import Engine
+from godwit.engine.jobs import carry
 from godwit.errors import InputError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
+from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
 from godwit.service import Service
@@ -42,6 +44,9 @@ class TaskRunners:
 
     async def _run(self, identifier: str) -> None:
         assert self.service is not None  # noqa: S101 - simulated() sets it; for the type checker
+        if is_job(identifier):
+            await carry(await self.service.desk(identifier))
+            return
         epoch = await self.service.journal.take_over(identifier)
         row, state = await self.service.journal.load(identifier)
         parts = await self.service.parts(row.spec, epoch=epoch, requested=row.created)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import godwit
-from godwit.api.client import Godwit, connect, error_of
+from godwit.api.client import Godwit, connect, error_of, error_of_job
+from godwit.core.saves import Job, Step, Way
 from godwit.engine.engine import Engine
+from godwit.engine.jobs import carry
 from godwit.errors import (
     BusyError,
     GuestCrashedError,
@@ -17,10 +19,13 @@ from godwit.errors import (
     MigrationCancelledError,
     MigrationFailedError,
     RefusedError,
+    SaveCancelledError,
+    SaveFileError,
     UnknownVmError,
 )
-from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock
+from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
+from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
 from godwit.service import Service
@@ -46,6 +51,9 @@ class Runners:
 
     async def _run(self, identifier: str) -> None:
         assert self.service is not None
+        if is_job(identifier):
+            await carry(await self.service.desk(identifier))
+            return
         epoch = await self.service.journal.take_over(identifier)
         row, state = await self.service.journal.load(identifier)
         parts = await self.service.parts(row.spec, epoch=epoch, requested=row.created)
@@ -200,3 +208,48 @@ async def test_connect_opens_the_folder_that_is_named(tmp_path: Path, monkeypatc
     async with connect() as g:
         assert await g.hosts() == []
     assert (tmp_path / "elsewhere" / "journal.db").exists()
+
+
+async def test_a_guest_is_saved_and_restored() -> None:
+    place = await Place.make()
+    told: list[Job] = []
+    kept = await place.g.save("web1", "/images/web1.save", on_progress=told.append)
+    assert kept.bytes > 0
+    assert kept.stopped_s is not None
+    assert [job.step for job in told][-1] is Step.DONE
+    assert place.world.executing("web1") == []
+    again = await place.g.restore("/images/web1.save", "host2")
+    assert (again.vm, again.host) == ("web1", "host2")
+    assert place.world.executing("web1") == ["host2"]
+    with pytest.raises(BusyError):
+        await place.g.restore("/images/web1.save", "host1")
+    await place.g.stop_vm("web1", force=True)
+    with pytest.raises(SaveFileError, match="has changed since"):
+        await place.g.restore("/images/web1.save", "host1", verify=False)
+
+
+async def test_an_unknown_compression_cannot_be_meant() -> None:
+    place = await Place.make()
+    with pytest.raises(ValueError, match="rar"):
+        await place.g.save("web1", "/images/web1.save", compress="rar")
+    assert (await place.g.save("web1", "/images/web1.save", compress="gzip")).way is Way.GZIP
+
+
+async def test_cancelling_the_task_that_saves_lets_the_guest_run_on() -> None:
+    place = await Place.make()
+    writing = asyncio.Event()
+
+    def told(job: Job) -> None:
+        if job.step is Step.WRITING:
+            writing.set()
+
+    place.world.workloads["web1"] = place.world.hosts["host1"].qemus["web1"].workload = Workload(used=2000 << 20)
+    saving = asyncio.create_task(place.g.save("web1", "/images/web1.save", on_progress=told))
+    await writing.wait()
+    saving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await saving
+    assert place.world.executing("web1") == ["host1"]
+    assert place.world.saves == {}
+    (job,) = await place.service.journal.jobs.rows()
+    assert isinstance(error_of_job(job), SaveCancelledError)

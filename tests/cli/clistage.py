@@ -18,8 +18,10 @@ from godwit.cli import ground
 from godwit.cli.main import main
 from godwit.core.state import Phase, State
 from godwit.engine.engine import Engine
+from godwit.engine.jobs import carry
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
+from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Spec, Vm
 from godwit.ports import Entry
@@ -44,7 +46,10 @@ WEB1 = Vm(
 
 
 async def engine(service: Service, identifier: str) -> None:
-    """Carry the migration as a runner does."""
+    """Carry the migration, save or restore as a runner does."""
+    if is_job(identifier):
+        await carry(await service.desk(identifier))
+        return
     epoch = await service.journal.take_over(identifier)
     row, state = await service.journal.load(identifier)
     parts = await service.parts(row.spec, epoch=epoch, requested=row.created)

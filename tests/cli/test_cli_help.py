@@ -15,7 +15,7 @@ COMMANDS = [
     *([name] for name in ("migrate", "check", "status", "cancel", "report", "watch", "history", "show", "probe")),
     *(["host", name] for name in ("add", "list", "show", "check", "remove")),
     *(["vm", name] for name in ("define", "adopt", "start", "stop", "list", "show", "console", "remove")),
-    ["monitor"],
+    *(["save"], ["restore"], ["monitor"]),
     ["host"],
     ["vm"],
     [],

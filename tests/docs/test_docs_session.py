@@ -37,7 +37,7 @@ def test_what_a_page_shows_works(page: str, session: Session) -> None:
     shown = [command for block in TYPED if block.page == page for command in block.commands]
     said = [session.type(command) for command in shown]
     moves = [text for command, text in zip(shown, said, strict=True) if command[:2] == ["godwit", "migrate"]]
-    assert moves
+    assert moves, "what a page does to a guest ends with a move, which shows that it lives"
     for text in moves:
         assert "web1 moved from" in text
         assert "alive, seen from outside" in text

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.saves import Compression, Step
 from godwit.errors import (
     DisksUnverifiedError,
     GodwitError,
@@ -24,17 +25,19 @@ from godwit.errors import (
     MigrationCancelledError,
     MigrationFailedError,
     RefusedError,
+    error_of_code,
 )
 from godwit.model import HostRecord, Outcome, OutcomeStatus, Policy, ProbeRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from godwit.core.saves import Job
     from godwit.model import Finding, GuestView, HostFacts, Vm
     from godwit.ports import Entry, MigrationRow
     from godwit.service import Service, Status
 
-__all__ = ["Godwit", "Migration", "connect", "error_of"]
+__all__ = ["Godwit", "Migration", "connect", "error_of", "error_of_job"]
 
 _ERRORS: Final[dict[OutcomeStatus, type[GodwitError]]] = {
     OutcomeStatus.FAILED: MigrationFailedError,
@@ -54,6 +57,11 @@ def error_of(outcome: Outcome) -> GodwitError | None:
     plainly = {OutcomeStatus.CANCELLED: f"the migration was cancelled; {outcome.vm} runs on, on {outcome.source}"}
     message = outcome.error or plainly.get(outcome.status, f"the migration of {outcome.vm} ended: {outcome.status}")
     return kind(message, remedy=outcome.remedy)
+
+
+def error_of_job(job: Job) -> GodwitError | None:
+    """Return the error that the end of a save or restore amounts to, or None where it is done."""
+    return None if job.step is Step.DONE else error_of_code(job.code, job.error, job.remedy)
 
 
 @asynccontextmanager
@@ -162,6 +170,50 @@ class Godwit:
         """List migrations, the newest first."""
         return await self.service.journal.rows(limit=limit)
 
+    # -- saving and restoring --------------------------------------------------------------------------------------
+
+    async def save(
+        self,
+        vm: str,
+        path: str,
+        *,
+        compress: Compression | str | None = None,
+        on_progress: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Stop the guest `vm`, write it to the file `path` on its host, and end its QEMU; returns what it took.
+
+        `compress` is a program of the host, "zstd" or "gzip". `on_progress` is called whenever the job has changed. If
+        the awaiting task is cancelled the save is, too, and CancelledError is raised when the guest runs on; or it was
+        too late for that.
+
+        Raises InputError, BusyError, and for what does not come to its end RefusedError, HostError, HypervisorError,
+        SaveFailedError, SaveCancelledError or GuestCrashedError.
+        """
+        compression = None if compress is None else Compression(compress)
+        return await self._job(await self.service.save(vm, path, compression), on_progress)
+
+    async def restore(
+        self, path: str, host: str, *, verify: bool = True, on_progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """Let the guest that was saved to `path`, as `host` sees it, go on there; see `save`.
+
+        `verify` reads all of the file first. Raises SaveFileError for a file that is damaged, or whose guest's disks
+        are others by now, besides what `save` raises.
+        """
+        return await self._job(await self.service.restore(path, host, verify=verify), on_progress)
+
+    async def _job(self, identifier: str, on_progress: Callable[[Job], None] | None) -> Job:
+        following = asyncio.create_task(_follow_job(self.service, identifier, on_progress))
+        try:
+            job = await asyncio.shield(following)
+        except asyncio.CancelledError:
+            await _settle(asyncio.create_task(_take_job_back(self.service, identifier, following)))
+            raise
+        error = error_of_job(job)
+        if error is not None:
+            raise error
+        return job
+
     # -- hosts -----------------------------------------------------------------------------------------------------
 
     async def hosts(self) -> list[HostRecord]:
@@ -223,6 +275,18 @@ async def _follow(migration: Migration, on_progress: Callable[[Entry], None] | N
         if on_progress is not None:
             on_progress(entry)
     return await migration.outcome()
+
+
+async def _follow_job(service: Service, identifier: str, on_progress: Callable[[Job], None] | None) -> Job:
+    async for job in service.follow_job(identifier):
+        if on_progress is not None:
+            on_progress(job)
+    return await service.journal.jobs.load(identifier)
+
+
+async def _take_job_back(service: Service, identifier: str, following: asyncio.Task[Job]) -> None:
+    await service.cancel_job(identifier)
+    await asyncio.wait([following])
 
 
 async def _take_back(migration: Migration, following: asyncio.Task[Outcome]) -> None:

@@ -14,6 +14,7 @@ from typer import echo
 
 from godwit import units
 from godwit.errors import InputError, UnknownMigrationError
+from godwit.identifiers import is_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -52,7 +53,8 @@ async def service(*, take_up: bool = False, migrating: tuple[str, str] | None = 
     async with opener(migrating) as opened:
         if take_up:
             for identifier in await opened.take_up():
-                echo(f"godwit: took migration {identifier} up again; nobody was working on it", err=True)
+                what = "" if is_job(identifier) else "migration "
+                echo(f"godwit: took {what}{identifier} up again; nobody was working on it", err=True)
         yield opened
 
 

@@ -25,6 +25,7 @@ from godwit.errors import (
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import VERSION, FakeQemu
+from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.faketransfers import FakeTransfers
 from godwit.hosts.fakeworld import FakeWorld
@@ -106,6 +107,7 @@ class FakeHost(FakeTransfers):
         self.crashed = False
         self.cut_off = False
         self.late = 0.0
+        self.saves = FakeSaveFiles(world, name, self._reach)
         world.add_host(self)
 
     # -- for the world ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorCommandError
 from godwit.hosts.fakemirror import FakeMirror
+from godwit.hosts.fakesaves import FakeFileStream
 from godwit.hosts.fakestream import LIVE, FakeStream
 from godwit.model import (
     GuestView,
@@ -52,8 +53,15 @@ STREAM_STATUSES: Final = {
     "failed": StreamStatus.FAILED,
     "cancelled": StreamStatus.CANCELLED,
 }
-CAPABILITIES: Final = frozenset({"events", "return-path", "late-block-activate", "pause-before-switchover"})
-PARAMETERS: Final = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
+CAPABILITIES: Final = frozenset(
+    {"events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd"}
+)
+PARAMETERS: Final = {
+    "downtime-limit": 300,
+    "max-bandwidth": 128 * 1024 * 1024,
+    "multifd-channels": 2,
+    "direct-io": False,
+}
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)
 IN_ORDER: Final = frozenset({"quit", "the guest shut down"})
@@ -81,7 +89,7 @@ class FakeQemu:
         self.frozen: set[str] = set()
         self.frozen_port: int | None = None
         self.mirrors: dict[str, FakeMirror] = {}
-        self.stream: FakeStream | None = None
+        self.stream: FakeStream | FakeFileStream | None = None
         self.hung = False
         self.alive = True
         self.armed = False
@@ -248,6 +256,9 @@ class FakeQemu:
         """Obey migrate-incoming, and return where."""
         if self.raw != "inmigrate":
             self.refuse("migrate-incoming", "'-incoming' was not specified on the command line")
+        if not uri.startswith("tcp:"):
+            self.stream = FakeFileStream(self, uri, reading=True)
+            return uri
         address, _, ports = uri.rpartition(":")
         first, _, last = ports.partition(",to=")
         taken = self.host.ports_in_use() | self.host.unseen_ports
@@ -263,6 +274,12 @@ class FakeQemu:
             self.refuse("migrate", "There's a migration process in progress")
         if self.raw not in {"running", "paused", "prelaunch"}:
             self.refuse("migrate", "Guest is not in a state that can be migrated")
+        if uri.startswith(("file:", "exec:")):
+            self.detail = ""
+            self.stream = FakeFileStream(self, uri, reading=False)
+            return
+        if self.capabilities["mapped-ram"]:
+            self.refuse("migrate", "Migration requires seekable transport (e.g. file)")
         target, link = self.world.listener(self.host, uri)
         if target is None or link is None:
             self.detail = f"Failed to connect to '{uri}': Connection refused"

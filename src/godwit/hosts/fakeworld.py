@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeqemu import FakeQemu
+    from godwit.hosts.fakesaves import FakeSave
     from godwit.model import Launch, Vm
     from godwit.ports import Clock
 
@@ -91,6 +92,10 @@ class FakeWorld:
     """Paths of files that a guest only reads."""
     differing: dict[str, str] = field(default_factory=dict)
     """What a comparison finds in the disk of a path, where something is to be found."""
+    saves: dict[str, FakeSave] = field(default_factory=dict)
+    """Files that guests were saved to, by path; all hosts see them."""
+    changed: dict[int, int] = field(default_factory=dict)
+    """When a file was last written, by inode, in numbers that only grow."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -250,6 +255,8 @@ class FakeWorld:
             if file is not None and not reads_only and not self.disks.guest_writes(name, path, file.inode):
                 self.broken_laws.append(f"{name} executes on {where} with a disk that lacks writes: {path}")
         qemu.memory = self._newest[name] = self.next_number()
+        files = (self.file(path, where) for path, _ in self.disks_of(qemu))
+        self.changed.update({file.inode: qemu.memory for file in files if file is not None})
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
 
     def ceased(self, qemu: FakeQemu) -> None:

@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, launching, processes, sendqueue, tcpports
+from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
@@ -113,6 +114,7 @@ class PlainHost(Transfers):
         """Serve the host `identity` over `transport`, which this owns."""
         self._identity = identity
         self._transport = transport
+        self.saves = PlainSaveFiles(transport)
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from godwit.core.state import State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import encode
+from godwit.journal.memoryjobs import MemoryJobs
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class MemoryJournal:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._stories: dict[str, _Story] = {}
+        self.jobs = MemoryJobs(self._migrating)
+
+    def _migrating(self, vm: str) -> str | None:
+        stories = (story for story in self._stories.values() if story.spec.vm == vm and not story.state.finished)
+        return next((story.spec.id for story in stories), None)
 
     def _story(self, identifier: str) -> _Story:
         if identifier not in self._stories:

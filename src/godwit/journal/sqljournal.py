@@ -20,6 +20,7 @@ from godwit.errors import (
     UnknownVmError,
 )
 from godwit.journal.codec import dump, encode, load
+from godwit.journal.sqljobs import SqlJobs
 from godwit.journal.tables import entries, hosts, migrations, vms
 from godwit.model import HostRecord, Outcome, Spec, Vm
 from godwit.ports import Entry, MigrationRow
@@ -55,6 +56,7 @@ class SqlJournal:
     def __init__(self, database: Database) -> None:
         """Write to `database`."""
         self._database = database
+        self.jobs = SqlJobs(database)
         self._waiting: list[_Write] = []
         self._fenced: set[tuple[str, int]] = set()
         self._flushing = asyncio.Lock()

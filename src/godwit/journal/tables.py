@@ -31,6 +31,18 @@ entries = Table(
     Column("data", Text, nullable=False),
 )
 
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("vm", String(128), nullable=False, index=True),
+    Column("created", Float, nullable=False),
+    Column("finished", Integer, nullable=False, index=True),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("job", Text, nullable=False),
+    Column("cancel", Integer, nullable=False, default=0),
+)
+
 hosts = Table(
     "hosts",
     metadata,

@@ -1,0 +1,94 @@
+"""The record of saves and restores in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from godwit.errors import BusyError, SupersededError, UnknownMigrationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from godwit.core.saves import Job
+
+
+@dataclass(slots=True)
+class _Row:
+    job: Job
+    epoch: int = 0
+    cancel: bool = False
+
+
+class MemoryJobs:
+    """See `godwit.ports.JobBook`."""
+
+    def __init__(self, migrating: Callable[[str], str | None]) -> None:
+        """Begin with nothing; `migrating` returns the unfinished migration of a guest."""
+        self._rows: dict[str, _Row] = {}
+        self._migrating = migrating
+
+    def _row(self, identifier: str) -> _Row:
+        if identifier not in self._rows:
+            raise unknown(identifier)
+        return self._rows[identifier]
+
+    async def create(self, job: Job) -> None:
+        """Write a new job down; see the port."""
+        other = next((row.job.id for row in self._rows.values() if row.job.vm == job.vm and not row.job.finished), None)
+        other = other or self._migrating(job.vm)
+        if other is not None:
+            raise busy(job.vm, other)
+        self._rows[job.id] = _Row(job)
+
+    async def take_over(self, identifier: str) -> tuple[int, Job]:
+        """Fence earlier ones off; see the port."""
+        row = self._row(identifier)
+        row.epoch += 1
+        return row.epoch, row.job
+
+    async def taken_over(self, identifier: str) -> bool:
+        """Say whether who began it has been followed by another."""
+        return self._row(identifier).epoch > 1
+
+    async def write(self, job: Job, epoch: int, *, durable: bool) -> None:  # noqa: ARG002 - the port has it
+        """Write how far it is; see the port."""
+        row = self._row(job.id)
+        if row.epoch != epoch:
+            raise superseded(job.id)
+        row.job = job
+
+    async def load(self, identifier: str) -> Job:
+        """Return a job; see the port."""
+        return self._row(identifier).job
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[Job]:
+        """List jobs; see the port."""
+        found = sorted((row.job for row in self._rows.values()), key=lambda job: job.created, reverse=True)
+        return [job for job in found if not (unfinished and job.finished)][:limit]
+
+    async def request_cancel(self, identifier: str) -> None:
+        """Ask to go back; see the port."""
+        self._row(identifier).cancel = True
+
+    async def cancel_requested(self, identifier: str) -> bool:
+        """Say whether somebody asked for that."""
+        return self._row(identifier).cancel
+
+
+def busy(vm: str, other: str) -> BusyError:
+    """Return the error of a guest that something else is done with."""
+    message = f"something else is being done with {vm}: {other}"
+    return BusyError(message, remedy="wait until it has ended")
+
+
+def unknown(identifier: str) -> UnknownMigrationError:
+    """Return the error of an identifier that nobody knows."""
+    message = f"there is no save or restore {identifier!r}"
+    return UnknownMigrationError(message)
+
+
+def superseded(identifier: str) -> SupersededError:
+    """Return the error of a runner that another has followed."""
+    message = f"another runner took over {identifier}; this one stops here"
+    return SupersededError(message)
