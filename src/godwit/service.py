@@ -23,6 +23,7 @@ from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, R
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from godwit.core.sending import SendRecord
     from godwit.core.state import State
     from godwit.model import Finding, HostFacts, Vm
     from godwit.ports import (
@@ -191,12 +192,23 @@ class Service:
             raise BusyError(message, remedy=f"godwit vm stop {name}")
         await self.inventory.remove_vm(name)
 
-    async def refuse_migrating(self, name: str) -> None:
-        """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run."""
+    async def refuse_migrating(self, name: str, *, sending: bool = False) -> None:
+        """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run.
+
+        The same for one that is being sent with a snapshot, unless it is `sending` that asks.
+        """
+        for record in await self.inventory.sends():
+            if record.vm == name and not sending:
+                raise self.being_sent(record)
         for row in await self.journal.rows(unfinished=True, limit=1000):
             if row.spec.vm == name:
                 message = f"{name} is being migrated: {row.spec.id} ({row.phase})"
                 raise BusyError(message, remedy=f"godwit status {row.spec.id}; godwit cancel {row.spec.id}")
+
+    def being_sent(self, record: SendRecord) -> BusyError:
+        """Return the error that says that a guest is being sent, and what to type."""
+        message = f"{record.vm} is being sent to {record.target} with {record.tag} ({record.step})"
+        return BusyError(message, remedy=f"if nobody works on it: {record.command}")
 
     async def view_vm(self, vm: Vm) -> GuestView:
         """Say what a guest does now; a silent host is a view, too."""
@@ -244,6 +256,9 @@ class Service:
         know it beforehand. Raises InputError, BusyError, JournalError.
         """
         spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
+        for record in await self.inventory.sends():
+            if record.vm == vm:
+                raise self.being_sent(record)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id

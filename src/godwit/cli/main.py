@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import hosts, monitor, moves, vms, watching
+from godwit.cli import hosts, monitor, moves, snapshots, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.errors import GodwitError
@@ -49,7 +49,7 @@ class _InOrder(TyperGroup):
 _ORDER: Final = (
     *("migrate", "check", "status", "cancel", "report"),
     *("watch", "history", "show", "probe"),
-    *("host", "vm", "monitor", "lab", "demo"),
+    *("host", "vm", "snapshot", "monitor", "lab", "demo"),
 )
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ app.command("show", rich_help_panel=_LOOK)(watching.show)
 app.command("probe", rich_help_panel=_LOOK)(watching.probe)
 app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
 app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
+app.add_typer(snapshots.app, name="snapshot", rich_help_panel=_KEEP)
 app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)
 
 

@@ -37,6 +37,7 @@ RUN_STATES: Final = {
     "inmigrate": RunState.INCOMING,
     "finish-migrate": RunState.STOPPED_FOR_SWITCHOVER,
     "postmigrate": RunState.POSTMIGRATE,
+    "restore-vm": RunState.OTHER,
 }
 STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,
@@ -79,14 +80,17 @@ class FakeQemu:
         self.announced = 0
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
-        if not incoming:
-            self.world.boot(self)
+        self.fresh = not incoming
+        if not incoming and "-S" not in launch.argv:
             self.execute()
 
     # -- CPUs ------------------------------------------------------------------------------------------------------
 
     def execute(self) -> None:
         """Let the CPUs run. Nothing here prevents a second copy: QEMU does not, either; the world takes note."""
+        if self.fresh:
+            self.world.boot(self)
+            self.fresh = False
         self.raw = "running"
         self.world.began(self)
         self.tell("RESUME")

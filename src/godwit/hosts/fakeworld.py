@@ -18,6 +18,7 @@ from godwit.hosts.fakestream import Link, Workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from godwit.core.snapshots import ImageSnapshot
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.model import Vm
@@ -42,6 +43,14 @@ class File:
     size: int
     hosts: frozenset[str]
     content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSnapshot:
+    """A snapshot in an image; `memory` names the content of the guest's memory, 0 where another disk holds it."""
+
+    entry: ImageSnapshot
+    memory: int = 0
 
 
 @dataclass(slots=True)
@@ -78,6 +87,8 @@ class FakeWorld:
     full: set[str] = field(default_factory=set)
     incomplete: set[int] = field(default_factory=set)
     """Inodes of images that a copy was begun into and did not end whole."""
+    images: dict[int, tuple[FakeSnapshot, ...]] = field(default_factory=dict)
+    """The snapshots in an image, by its inode."""
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
@@ -114,6 +125,15 @@ class FakeWorld:
         self._files.setdefault(path, []).append(file)
         self.incomplete.add(file.inode)
         self.owned[file.inode] = owner
+
+    def complete(self, path: str, host: str, original: File) -> None:
+        """Let a file be a whole copy of another one, snapshots included."""
+        file = self.file(path, host)
+        if file is not None:
+            content = original.content or str(original.inode)
+            self._files[path][self._files[path].index(file)] = replace(file, content=content)
+            self.incomplete.discard(file.inode)
+            self.images[file.inode] = self.images.get(original.inode, ())
 
     def remove_image(self, path: str, host: str) -> None:
         """Remove a file from one host's storage."""
@@ -192,6 +212,10 @@ class FakeWorld:
                 self.broken_laws.append(f"{name} executes on {where} with a disk that is not whole: {path}")
         qemu.memory = self._newest[name] = self.next_number()
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
+
+    def went_back(self, qemu: FakeQemu, memory: int) -> None:
+        """Note that memory and disks of a guest went back together: that memory is the newest again."""
+        qemu.memory = self._newest[qemu.vm.name] = memory
 
     def ceased(self, qemu: FakeQemu) -> None:
         """Note that a process executes no more."""

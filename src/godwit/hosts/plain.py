@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, launching, processes, sendqueue, tcpports
+from godwit.hosts.files import GivesFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
@@ -105,7 +106,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost:
+class PlainHost(GivesFiles):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from godwit.errors import JournalError
-from godwit.journal.tables import metadata, migrations
+from godwit.journal.tables import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,7 +73,7 @@ class Database:
 
     async def _has_tables(self) -> bool:
         def look(connection: Connection) -> bool:
-            return inspect(connection).has_table(migrations.name)
+            return set(metadata.tables) <= set(inspect(connection).get_table_names())
 
         return await self.read(lambda connection: connection.run_sync(look))
 
