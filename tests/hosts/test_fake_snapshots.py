@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,5 +121,3 @@ async def test_what_must_be_done_is_done_though_it_is_cancelled_again_and_again(
     with pytest.raises(asyncio.CancelledError):
         await heard
     assert sorted(done) == ["heard", "late"]
-
-

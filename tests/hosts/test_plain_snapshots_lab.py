@@ -62,9 +62,7 @@ async def left(bench: Bench) -> str:
     return said.stdout.decode()
 
 
-async def test_who_is_no_longer_asked_for_a_file_ends_by_itself(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_is_no_longer_asked_for_a_file_ends_by_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LEASE", 1)
     address = (await bench.source.facts()).migration_address
     await bench.source.serve_file(bench.private, "a-lease", address)

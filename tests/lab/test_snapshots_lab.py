@@ -148,8 +148,7 @@ async def test_a_full_disk_leaves_the_guest_as_it_was(ground: Ground) -> None:
     """The room is looked for beforehand; QEMU itself would take all of it, and not give it back."""
     here, _ = await cleared(ground)
     assert (await ground.godwit("vm", "stop", "--force", ground.name)).status == 0
-    hide = "mkdir -p /tmp/kept && cp /mnt/images/* /tmp/kept/ && mount -t tmpfs -o size=110m tmpfs /mnt/images"
-    ground.inside(here, "sh", "-c", f"{hide} && cp --sparse=always /tmp/kept/{ground.name}.* /mnt/images/")
+    narrow(ground, here, room=40)
     try:
         assert (await ground.godwit("vm", "start", ground.name)).status == 0
         await until(lambda: ground.ssh("echo up") == "up", "the guest is up", 60)
@@ -161,6 +160,17 @@ async def test_a_full_disk_leaves_the_guest_as_it_was(ground: Ground) -> None:
         await ground.godwit("vm", "stop", "--force", ground.name)
         ground.inside(here, "umount", "/mnt/images")
         await ground.godwit("vm", "start", ground.name)
+    await until(lambda: ground.ssh("echo up") == "up", "the guest is up", 60)
+
+
+def narrow(ground: Ground, machine: str, *, room: int) -> None:
+    """Lay a small disk over a host's images, with what the guest needs and `room` MiB more."""
+    script = (
+        'cd /mnt/images && mkdir -p /tmp/kept && rm -f /tmp/kept/* && cp --sparse=always "$0".* /tmp/kept/ && '
+        "size=$(($(du -cm /tmp/kept/* | tail -n 1 | cut -f 1) + $1)) && cd / && "
+        "mount -t tmpfs -o size=${size}m tmpfs /mnt/images && cp --sparse=always /tmp/kept/* /mnt/images/"
+    )
+    ground.inside(machine, "sh", "-c", script, ground.name, str(room))
 
 
 async def test_a_guest_is_sent_and_goes_on_in_the_middle_of_its_work(ground: Ground) -> None:
@@ -193,7 +203,10 @@ async def test_an_existing_snapshot_is_sent_when_that_is_meant(ground: Ground) -
     assert "will be lost" in asked.err
     sent = await ground.godwit("snapshot", "send", ground.name, "then", ground.host(there), "--yes")
     assert sent.status == 0, sent.err
-    assert ground.ssh("cat /dev/shm/mark; echo 3 > /proc/sys/vm/drop_caches; cat /data/mark").split() == ["then", "then"]
+    assert ground.ssh("cat /dev/shm/mark; echo 3 > /proc/sys/vm/drop_caches; cat /data/mark").split() == [
+        "then",
+        "then",
+    ]
     await ground.assert_settled(there)
 
 
@@ -213,13 +226,13 @@ async def test_a_guest_that_cannot_be_sent_goes_on_where_it_was(ground: Ground, 
     here, there = await cleared(ground)
     ground.ssh(f"echo '{trouble}' > /dev/shm/mark")
     if trouble == "full":
-        hide = "mkdir -p /tmp/kept && cp /mnt/images/* /tmp/kept/ && mount -t tmpfs -o size=90m tmpfs /mnt/images"
-        ground.inside(there, "sh", "-c", f"{hide} && cp /tmp/kept/{ground.name}.* /mnt/images/; true")
-    ground.lab.set_rate(None if trouble == "full" else SLOW)
+        narrow(ground, there, room=150)
+    ground.lab.set_rate(SLOW)
     try:
         process = await ground.spawn("snapshot", "send", ground.name, "my_tag", ground.host(there))
         if trouble == "full":
             await until(lambda: made_in(ground, there), "the copy is made", 60)
+            ground.lab.set_rate(None)
             ground.inside(there, "sh", "-c", "dd if=/dev/zero of=/mnt/images/other bs=64k 2>/dev/null; true")
         else:
             await until(lambda: made_there(ground, there) != [], "the copy is made", 60)
