@@ -230,6 +230,9 @@ def test_a_guest_that_could_not_go_back_is_left_stopped() -> None:
             await place.asked.apply("web", "a")
         assert "godwit vm stop --force web; godwit snapshot apply web a" in failed.value.remedy
         await place.assert_at("one", running=False)
+        for act in (place.asked.apply("web", "a"), place.asked.create("web", "b"), place.asked.send("web", "a", "two")):
+            with pytest.raises(RefusedError, match="restore-vm"):
+                await act
         await place.service.stop_vm("web", force=True)
         await place.asked.apply("web", "a")
         await place.assert_at("one")
@@ -364,6 +367,8 @@ def test_a_target_that_falls_silent_with_a_shared_disk_open_keeps_the_guest_off(
             await place.service.start_vm("web")
         with pytest.raises(BusyError, match="being sent"):
             await place.service.migrate("web", "two")
+        with pytest.raises(BusyError, match="being sent"):
+            await place.service.remove_host("two")
         with pytest.raises(BusyError, match="being sent"):
             await place.asked.apply("web", "a")
         place.world.heal("two")

@@ -111,6 +111,9 @@ class Service:
             if name in {row.spec.source, row.spec.target}:
                 message = f"{name} takes part in migration {row.spec.id} ({row.phase})"
                 raise BusyError(message, remedy=f"godwit status {row.spec.id}")
+        for record in await self.inventory.sends():
+            if name in {record.source, record.target}:
+                raise self.being_sent(record)
         if guests:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")

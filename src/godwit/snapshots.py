@@ -121,6 +121,7 @@ class Snapshots:
                 raise InputError(message, remedy=f"godwit vm start {name}, or copy its disks")
             guest = await host.attach(vm)
             try:
+                await self._refuse_odd(guest, name)
                 disks = await guest.snapshots()
                 snapshots.refuse_unfit(name, disks)
                 snapshots.new_tag(tag, snapshots.catalogue(disks))
@@ -130,11 +131,15 @@ class Snapshots:
             finally:
                 await guest.close()
 
-    async def _refuse_narrow(self, host: Host, vm: Vm, disks: tuple[DiskSnapshots, ...]) -> None:
-        """Raise RefusedError where the guest's memory may not fit: QEMU does not give back the room of a failure."""
+    async def _refuse_narrow(self, host: Host, vm: Vm, disks: tuple[DiskSnapshots, ...]) -> tuple[str, int]:
+        """Raise RefusedError where the guest's memory may not fit: QEMU does not give back the room of a failure.
+
+        Returns the image that it goes to, and how many bytes it may take.
+        """
         pid = (await host.observe(vm)).pid
         if pid is None:
-            return
+            message = f"the process of {vm.name} on {vm.host} is gone"
+            raise HypervisorError(message, remedy=f"godwit vm show {vm.name}")
         state = snapshots.state_node(disks)
         path = next(disk.path for disk in disks if disk.node == state)
         needed = await host.resident(pid) + _SPARE
@@ -142,6 +147,17 @@ class Snapshots:
         if available is not None and available < needed:
             message = f"{vm.host} has {available >> 20} MiB left for {path}, and the memory of {vm.name} may take "
             raise RefusedError(message + f"{needed >> 20} MiB", remedy="make room there, or remove older snapshots")
+        return path, needed
+
+    async def _refuse_odd(self, guest: Guest, name: str) -> None:
+        """Raise RefusedError for a guest that neither runs nor is paused: what it holds may not be worth keeping."""
+        view = await guest.view()
+        if view.state not in {RunState.RUNNING, RunState.PAUSED}:
+            message = f"{name} neither runs nor is paused: QEMU says {view.raw}"
+            remedy = (
+                f"to start it anew from a snapshot: godwit vm stop --force {name}; godwit snapshot apply {name} TAG"
+            )
+            raise RefusedError(message, remedy=remedy)
 
     async def _save(
         self, host: Host, guest: Guest, tag: str, disks: tuple[DiskSnapshots, ...], tell: Callable[[Told], None]
@@ -214,6 +230,7 @@ class Snapshots:
                 return Made(name, found, 0.0)
             guest = await host.attach(vm)
             try:
+                await self._refuse_odd(guest, name)
                 disks = await guest.snapshots()
                 found = snapshots.whole_tag(name, tag, snapshots.catalogue(disks))
                 snapshots.refuse_unfit(name, disks)
@@ -285,13 +302,15 @@ class Snapshots:
 
     async def _prepare(self, parts: Parts, guest: Guest, tag: str, tell: Callable[[Told], None]) -> Sending:
         """Look at both sides without touching them. Raises RefusedError, InputError."""
+        await self._refuse_odd(guest, parts.vm.name)
         disks, evidence = await asyncio.gather(guest.snapshots(), gather(parts, guest))
         known = snapshots.catalogue(disks)
         snapshots.refuse_unfit(parts.vm.name, disks)
         made = not any(one.tag == tag for one in known)
+        growth: dict[str, int] = {}
         if made:
             snapshots.new_tag(tag, known)
-            await self._refuse_narrow(parts.source, parts.vm, disks)
+            growth = dict([await self._refuse_narrow(parts.source, parts.vm, disks)])
         else:
             snapshots.whole_tag(parts.vm.name, tag, known)
         blocked = [one for one in sending.findings(check(evidence)) if one.severity is Severity.BLOCK]
@@ -299,13 +318,10 @@ class Snapshots:
             message = f"{blocked[0].found}: {blocked[0].why}"
             raise RefusedError(message, remedy=blocked[0].mend)
         facts = evidence.guest
-        if facts.run_state not in {RunState.RUNNING, RunState.PAUSED}:
-            message = f"{parts.vm.name} is {facts.run_state}: only a guest that runs or is paused is sent"
-            raise RefusedError(message, remedy=f"godwit vm show {parts.vm.name}")
         files = sending.to_carry(evidence.disks, await self._alike(parts, evidence.disks), parts.target.name)
         address = evidence.source.migration_address
         if files:
-            await self._refuse_cut_off(parts, files, address)
+            await self._refuse_cut_off(parts, {path: growth.get(path, 0) for path in files}, address)
         record = SendRecord(
             id=parts.spec.id,
             vm=parts.vm.name,
@@ -332,18 +348,17 @@ class Snapshots:
                 alike[proof.path] = here == there
         return alike
 
-    async def _refuse_cut_off(self, parts: Parts, files: tuple[str, ...], address: str) -> None:
-        """Raise RefusedError where files could not be carried: no way, no place, or no room."""
+    async def _refuse_cut_off(self, parts: Parts, files: dict[str, int], address: str) -> None:
+        """Raise RefusedError where files could not be carried: no way, no place, no room for what they grow to."""
         if not await parts.target.reaches(address, await parts.source.free_port()):
             message = f"{parts.target.name} does not reach {address} of {parts.source.name}, where it would fetch files"
             raise RefusedError(message, remedy="open the ports 49152 to 49215 between them, both ways")
-        for path in files:
+        for path, growth in files.items():
             place = await parts.target.place(path)
             if not place.writable or not place.can_create:
                 message = f"{parts.target.name} has no place for {path}, or no qemu-img"
                 raise RefusedError(message, remedy="make the folder there, and install qemu-utils")
-            needed = await parts.source.used(path)
-            # Of memory that is yet to be kept nobody knows how well it packs; it is part of one file at most.
+            needed = await parts.source.used(path) + growth
             if place.available is not None and place.available < needed:
                 message = f"{parts.target.name} has {place.available >> 20} MiB left for {path}, which takes "
                 message += f"{needed >> 20} MiB"

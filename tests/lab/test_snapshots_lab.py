@@ -226,7 +226,7 @@ async def test_a_guest_that_cannot_be_sent_goes_on_where_it_was(ground: Ground, 
     here, there = await cleared(ground)
     ground.ssh(f"echo '{trouble}' > /dev/shm/mark")
     if trouble == "full":
-        narrow(ground, there, room=150)
+        narrow(ground, there, room=450)
     ground.lab.set_rate(SLOW)
     try:
         process = await ground.spawn("snapshot", "send", ground.name, "my_tag", ground.host(there))

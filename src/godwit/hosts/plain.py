@@ -250,8 +250,9 @@ class PlainHost(GivesFiles):
         port if its own is taken here.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
-        if incoming:
+        if incoming or "-S" in launch.argv:  # a guest that comes from elsewhere; somebody may have its port here
             launch = await self._with_free_vnc(launch)
+        if incoming:
             launch = replace(launch, argv=incoming_argv(launch))
         pid = await launching.start(self._transport, vm, launch)
         try:
