@@ -298,7 +298,7 @@ class Snapshots:
             raise
         began = self.service.clock.now()
         await work.begin(guest)
-        return self._sent(work, self.service.clock.now() - began, await self._images(work))
+        return self._sent(work, self.service.clock.now() - began)
 
     async def _prepare(self, parts: Parts, guest: Guest, tag: str, tell: Callable[[Told], None]) -> Sending:
         """Look at both sides without touching them. Raises RefusedError, InputError."""
@@ -397,7 +397,7 @@ class Snapshots:
             await work.finish()
         else:
             await work.go_on()
-        return self._sent(work, self.service.clock.now() - began, await self._images(work))
+        return self._sent(work, self.service.clock.now() - began)
 
     def _sending(self, parts: Parts, record: SendRecord, address: str, tell: Callable[[Told], None]) -> Sending:
         return Sending(
@@ -411,12 +411,15 @@ class Snapshots:
             tell=tell,
         )
 
-    async def _images(self, work: Sending) -> tuple[str, ...]:
-        """Return the writable images that stay on the source."""
-        named = snapshots.writable(self.service.hypervisor.disks(work.record.launch))
-        return tuple(disk.path for disk in named if disk.path in work.record.files)
+    def _images(self, record: SendRecord) -> tuple[str, ...]:
+        """Return the writable images that stay on the source, of all that was carried."""
+        try:
+            named = snapshots.writable(self.service.hypervisor.disks(record.launch))
+        except HypervisorError:  # too late to make anything of it
+            return record.files
+        return tuple(disk.path for disk in named if disk.path in record.files)
 
-    def _sent(self, work: Sending, standstill: float, images: tuple[str, ...]) -> Sent:
+    def _sent(self, work: Sending, standstill: float) -> Sent:
         record = work.record
         return Sent(
             vm=record.vm,
@@ -426,7 +429,7 @@ class Snapshots:
             running=record.running,
             standstill=standstill,
             carried=record.files,
-            images=images,
+            images=self._images(record),
             left=tuple(work.left),
         )
 

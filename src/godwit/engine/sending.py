@@ -76,7 +76,9 @@ class Sending:
             if self.record.made:
                 self.tell(Told(f"keeping its memory and disks as {self.record.tag}; it stands still from now on"))
                 disks = await guest.snapshots()
-                await guest.save_snapshot(self.record.tag, snapshots.state_node(disks), snapshots.nodes(disks))
+                # QEMU cannot be stopped in it, and answers nothing before: a wish to go back is heard afterwards.
+                save = guest.save_snapshot(self.record.tag, snapshots.state_node(disks), snapshots.nodes(disks))
+                await whole(save)
         except BaseException as error:
             await settled(self._undo_saving(guest))
             raise self._ended(error) from error
