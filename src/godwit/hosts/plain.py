@@ -250,7 +250,7 @@ class PlainHost(GivesFiles):
         port if its own is taken here.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
-        if incoming or "-S" in launch.argv:  # a guest that comes from elsewhere; somebody may have its port here
+        if incoming or launch.argv[-1] == "-S":  # a guest that comes from elsewhere: its port may be taken here
             launch = await self._with_free_vnc(launch)
         if incoming:
             launch = replace(launch, argv=incoming_argv(launch))
