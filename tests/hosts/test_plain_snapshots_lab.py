@@ -84,13 +84,17 @@ async def test_a_carrier_that_is_cancelled_leaves_nothing(lab: Laboratory, bench
         async def begun() -> bool:
             return await bench.target.used(bench.private) > 0
 
+        async def nobody_fetches() -> bool:
+            listed = ["sh", "-c", "ps -eo args | grep '[q]emu-img convert'"]
+            return (await bench.target.run(listed, check=False)).stdout == b""
+
         await until(begun)
         carrying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await carrying
         assert not (await bench.target.place(bench.private)).exists
         assert await left(bench) == ""
-        fetching = await bench.target.run(["sh", "-c", "ps -eo args | grep '[q]emu-img convert'"], check=False)
-        assert fetching.stdout == b""
+        # Who fetches ends soon after who served: until then it holds a file that has no name any more.
+        await until(nobody_fetches)
     finally:
         lab.set_rate(None)
