@@ -6,7 +6,8 @@ GodwitError
 │   ├── InvalidDefinitionError
 │   ├── UnknownVmError
 │   ├── UnknownHostError
-│   └── UnknownMigrationError
+│   ├── UnknownMigrationError
+│   └── UnknownSnapshotError
 ├── RefusedError              preflight found what would fail or hurt      exit 3
 ├── BusyError                 somebody else holds the guest                exit 4
 ├── HostError                 a host does not do what a host does          exit 5
@@ -112,6 +113,12 @@ class UnknownMigrationError(InputError):
     """No migration has this identifier."""
 
     code = "unknown-migration"
+
+
+class UnknownSnapshotError(InputError):
+    """The guest has no snapshot of this name."""
+
+    code = "unknown-snapshot"
 
 
 class RefusedError(GodwitError):

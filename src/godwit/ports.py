@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from godwit.core.savefile import DiskState
     from godwit.core.saves import Job
+    from godwit.core.sending import SendRecord
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.core.state import Phase, State
     from godwit.model import (
         DiskCopy,
@@ -59,6 +62,16 @@ class Completed:
     status: int
     stdout: bytes
     stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServedFile:
+    """A file that a host gives away to one other host: its path and size in bytes there, and where it is to be had."""
+
+    path: str
+    size: int
+    uri: str
+    lease: str
 
 
 class Guest(Protocol):
@@ -208,6 +221,28 @@ class Guest(Protocol):
 
         A command that QEMU refuses there is no error but a text that says so.
         """
+        ...
+
+    async def snapshots(self) -> tuple[DiskSnapshots, ...]:
+        """List the guest's disks and the snapshots that their images hold."""
+        ...
+
+    async def save_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Keep memory (in the node `vmstate`), devices and disks as `tag`; returns the standstill's seconds.
+
+        A guest that ran goes on, whatever happens. Until this has ended no monitor of the guest answers.
+        """
+        ...
+
+    async def load_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Take the guest back to `tag`; one that ran goes on from there. Returns the standstill's seconds.
+
+        After a MonitorCommandError it is stopped, and what it holds is not defined.
+        """
+        ...
+
+    async def delete_snapshot(self, tag: str, nodes: Sequence[str]) -> None:
+        """Remove `tag` from these disks; one that does not have it is none the worse."""
         ...
 
     async def quit(self) -> None:
@@ -389,6 +424,39 @@ class Host(Transfers, Addresses, Protocol):
 
     async def discard_image(self, path: str) -> None:
         """Remove an untouched image that was left behind; any other file is left alone. Idempotent."""
+
+    async def image_snapshots(self, disk: DiskSnapshots) -> DiskSnapshots:
+        """Return the disk of a guest that is off with its format and the snapshots in its image. Raises HostError."""
+        ...
+
+    async def delete_image_snapshot(self, path: str, tag: str) -> None:
+        """Remove a snapshot from an image that no QEMU has open. Raises HypervisorError."""
+        ...
+
+    async def serve_file(self, path: str, lease: str, address: str) -> ServedFile:
+        """Give a file away to one other host at `address` of this one, until it has it or the lease ends.
+
+        `renew_lease` keeps it for a while. `lease` is a name that nobody can guess. Raises HostError.
+        """
+        ...
+
+    async def renew_lease(self, lease: str) -> None:
+        """Let what is served under `lease` be served for another while. Idempotent."""
+        ...
+
+    async def stop_serving_file(self, lease: str) -> None:
+        """Serve it no longer. Idempotent."""
+        ...
+
+    async def fetch_file(self, served: ServedFile, path: str, owner: str) -> None:
+        """Make a copy at `path` of what another host serves; holes stay holes. It is `owner`'s, as an image made is.
+
+        Raises HostError where there is a file of that name, or no room; what was made then is still `owner`'s.
+        """
+        ...
+
+    async def resident(self, pid: int) -> int:
+        """Return how many bytes of memory a process has resident. Raises RemoteCommandError for one that is gone."""
         ...
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
@@ -601,6 +669,18 @@ class Inventory(Protocol):
         """Forget a guest. Raises UnknownVmError."""
         ...
 
+    async def sends(self) -> list[SendRecord]:
+        """List the guests that are being sent with a snapshot, or were when whoever sent them died."""
+        ...
+
+    async def put_send(self, record: SendRecord) -> None:
+        """Write durably how far a guest is that is being sent."""
+        ...
+
+    async def remove_send(self, vm: str) -> None:
+        """Forget that a guest is being sent: it has ended. Idempotent."""
+        ...
+
 
 class Clock(Protocol):
     """Time, so that a simulation can have its own."""
@@ -651,6 +731,10 @@ class Hypervisor(Protocol):
         """
         ...
 
+    def disks(self, launch: Launch) -> tuple[DiskSnapshots, ...]:
+        """Return the disks that a command line names, for a guest that is off. Raises HypervisorError."""
+        ...
+
 
 class Runners(Protocol):
     """The processes that carry migrations."""
@@ -661,4 +745,8 @@ class Runners(Protocol):
 
     def alive(self, vm: str) -> bool:
         """Say whether a runner holds this guest."""
+        ...
+
+    def hold(self, vm: str) -> AbstractAsyncContextManager[None]:
+        """Hold the guest as a runner does, so that no runner begins meanwhile. Raises BusyError where one has it."""
         ...

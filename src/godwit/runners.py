@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from godwit.errors import BusyError
+
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 LOCK_PATIENCE: Final = 15.0
 """Seconds that a supervisor waits for the guest's lock."""
+
+HOLD_PATIENCE: Final = 3.0
+"""Seconds that a command waits for the guest's lock."""
 
 WAIT: Final = "--wait"
 """What tells a supervisor to load everything and then to wait for GO on its standard input."""
@@ -85,6 +92,18 @@ class RunnerProcesses:
             except BlockingIOError:
                 return True
         return False
+
+    @asynccontextmanager
+    async def hold(self, vm: str) -> AsyncIterator[None]:
+        """Hold the guest's lock as a runner does; see `godwit.ports.Runners`."""
+        descriptor = await asyncio.to_thread(take_lock, lock_path(self.home, vm), HOLD_PATIENCE)
+        if descriptor is None:
+            message = f"somebody else works on {vm}"
+            raise BusyError(message, remedy=f"godwit status {vm}; wait until it has ended")
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def _told(child: subprocess.Popen[bytes], word: bytes) -> bool:

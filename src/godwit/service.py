@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from godwit.core.saves import Compression
+    from godwit.core.sending import SendRecord
     from godwit.core.state import State
     from godwit.model import Finding, HostFacts, Vm
     from godwit.ports import (
@@ -117,6 +118,9 @@ class Service:
             if name in {row.spec.source, row.spec.target}:
                 message = f"{name} takes part in migration {row.spec.id} ({row.phase})"
                 raise BusyError(message, remedy=f"godwit status {row.spec.id}")
+        for record in await self.inventory.sends():
+            if name in {record.source, record.target}:
+                raise self.being_sent(record)
         if guests:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
@@ -198,8 +202,14 @@ class Service:
             raise BusyError(message, remedy=f"godwit vm stop {name}")
         await self.inventory.remove_vm(name)
 
-    async def refuse_migrating(self, name: str) -> None:
-        """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run."""
+    async def refuse_migrating(self, name: str, *, sending: bool = False) -> None:
+        """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run.
+
+        The same for one that is being sent with a snapshot, unless it is `sending` that asks.
+        """
+        for record in await self.inventory.sends():
+            if record.vm == name and not sending:
+                raise self.being_sent(record)
         for row in await self.journal.rows(unfinished=True, limit=1000):
             if row.spec.vm == name:
                 message = f"{name} is being migrated: {row.spec.id} ({row.phase})"
@@ -213,6 +223,11 @@ class Service:
                 raise BusyError(
                     message, remedy="wait until it has ended; any godwit command takes it up if it was killed"
                 )
+
+    def being_sent(self, record: SendRecord) -> BusyError:
+        """Return the error that says that a guest is being sent, and what to type."""
+        message = f"{record.vm} is being sent to {record.target} with {record.tag} ({record.step})"
+        return BusyError(message, remedy=f"if nobody works on it: {record.command}")
 
     async def view_vm(self, vm: Vm) -> GuestView:
         """Say what a guest does now; a silent host is a view, too."""
@@ -261,6 +276,9 @@ class Service:
         """
         spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
         await self._refuse_saving(vm)
+        for record in await self.inventory.sends():
+            if record.vm == vm:
+                raise self.being_sent(record)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.engine.engine import Engine
 from godwit.engine.jobs import carry
-from godwit.errors import InputError
+from godwit.errors import BusyError, InputError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
+from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.model import HostFacts
     from godwit.ports import Host
 
@@ -37,6 +42,7 @@ class TaskRunners:
 
     service: Service | None = None
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
     def start(self, identifier: str, vm: str) -> None:
         """Start a runner."""
@@ -57,6 +63,18 @@ class TaskRunners:
         task = self.tasks.get(vm)
         return task is not None and not task.done()
 
+    @asynccontextmanager
+    async def hold(self, vm: str) -> AsyncIterator[None]:
+        """Hold this guest as a runner does."""
+        if self.alive(vm) or vm in self.held:
+            message = f"somebody else works on {vm}"
+            raise BusyError(message)
+        self.held.add(vm)
+        try:
+            yield
+        finally:
+            self.held.discard(vm)
+
 
 class _NothingToDefine:
     """The simulation has its guest already; see `godwit.ports.Hypervisor`."""
@@ -68,6 +86,9 @@ class _NothingToDefine:
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:  # noqa: ARG002 - as above
         message = "the simulation has no QEMU that could be adopted"
         raise InputError(message)
+
+    def disks(self, launch: Launch) -> tuple[DiskSnapshots, ...]:
+        return disks_of(launch)
 
 
 async def simulated(workload: Workload | None = None, *, speed: float = 1.0) -> Service:

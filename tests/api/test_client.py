@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,11 +29,14 @@ from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.ports import Entry, Host, Hypervisor
 
 ADDRESS = "198.18.0.100"
@@ -45,6 +49,7 @@ class Runners:
     def __init__(self) -> None:
         self.service: Service | None = None
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.held: set[str] = set()
 
     def start(self, identifier: str, vm: str) -> None:
         self.tasks[vm] = asyncio.get_running_loop().create_task(self._run(identifier))
@@ -63,6 +68,17 @@ class Runners:
         task = self.tasks.get(vm)
         return task is not None and not task.done()
 
+    @asynccontextmanager
+    async def hold(self, vm: str) -> AsyncIterator[None]:
+        if self.alive(vm) or vm in self.held:
+            message = f"somebody else works on {vm}"
+            raise BusyError(message)
+        self.held.add(vm)
+        try:
+            yield
+        finally:
+            self.held.discard(vm)
+
 
 class NoHypervisor:
     """Nothing is defined or adopted here."""
@@ -72,6 +88,9 @@ class NoHypervisor:
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
         raise NotImplementedError
+
+    def disks(self, launch: Launch) -> tuple[DiskSnapshots, ...]:
+        return disks_of(launch)
 
 
 class Place:

@@ -19,17 +19,20 @@ from godwit.cli.main import main
 from godwit.core.state import Phase, State
 from godwit.engine.engine import Engine
 from godwit.engine.jobs import carry
+from godwit.errors import BusyError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Spec, Vm
 from godwit.ports import Entry
+from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.model import HostFacts
     from godwit.ports import Host, Hypervisor
 
@@ -85,6 +88,7 @@ class TaskRunners:
     service: Service | None = None
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
 
     def start(self, identifier: str, vm: str) -> None:
         assert self.service is not None
@@ -95,6 +99,17 @@ class TaskRunners:
         task = self.tasks.get(vm)
         return task is not None and not task.done()
 
+    @asynccontextmanager
+    async def hold(self, vm: str) -> AsyncIterator[None]:
+        if self.alive(vm) or vm in self.held:
+            message = f"somebody else works on {vm}"
+            raise BusyError(message)
+        self.held.add(vm)
+        try:
+            yield
+        finally:
+            self.held.discard(vm)
+
 
 class NoHypervisor:
     """Nothing is defined or adopted on this stage."""
@@ -104,6 +119,9 @@ class NoHypervisor:
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
         raise NotImplementedError
+
+    def disks(self, launch: Launch) -> tuple[DiskSnapshots, ...]:
+        return disks_of(launch)
 
 
 class Stage:

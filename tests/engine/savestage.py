@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from godwit.service import Service
 from godwit.simulation import _NothingToDefine
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from godwit.core.saves import Job, Step
     from godwit.hosts.fake import Workload
@@ -75,6 +76,11 @@ class Scene:
 
     def alive(self, vm: str) -> bool:
         return vm in self._tasks and not self._tasks[vm].done()
+
+    @asynccontextmanager
+    async def hold(self, vm: str) -> AsyncIterator[None]:
+        assert not self.alive(vm)
+        yield
 
     def die(self) -> None:
         """Let the runner die where it stands."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, states
 
+from godwit.core.sending import SendRecord, SendStep
 from godwit.core.state import Phase, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
@@ -275,3 +276,16 @@ async def test_guests_are_kept_replaced_and_forgotten(room: Room) -> None:
     assert await room.inventory.vms() == []
     with pytest.raises(UnknownVmError):
         await room.inventory.remove_vm("web1")
+
+
+async def test_guests_on_their_way_are_kept_replaced_and_forgotten(room: Room) -> None:
+    record = SendRecord(
+        "web1-1", "web1", "tag", "one", "two", SendStep.SAVING, VM.launch, running=True, made=True, files=("/a b",)
+    )
+    assert await room.inventory.sends() == []
+    await room.inventory.put_send(record)
+    await room.inventory.put_send(replace(record, step=SendStep.ARMED))
+    assert await room.inventory.sends() == [replace(record, step=SendStep.ARMED)]
+    await room.inventory.remove_send("web1")
+    await room.inventory.remove_send("web1")
+    assert await room.inventory.sends() == []

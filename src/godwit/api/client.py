@@ -28,14 +28,18 @@ from godwit.errors import (
     error_of_code,
 )
 from godwit.model import HostRecord, Outcome, OutcomeStatus, Policy, ProbeRequest
+from godwit.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from godwit.core.saves import Job
+    from godwit.core.snapshots import Snapshot
+    from godwit.engine.sending import Told
     from godwit.model import Finding, GuestView, HostFacts, Vm
     from godwit.ports import Entry, MigrationRow
     from godwit.service import Service, Status
+    from godwit.snapshots import Made, Sent
 
 __all__ = ["Godwit", "Migration", "connect", "error_of", "error_of_job"]
 
@@ -214,6 +218,38 @@ class Godwit:
             raise error
         return job
 
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def snapshots(self, vm: str) -> tuple[Snapshot, ...]:
+        """List the snapshots inside a guest's images, the oldest first. Raises HostError, HypervisorError."""
+        return await Snapshots(self.service).list(vm)
+
+    async def create_snapshot(self, vm: str, tag: str) -> Made:
+        """Keep memory, devices and disks of a guest at one instant; it stands still meanwhile.
+
+        Raises RefusedError, InputError, BusyError, HypervisorError; the guest goes on as before.
+        """
+        return await Snapshots(self.service).create(vm, tag)
+
+    async def apply_snapshot(self, vm: str, tag: str) -> Made:
+        """Take a guest back to a snapshot: everything since is lost. Raises UnknownSnapshotError, RefusedError."""
+        return await Snapshots(self.service).apply(vm, tag)
+
+    async def delete_snapshot(self, vm: str, tag: str) -> Snapshot:
+        """Remove a snapshot from a guest's images. Raises UnknownSnapshotError, HypervisorError."""
+        return await Snapshots(self.service).delete(vm, tag)
+
+    async def send_snapshot(
+        self, vm: str, tag: str, host: str, *, on_progress: Callable[[Told], None] | None = None
+    ) -> Sent:
+        """Stop a guest, carry its images with a snapshot to `host`, and let it go on there.
+
+        The snapshot is made if there is none of that name; what a guest did after an older one is lost. Cancelling the
+        awaiting task takes the guest back until it was told to run there. Raises RefusedError, BusyError,
+        MigrationFailedError, MigrationCancelledError, LimboError, GuestCrashedError.
+        """
+        return await Snapshots(self.service).send(vm, tag, host, on_progress or _nobody)
+
     # -- hosts -----------------------------------------------------------------------------------------------------
 
     async def hosts(self) -> list[HostRecord]:
@@ -268,6 +304,10 @@ class Godwit:
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run, or let an adopted one go. Raises BusyError."""
         await self.service.remove_vm(name)
+
+
+def _nobody(_: Told) -> None:
+    """Tell nobody."""
 
 
 async def _follow(migration: Migration, on_progress: Callable[[Entry], None] | None) -> Outcome:

@@ -55,6 +55,10 @@ async def service(*, take_up: bool = False, migrating: tuple[str, str] | None = 
             for identifier in await opened.take_up():
                 what = "" if is_job(identifier) else "migration "
                 echo(f"godwit: took {what}{identifier} up again; nobody was working on it", err=True)
+            for record in await opened.inventory.sends():
+                if not opened.runners.alive(record.vm):
+                    where = f"{record.vm} on its way to {record.target} ({record.step})"
+                    echo(f"godwit: nobody works on {where}; go on with: {record.command}", err=True)
         yield opened
 
 

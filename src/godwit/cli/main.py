@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import hosts, monitor, moves, saving, vms, watching
+from godwit.cli import hosts, monitor, moves, saving, snapshots, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.errors import GodwitError
@@ -49,7 +49,7 @@ class _InOrder(TyperGroup):
 _ORDER: Final = (
     *("migrate", "check", "status", "cancel", "report"),
     *("watch", "history", "show", "probe"),
-    *("save", "restore", "host", "vm", "monitor", "lab", "demo"),
+    *("save", "restore", "host", "vm", "snapshot", "monitor", "lab", "demo"),
 )
 
 app = typer.Typer(
@@ -76,6 +76,7 @@ app.command("save", rich_help_panel=_KEEP)(saving.save)
 app.command("restore", rich_help_panel=_KEEP)(saving.restore)
 app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
 app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
+app.add_typer(snapshots.app, name="snapshot", rich_help_panel=_KEEP)
 app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)
 
 

@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
+from godwit.hosts.fakefiles import THIN, GivesFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
@@ -62,9 +63,6 @@ LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
 _ROOM: Final = 1 << 40
-_THIN: Final = 16
-"""The share of a simulated disk that is in use: one part in so many."""
-
 _NO_SUCH_PROGRAM: Final = 127
 _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
     "true": lambda _argv, _stdin: Completed(0, b"", b""),
@@ -74,7 +72,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers):
+class FakeHost(FakeTransfers, GivesFiles):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -101,6 +99,7 @@ class FakeHost(FakeTransfers):
         self._ports = MIGRATION_PORTS[0]
         self.unseen_ports: set[int] = set()
         self.leases: dict[str, int] = {}
+        self.served: dict[str, str] = {}
         self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
         self.qemus: dict[str, FakeQemu] = {}
         self.last_words: dict[str, str] = {}
@@ -345,7 +344,7 @@ class FakeHost(FakeTransfers):
             message = f"{self.name} has no {path}"
             raise HypervisorError(message)
         stamps = tuple(self.world.disks.stamps.get(file.inode, {}))
-        return ImageFacts(path, image_format, file.size, file.size // _THIN, stamps=stamps)
+        return ImageFacts(path, image_format, file.size, file.size // THIN, stamps=stamps)
 
     async def digest(self, path: str, *, all_of_it: bool) -> str:
         """Return size and content of a file: files of one content are made so by `FakeWorld.add_file`."""

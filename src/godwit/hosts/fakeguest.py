@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorLostError
-from godwit.hosts import fakehuman
+from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
@@ -16,6 +16,7 @@ from godwit.ports import GuestEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.model import DiskCopy, MirrorView
 
@@ -165,7 +166,7 @@ class FakeGuest:
         file = self._world.file(path, self._qemu.host.name)
         recorded = self._world.disks.stamps.get(file.inode, {}) if file else {}
         stamps = tuple(Stamp(name, len(since) * CHANGE) for name, since in recorded.items())
-        read_only = path in self._world.read_only
+        read_only = path in self._world.read_only or path.endswith(".iso")
         return DiskFacts(f"disk{number}", path, format_of(path), read_only, virtual_size=size, stamps=stamps)
 
     async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
@@ -301,6 +302,36 @@ class FakeGuest:
         """Type a line at the human monitor and return what it prints; of QEMU's commands it knows a few."""
         del deadline  # all that it knows ends at once
         return await self._tell("human-monitor-command", lambda: fakehuman.answer(self._qemu, line))
+
+    async def snapshots(self) -> tuple[DiskSnapshots, ...]:
+        """List the disks and the snapshots in them."""
+        return await self._tell("query-block", lambda: fakesnapshots.disks(self._qemu))
+
+    async def save_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Keep memory and disks as `tag`: the guest stands still meanwhile."""
+        return await self._still("snapshot-save", lambda: fakesnapshots.save(self._qemu, tag, vmstate, nodes))
+
+    async def load_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Take the guest back to `tag`."""
+        del vmstate
+        return await self._still("snapshot-load", lambda: fakesnapshots.load(self._qemu, tag, nodes))
+
+    async def _still(self, command: str, act: Callable[[], None]) -> float:
+        """Let the guest stand still for as long as its memory takes, then act; it goes on unless `act` stopped it."""
+        qemu, began = self._qemu, self._world.clock.now()
+        ran = await self._tell(command, lambda: qemu.raw == "running")
+        if ran:
+            qemu.halt("paused")
+        await self._world.until(lambda: not qemu.alive, fakesnapshots.seconds(qemu))
+        self._check_open(f"`{command}` was under way")
+        if ran:
+            qemu.execute()
+        act()
+        return self._world.clock.now() - began if ran else 0.0
+
+    async def delete_snapshot(self, tag: str, nodes: Sequence[str]) -> None:
+        """Remove `tag` from these disks."""
+        await self._tell("snapshot-delete", lambda: fakesnapshots.delete(self._qemu, tag, nodes))
 
     async def quit(self) -> None:
         """End QEMU; returns when the monitor has closed."""

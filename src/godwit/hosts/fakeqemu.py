@@ -41,6 +41,7 @@ RUN_STATES: Final = {
     "postmigrate": RunState.POSTMIGRATE,
     "shutdown": RunState.POWERED_OFF,
     "prelaunch": RunState.PAUSED,
+    "restore-vm": RunState.OTHER,
 }
 STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,
@@ -97,15 +98,17 @@ class FakeQemu:
         self.outlives = False
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
-        if not incoming:
-            self.world.boot(self)
-        if not incoming and not paused:
+        self.fresh = not incoming
+        if not incoming and not paused and "-S" not in launch.argv:
             self.execute()
 
     # -- CPUs ------------------------------------------------------------------------------------------------------
 
     def execute(self) -> None:
         """Let the CPUs run. Nothing here prevents a second copy: QEMU does not, either; the world takes note."""
+        if self.fresh:
+            self.world.boot(self)
+            self.fresh = False
         self.raw = "running"
         self.world.began(self)
         self.tell("RESUME")

@@ -108,7 +108,7 @@ class FakeTransfers:
         """Return the bytes that a file takes; 0 where there is none."""
         await self._reach()
         file = self.world.file(path, self.name)
-        return file.size // THIN if file is not None else 0
+        return 0 if file is None or file.inode in self.world.incomplete else file.size // THIN
 
     async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
         """Compare with what another host's QEMU serves as it was frozen: equal, unless a difference was planted."""

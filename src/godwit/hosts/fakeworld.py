@@ -19,6 +19,7 @@ from godwit.hosts.fakestream import Link, Workload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from godwit.core.snapshots import ImageSnapshot
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakesaves import FakeSave
@@ -49,6 +50,14 @@ class File:
     size: int
     hosts: frozenset[str]
     content: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSnapshot:
+    """A snapshot in an image; `memory` names the content of the guest's memory, 0 where another disk holds it."""
+
+    entry: ImageSnapshot
+    memory: int = 0
 
 
 @dataclass(slots=True)
@@ -86,6 +95,8 @@ class FakeWorld:
     incomplete: set[int] = field(default_factory=set)
     """Inodes of images that a copy was begun into and did not end whole."""
     disks: FakeDisks = field(default_factory=FakeDisks)
+    images: dict[int, tuple[FakeSnapshot, ...]] = field(default_factory=dict)
+    """The snapshots in an image, by its inode."""
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
     read_only: set[str] = field(default_factory=set)
@@ -142,6 +153,16 @@ class FakeWorld:
         """Put a changed file in the place of the one that a host sees."""
         before = self.file(path, host)
         self._files[path] = [file if one == before else one for one in self._files[path]]
+
+    def complete(self, path: str, host: str, original: File) -> None:
+        """Let a file be a whole copy of another one, snapshots included."""
+        file = self.file(path, host)
+        if file is not None:
+            content = original.content or str(original.inode)
+            self._files[path][self._files[path].index(file)] = replace(file, content=content)
+            self.incomplete.discard(file.inode)
+            self.images[file.inode] = self.images.get(original.inode, ())
+            self.disks.content[file.inode] = self.disks.holds(original.inode)
 
     def remove_image(self, path: str, host: str) -> None:
         """Remove a file from one host's storage."""
@@ -258,6 +279,15 @@ class FakeWorld:
         files = (self.file(path, where) for path, _ in self.disks_of(qemu))
         self.changed.update({file.inode: qemu.memory for file in files if file is not None})
         self.runs.append(Run(name, where, qemu.pid, self.clock.now()))
+
+    def went_back(self, qemu: FakeQemu, memory: int) -> None:
+        """Note that memory and disks of a guest went back together: that memory is the newest again."""
+        qemu.memory = self._newest[qemu.vm.name] = memory
+        for path, _ in self.disks_of(qemu):
+            file = self.file(path, qemu.host.name)
+            if file is not None:
+                self.disks.forget_stamps(file.inode)
+                self.disks.newest[qemu.vm.name, path] = self.disks.holds(file.inode)
 
     def ceased(self, qemu: FakeQemu) -> None:
         """Note that a process executes no more."""

@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, launching, processes, sendqueue, tcpports
+from godwit.hosts.files import GivesFiles
 from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
@@ -107,7 +108,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers):
+class PlainHost(Transfers, GivesFiles):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:
@@ -252,8 +253,9 @@ class PlainHost(Transfers):
         VNC server on another port if its own is taken here.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
         """
-        if incoming or paused:
+        if incoming or paused or launch.argv[-1] == "-S":  # a guest from elsewhere: its port may be taken here
             launch = await self._with_free_vnc(launch)
+        if incoming or paused:
             launch = replace(launch, argv=incoming_argv(launch) if incoming else paused_argv(launch))
         pid = await launching.start(self._transport, vm, launch)
         try:

@@ -13,6 +13,7 @@ from godwit.journal.memoryjobs import MemoryJobs
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
+    from godwit.core.sending import SendRecord
     from godwit.model import HostRecord, Outcome, Spec, Vm
 
 
@@ -136,6 +137,7 @@ class MemoryInventory:
         """Begin with nothing."""
         self._hosts: dict[str, HostRecord] = {}
         self._vms: dict[str, Vm] = {}
+        self._sends: dict[str, SendRecord] = {}
 
     async def hosts(self) -> list[HostRecord]:
         """List all hosts by name."""
@@ -178,3 +180,15 @@ class MemoryInventory:
         """Forget a guest."""
         await self.vm(name)
         del self._vms[name]
+
+    async def sends(self) -> list[SendRecord]:
+        """List the guests that are being sent."""
+        return [self._sends[name] for name in sorted(self._sends)]
+
+    async def put_send(self, record: SendRecord) -> None:
+        """Keep how far a guest is."""
+        self._sends[record.vm] = record
+
+    async def remove_send(self, vm: str) -> None:
+        """Forget that a guest is being sent. Idempotent."""
+        self._sends.pop(vm, None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import CursorResult, delete, func, insert, select, update
 
+from godwit.core.sending import SendRecord
 from godwit.core.state import TERMINAL, Phase, State
 from godwit.errors import (
     BusyError,
@@ -21,7 +22,7 @@ from godwit.errors import (
 )
 from godwit.journal.codec import dump, encode, load
 from godwit.journal.sqljobs import SqlJobs
-from godwit.journal.tables import entries, hosts, migrations, vms
+from godwit.journal.tables import entries, hosts, migrations, sends, vms
 from godwit.model import HostRecord, Outcome, Spec, Vm
 from godwit.ports import Entry, MigrationRow
 
@@ -314,6 +315,18 @@ class SqlInventory:
         """Forget a guest."""
         await self.vm(name)
         await self._delete(vms, name)
+
+    async def sends(self) -> list[SendRecord]:
+        """List the guests that are being sent, or were when whoever sent them died."""
+        return [load(SendRecord, text) for text in await self._all(sends)]
+
+    async def put_send(self, record: SendRecord) -> None:
+        """Write durably how far a guest is."""
+        await self._put(sends, record.vm, dump(record))
+
+    async def remove_send(self, vm: str) -> None:
+        """Forget that a guest is being sent. Idempotent."""
+        await self._delete(sends, vm)
 
     async def _all(self, table: Table) -> list[str]:
         async def work(connection: AsyncConnection) -> list[str]:

@@ -56,3 +56,10 @@ vms = Table(
     Column("name", String(128), primary_key=True),
     Column("record", Text, nullable=False),
 )
+
+sends = Table(
+    "sends",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("record", Text, nullable=False),
+)

@@ -6,14 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, fleecing, mirrors, power, stamps
+from godwit.qemu import facts, features, fleecing, media, mirrors, power, snapshots, stamps
+from godwit.qemu.commandline import parse, resolver_of
+from godwit.qemu.options import CommandLineError
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
-from godwit.qemu.reply import as_object, inner_objects, text, whole
+from godwit.qemu.reply import as_object, as_objects, inner_objects, text, whole
 from godwit.qemu.views import GuestEvents, make_result, make_sample, make_view
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.model import DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
     from godwit.qemu.monitor import Monitor
     from godwit.qemu.process import ProcessFacts
@@ -223,11 +226,35 @@ class QemuGuest:
 
     async def human(self, line: str, *, deadline: float = 30.0) -> str:
         """Type a line at the human monitor and return what it prints, its lines ended as everywhere else."""
+        if line.split()[:1] == ["loadvm"]:
+            await stamps.forget_all(self._monitor)
         said = await self._monitor.execute("human-monitor-command", {"command-line": line}, deadline=deadline)
         if not isinstance(said, str):
             message = f"QEMU of {self._monitor.where} answered `{line}` with what is no text"
             raise MonitorProtocolError(message)
         return said.replace("\r\n", "\n")
+
+    async def snapshots(self) -> tuple[DiskSnapshots, ...]:
+        """List the guest's disks and the snapshots that their images hold."""
+        process, rows = await asyncio.gather(self._read_process(), self._monitor.execute("query-block"))
+        try:
+            found = parse(process.argv)
+        except CommandLineError:  # its relative paths stay as they are
+            found = ()
+        disks = media.disks(as_objects(rows, "query-block"), resolver_of(process, found))
+        return await snapshots.read(self._monitor, {disk.name: disk.path for disk in disks})
+
+    async def save_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Keep memory (in the node `vmstate`), devices and disks as `tag`; returns the standstill's seconds."""
+        return await snapshots.save(self._monitor, tag, vmstate, nodes)
+
+    async def load_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Take the guest back to `tag`; one that ran goes on from there. Returns the standstill's seconds."""
+        return await snapshots.load(self._monitor, tag, vmstate, nodes)
+
+    async def delete_snapshot(self, tag: str, nodes: Sequence[str]) -> None:
+        """Remove `tag` from these disks; one that does not have it is none the worse."""
+        await snapshots.delete(self._monitor, tag, nodes)
 
     async def quit(self) -> None:
         """End QEMU; returns when the monitor has closed. Raises MonitorLostError when it does not close."""

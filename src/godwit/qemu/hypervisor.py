@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from godwit.errors import HypervisorError, InputError, QemuMissingError
 from godwit.model import Launch, Vm
+from godwit.qemu import offline
 from godwit.qemu.commandline import guest_name
 from godwit.qemu.define import load_definition, valid_name
 from godwit.qemu.vmline import to_vm
 
 if TYPE_CHECKING:
+    from godwit.core.snapshots import DiskSnapshots
     from godwit.model import GuestFacts, HostFacts
     from godwit.ports import Host
     from godwit.qemu.process import ProcessFacts
@@ -65,6 +67,10 @@ class QemuHypervisor:
             message = f"the guest calls itself {found!r}, which {error}"
             raise InputError(message, remedy="give it another with --name") from error
         return replace(probe, name=found, launch=facts.launch)
+
+    def disks(self, launch: Launch) -> tuple[DiskSnapshots, ...]:
+        """Return the disks that a command line names, for a guest that is off; see the port."""
+        return offline.disks_of(launch)
 
 
 def _refuse(facts: GuestFacts) -> None:

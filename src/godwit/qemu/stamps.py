@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.disks import STAMP_PREFIX
 from godwit.errors import MonitorCommandError
 from godwit.model import Stamp
-from godwit.qemu.reply import flag, inner, inner_objects, text, whole
+from godwit.qemu.reply import as_objects, flag, inner, inner_objects, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -61,9 +61,24 @@ async def remove(monitor: Asks, node: str, stamp: str) -> None:
             raise
 
 
+async def forget_all(monitor: Asks) -> None:
+    """Remove all stamps of all disks, before a snapshot is loaded.
+
+    A snapshot changes a disk past all bitmaps, so QEMU refuses to load one while there are any (bdrv_snapshot_goto()
+    in block/snapshot.c: "Device has active dirty bitmaps").
+    """
+    rows = as_objects(await monitor.execute("query-named-block-nodes", {"flat": True}), "query-named-block-nodes")
+    for row in rows:
+        for bitmap in _rows(row):
+            if text(bitmap, "name").startswith(STAMP_PREFIX):
+                await remove(monitor, text(row, "node-name"), text(bitmap, "name"))
+
+
 async def forget_others(monitor: Asks, rows: Mapping[str, Mapping[str, object]], copies: Iterable[DiskCopy]) -> None:
     """Remove all stamps but the copies' own; `rows` are query-block's by the disk's name."""
     for copy in copies:
+        if copy.name not in rows:  # a medium that was taken out meanwhile
+            continue
         inserted = inner(rows[copy.name], "inserted")
         for row in _rows(inserted):
             name = text(row, "name")

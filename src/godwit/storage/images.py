@@ -18,15 +18,27 @@ if TYPE_CHECKING:
 
 FORMATS: Final = frozenset({"raw", "qcow2"})
 
+DELETE_SNAPSHOT: Final = r"""
+command -v qemu-img > /dev/null || { echo "missing"; exit 0; }
+if said=$(qemu-img snapshot -q -d "$2" -- "$1" 2>&1); then
+    echo "deleted"
+else
+    echo "failed $said"
+fi
+"""
+"""$1 is the image, $2 the name of a snapshot in it."""
+
 INFO: Final = r"""
 command -v qemu-img > /dev/null || { echo "missing"; exit 0; }
-if said=$(qemu-img info --output=json --force-share -f "$2" -- "$1" 2>&1); then
+if said=$(qemu-img info --output=json --force-share ${2:+-f "$2"} -- "$1" 2>&1); then
     printf 'image\n%s\n' "$said"
 else
     printf 'failed %s\n' "$said"
 fi
 """
-"""$1 is the image, $2 its format as QEMU has it: what a guest wrote into a raw disk must not be taken for a header."""
+"""$1 is the image, $2 its format as QEMU has it: what a guest wrote into a raw disk must not be taken for a header.
+
+Empty is the format only where the guest's command line leaves it to QEMU, too."""
 
 PLACE: Final = r"""
 path=$1
@@ -69,7 +81,7 @@ marker=${path%/*}/.godwit-$(printf %s "${path##*/}" | cksum | tr ' ' -).copy
 mine() { [ "$(cat -- "$marker" 2>/dev/null)" = "$owner" ]; }
 """
 
-CREATE: Final = (
+CLAIM: Final = (
     _MARKER
     + r"""
 shift 2
@@ -88,6 +100,13 @@ if ! { printf '%s\n' "$owner" > "$marker"; } 2>/dev/null; then
     echo "refused $marker"
     exit 0
 fi
+"""
+)
+"""$1 is a file that is not there yet, $2 whose it is; makes it, empty and marked. What follows is for who goes on."""
+
+CREATE: Final = (
+    CLAIM
+    + r"""
 if said=$(qemu-img create -q "$@" 2>&1); then
     echo "created"
 else

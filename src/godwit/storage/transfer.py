@@ -86,12 +86,6 @@ truncate -s "$2" -- "$1" && sync -- "$1"
 """
 """$1 is the file, $2 its size: NBD and QEMU's block layer know multiples of 512 bytes only."""
 
-USED: Final = r"""
-set -- $(stat -L -c '%b %B' -- "$1" 2>/dev/null || echo 0 0)
-echo $(($1 * $2))
-"""
-"""$1 is a file; prints the bytes that it takes on its file system."""
-
 COMPARE: Final = r"""
 owner=$1 path=$2 format=$3 url=$4 life=$5
 command -v qemu-img > /dev/null || { echo "failed there is no qemu-img"; exit 0; }

@@ -1,0 +1,123 @@
+"""The simulated hosts' snapshots and files: the contract of all hosts, and a carrier in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from contract import Bench
+from snapshotcontract import FileContract, SnapshotContract
+
+from godwit.engine.carrying import LOOK, STALLED, Carrier, settled, whole
+from godwit.errors import HostError
+from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock
+from godwit.model import Launch, Vm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from godwit.ports import Clock, ServedFile
+
+VIRTUAL_TIME = True
+
+DISK, PRIVATE = "/images/web.qcow2", "/images/private.iso"
+LAUNCH = Launch(("qemu-system-x86_64", "-drive", f"file={DISK},if=virtio"))
+VM = Vm("web", "one", LAUNCH, "/run/web/control", observe="/run/web/observe")
+
+
+class Silent(FakeHost):
+    """A host to which not a byte comes."""
+
+    async def fetch_file(self, served: ServedFile, path: str, owner: str) -> None:
+        self.world.make_image(path, self.name, served.size, owner)
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    made = FakeWorld(LoopClock(), seed=3)
+    FakeHost(made, "one")
+    FakeHost(made, "two")
+    Silent(made, "three")
+    made.add_file(DISK)
+    made.add_file(PRIVATE, ["one"])
+    return made
+
+
+@pytest.fixture
+def clock(world: FakeWorld) -> Clock:
+    return world.clock
+
+
+@pytest.fixture
+def bench(world: FakeWorld) -> Iterator[Bench]:
+    yield Bench(world.hosts["one"], world.hosts["two"], VM, DISK, PRIVATE)
+    assert not world.broken_laws
+
+
+class TestFakeSnapshots(SnapshotContract): ...
+
+
+class TestFakeFiles(FileContract): ...
+
+
+@pytest.mark.parametrize("when", [0.1, LOOK + 0.1])
+async def test_a_carrier_that_is_cancelled_leaves_nothing(bench: Bench, world: FakeWorld, when: float) -> None:
+    world.shape("one", "two", 1_000_000)
+    carrying = asyncio.create_task(Carrier(bench.source, bench.target, "198.18.0.1", "me", world.clock).carry(PRIVATE))
+    await world.clock.sleep(when)
+    assert world.file(PRIVATE, "two") is not None
+    carrying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await carrying
+    assert world.file(PRIVATE, "two") is None
+    assert world.hosts["one"].served == {}
+
+
+async def test_a_link_that_is_cut_ends_in_words_and_leaves_nothing(bench: Bench, world: FakeWorld) -> None:
+    world.shape("one", "two", 1_000_000)
+    carrying = asyncio.create_task(Carrier(bench.source, bench.target, "198.18.0.1", "me", world.clock).carry(PRIVATE))
+    await world.clock.sleep(1.0)
+    world.cut("one", "two")
+    with pytest.raises(HostError, match="could not copy"):
+        await carrying
+    assert world.file(PRIVATE, "two") is None
+
+
+async def test_a_way_without_a_byte_is_given_up(bench: Bench, world: FakeWorld) -> None:
+    began = world.clock.now()
+    with pytest.raises(HostError, match="not a byte"):
+        await Carrier(bench.source, world.hosts["three"], "198.18.0.1", "me", world.clock).carry(PRIVATE)
+    assert STALLED < world.clock.now() - began < 2 * STALLED
+    assert world.file(PRIVATE, "three") is None
+
+
+async def test_a_copy_that_differs_is_removed(bench: Bench, world: FakeWorld) -> None:
+    class Damaging(FakeHost):
+        async def digest(self, path: str, *, all_of_it: bool) -> str:
+            return f"damaged {await super().digest(path, all_of_it=all_of_it)}"
+
+    target = Damaging(world, "four")
+    with pytest.raises(HostError, match="is not what"):
+        await Carrier(bench.source, target, "198.18.0.1", "me", world.clock).carry(PRIVATE)
+    assert world.file(PRIVATE, "four") is None
+
+
+async def test_what_must_be_done_is_done_though_it_is_cancelled_again_and_again(world: FakeWorld) -> None:
+    done: list[str] = []
+
+    async def work(word: str) -> str:
+        await world.clock.sleep(1.0)
+        done.append(word)
+        return word
+
+    late, heard = asyncio.create_task(settled(work("late"))), asyncio.create_task(whole(work("heard")))
+    for _ in range(3):
+        await world.clock.sleep(0.1)
+        late.cancel()
+        heard.cancel()
+    assert await late == "late"
+    with pytest.raises(asyncio.CancelledError):
+        await heard
+    assert sorted(done) == ["heard", "late"]
