@@ -20,6 +20,8 @@ from godwit.qemu.process import ProcessFacts
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from godwit.console.sides import Sides
+
 HELP_10 = "migrate [-d] [-r] uri -- migrate to URI\r\n"
 HELP_7 = "migrate [-d] [-b] [-i] [-r] uri -- migrate to URI\r\n"
 UNKNOWN = "unknown command: 'x'\r\n"
@@ -50,6 +52,12 @@ class Place:
             guest = QemuGuest("web1", await Monitor.open(connection, where="web1"), read_process)
             yield guest
             await guest.close()
+
+    @asynccontextmanager
+    async def sides(self, uri: str) -> AsyncIterator[Sides]:
+        """Refuse, as where nobody knows the other side."""
+        raise RefusedError(f"migrate: no host is called {uri}")
+        yield  # makes this a generator
 
     async def refuse_migrating(self) -> None:
         if self.busy:

@@ -222,6 +222,7 @@ class DiskJob:
             await _to_its_end(self._take_back(sides))
             raise
         self.stage = _Stage.COMPLETED
+        self.progress.disk_done = self.progress.disk_total
         if sides.stays_stopped:
             self.tell("the target was started with -S: it has everything, and waits there for cont")
 

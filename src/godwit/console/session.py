@@ -229,7 +229,12 @@ class Session:
             return await _pass_on(guest, line)
         value = parse_arguments(command.name, command.arguments, split_name(line)[1])["value"]
         wanted = parameter(cast("float", value))
-        return _reply(await guest.human(f"migrate_set_parameter {wanted}", deadline=QUICK))
+        reply = _reply(await guest.human(f"migrate_set_parameter {wanted}", deadline=QUICK))
+        if command is commands.SET_SPEED and not reply.status:
+            copying = commands.copying(await guest.human(commands.JOBS, deadline=QUICK))
+            for job in copying:
+                await guest.human(f"block_job_set_speed {job} {cast('int', value) // len(copying)}B", deadline=QUICK)
+        return reply
 
     # -- migrate and cont ------------------------------------------------------------------------------------------
 
@@ -296,16 +301,16 @@ class Session:
         if percent is not None:
             return f"Receiving block device images\nCompleted {percent} %\n"
         jobs = commands.copying(await guest.human(commands.JOBS, deadline=QUICK))
+        done, total = sum(done for done, _ in jobs.values()), sum(known for _, known in jobs.values())
         job = self._job
-        if not jobs:
-            if job is None or not job.completed:
-                return ""
-            return commands.disk_lines(job.progress.disk_total, job.progress.disk_total)
-        news = commands.disk_lines(sum(done for done, _ in jobs.values()), sum(known for _, known in jobs.values()))
-        if "remaining ram:" in said:
-            return news
+        if job is not None and (job.alive or job.completed) and not jobs:
+            done, total = job.progress.disk_done, job.progress.disk_total
+        elif not jobs:
+            return ""
+        if "remaining ram:" in said or "Migration status: completed" in said:
+            return commands.disk_lines(done, total)
         memory = commands.ram_lines(job.progress.ram_total) if job is not None else ""
-        return f"Migration status: active\n{memory}{news}"
+        return f"Migration status: active\n{memory}{commands.disk_lines(done, total)}"
 
     def _warn_once(self, uri: str) -> None:
         if not self._warned and not uri.startswith("file:"):
