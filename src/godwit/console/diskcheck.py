@@ -37,7 +37,12 @@ async def check(sides: Sides, mode: DiskMode) -> tuple[tuple[DiskCopy, ...], int
     if mode is DiskMode.INCREMENTAL:
         await _check_backing(sides, [disk.name for disk, _ in pairs], *below)
     copies = tuple(
-        DiskCopy(disk.name, ImageFacts(other.path, other.format, disk.virtual_size, 0), commands.job_name(number), mode)
+        DiskCopy(
+            disk.name,
+            ImageFacts(other.path, other.format, disk.virtual_size, disk.virtual_size),
+            commands.job_name(number),
+            mode,
+        )
         for number, (disk, other) in enumerate(pairs)
     )
     await sides.source.forget_mirrors(copies)  # a console that was killed may have left them

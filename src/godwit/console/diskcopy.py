@@ -169,6 +169,8 @@ class DiskJob:
         """Return when it has ended, after `seconds` at the latest."""
         assert self._task is not None  # noqa: S101 - `begin` made it
         await asyncio.wait({self._task}, timeout=seconds)
+        if self._task.done():
+            self._task.result()  # a defect is not to be taken for an end
 
     async def cancel(self) -> bool:
         """Take it back and return when that is done; False where it was too late for that, and it went on."""

@@ -228,7 +228,7 @@ class FakeHost:
         for qemu in self.qemus.values():
             if str(qemu.port) == port:
                 sockets = [socket for socket in (qemu.vm.control, qemu.vm.observe) if socket]
-                return WaitingQemu(qemu.pid, tuple(sockets), stays_stopped=True)
+                return WaitingQemu(qemu.pid, tuple(sockets), qemu.stays_stopped)
         message = f"nobody listens at {uri} on {self.name}"
         raise InputError(message)
 

@@ -71,6 +71,8 @@ class FakeQemu:
         self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
         self.port: int | None = None
         self.disks_port: int | None = None
+        self.objects: dict[str, str] = {}
+        self.stays_stopped = incoming
         self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | None = None
         self.hung = False
