@@ -92,7 +92,10 @@ def test_a_script_comes_from_the_standard_input(
     assert state(stage) == "paused"
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00\n", b"\0" * 100, b"x" * 100_000, bytes(range(128, 256)) + b"\n"])
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xfe\x00\n", b"\0" * 100, b"x" * 100_000, b"migrate " + b"y" * (1 << 20), bytes(range(128, 256)) + b"\n"],
+)
 def test_what_is_no_script_is_refused(
     stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from godwit.model import RunState, StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from godwit.qemu.guest import QemuGuest
 
@@ -248,6 +248,10 @@ async def test_ctrl_c_takes_everything_back(pair: Pair, stage: str) -> None:
     process.send_signal(signal.SIGINT)
     assert (await ended(process))[0] == 130
     await pair.assert_as_before()
+    if stage == "disks":  # the target waits on, and was told to wait when it has everything, too
+        await pair.slow("100m")
+        assert (await pair.type(f"migrate {pair.uri}"))[0] == 0
+        await becomes(pair.sides["target"], RunState.PAUSED)
 
 
 async def refusal(pair: Pair, flag: str, *options: str) -> str:
@@ -349,3 +353,33 @@ async def test_somebody_is_killed_on_the_way(pair: Pair, victim: str, stage: str
     await pair.assert_as_before()
     if victim == "console" and stage == "disks":
         assert (await pair.type("info migrate", side="target"))[1].find("Receiving") == -1
+
+
+def guard_of(console: subprocess.Popen[bytes]) -> int:
+    """Return the guard's process."""
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            words = (Path(entry.path) / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            parent = (Path(entry.path) / "stat").read_text().rpartition(")")[2].split()[1] if words else ""
+            if b"monitorguard" in words and parent == str(console.pid):
+                return int(entry.name)
+    raise AssertionError("the console has no guard")
+
+
+@pytest.mark.parametrize("stage", ["disks", "memory"])
+async def test_console_and_guard_are_killed_and_migrate_cancel_mends_it(pair: Pair, stage: str) -> None:
+    await pair.both()
+    await pair.slow("2m" if stage == "disks" else "20m")
+    console = pair.spawn(f"migrate -b {pair.uri}")
+    await pair.copies()
+    if stage == "memory":
+        await pair.memory_begins()
+    os.kill(guard_of(console), signal.SIGKILL)
+    console.kill()
+    await ended(console)
+    source = pair.sides["source"]
+    if stage == "memory":  # nobody says the word that the stream waits for
+        await becomes(source, RunState.STOPPED_FOR_SWITCHOVER)
+    assert (await pair.type("migrate_cancel"))[0] == 0
+    await becomes(source, RunState.RUNNING)
+    assert await source.human("info block-jobs") == "No active jobs\n"
