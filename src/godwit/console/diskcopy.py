@@ -437,8 +437,9 @@ async def take_back(
             await step()
         except TimeoutError:
             troubles.append(f"the stream has not ended within {UNDOING:g} s")
-        except MonitorLostError as error:
-            return [error.message]
+        except MonitorLostError as error:  # nothing more can be said to it
+            troubles.append(error.message)
+            break
         except GodwitError as error:
             troubles.append(error.message)
     if target is not None:

@@ -249,7 +249,11 @@ class Session:
         if self._job is not None and self._job.alive:
             return Reply(_BUSY, REFUSED)
         async with self._line.guest() as guest:
-            theirs = not disks or commands.DISKS_FLAG in await guest.human(f"help {command.name}", deadline=QUICK)
+            theirs = (
+                not disks
+                or "resume" in asked
+                or commands.DISKS_FLAG in await guest.human(f"help {command.name}", deadline=QUICK)
+            )
             if theirs:
                 self._warn_once(uri)
                 # Always with -d: a monitor that serves programs cannot be blocked, so the waiting is ours.
