@@ -96,7 +96,7 @@ async def scene() -> Scene:
     guest = await two.attach(vm)
     uri = await guest.listen(f"tcp:{two.migration_address}:{PORT}")
     await guest.close()
-    two.qemus["web"].stays_stopped = False  # somebody started it without -S
+    two.qemus["web"].stays_stopped, two.qemus["web"].armed = False, True  # somebody started it without -S
     inventory = MemoryInventory()
     opened: dict[str, Host] = {**hosts}
     for host in (one, two):
@@ -180,6 +180,42 @@ def test_the_target_dies_at_any_instant(instant: float) -> None:
 
 
 @pytest.mark.parametrize("instant", INSTANTS)
+def test_the_source_dies_at_any_instant(instant: float) -> None:
+    async def scenario() -> None:
+        made = await scene()
+        task = asyncio.create_task(made.session.run(f"migrate -b {made.uri}"))
+        await asyncio.sleep(instant)
+        moved = made.world.executing("web") == ["two"]
+        made.one.qemus["web"].exit("it was killed")
+        await asyncio.gather(task, return_exceptions=True)
+        assert made.world.executing("web") == (["two"] if moved else [])
+        assert made.world.broken_laws == []
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
+def test_the_link_is_cut_at_any_instant_and_somebody_cancels(instant: float) -> None:
+    async def scenario() -> None:
+        made = await scene()
+        await made.session.run(f"migrate -d -b {made.uri}")
+        await asyncio.sleep(instant)
+        link = made.world.link("one", "two")
+        link.up = False
+        await asyncio.sleep(1)
+        assert (await made.session.run("migrate_cancel")).status == 0
+        assert made.world.broken_laws == []
+        if made.world.executing("web") == ["one"]:
+            made.assert_clean()
+        job = made.session._job
+        assert job is not None
+        # Where the word to hand over had been given, it says that nobody can know, instead of running it anywhere.
+        assert made.world.executing("web") or isinstance(job.trouble, LimboError)
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("instant", INSTANTS)
 def test_the_console_dies_at_any_instant_and_its_guard_takes_over(instant: float) -> None:
     async def scenario() -> None:
         made = await scene()
@@ -240,7 +276,10 @@ def test_a_second_migrate_is_refused_in_qemus_words_and_close_takes_back() -> No
 def test_finish_waits_for_what_was_left_running() -> None:
     async def scenario() -> None:
         made = await scene()
+        assert made.two.qemus["web"].armed, "it would run by itself"
         await made.session.run(f"migrate -d -b {made.uri}")
+        await asyncio.sleep(0.3)
+        assert not made.two.qemus["web"].armed, "it was told to wait"
         assert await made.session.finish() == Reply("Completed 100 %\n")
         made.assert_lawful("two")
         assert await made.session.finish() == Reply()

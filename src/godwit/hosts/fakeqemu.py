@@ -187,9 +187,11 @@ class FakeQemu:
             self.execute()
 
     def stop(self) -> None:
-        """Obey `stop`."""
+        """Obey `stop`; one that waits for a stream does not run by itself then (qmp_stop in monitor/qmp-cmds.c)."""
         if self.raw == "running":
             self.halt("paused")
+        elif self.raw == "inmigrate":
+            self.armed = False
 
     def set_capabilities(self, capabilities: dict[str, bool]) -> None:
         """Obey migrate-set-capabilities."""
