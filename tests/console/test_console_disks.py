@@ -44,8 +44,8 @@ class Listening(Guard):
         self.orders: Orders | None = None
         self.last = ""
 
-    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool]) -> None:
-        self.orders = Orders.of(Orders(*sides.places, tuple(copy.job for copy in copies), before).line())
+    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool], disks: str) -> None:
+        self.orders = Orders.of(Orders(*sides.places, tuple(copy.job for copy in copies), before, disks).line())
 
     async def hands_over(self, *, resume: bool) -> None:
         assert resume
@@ -276,10 +276,11 @@ def test_a_second_migrate_is_refused_in_qemus_words_and_close_takes_back() -> No
 def test_finish_waits_for_what_was_left_running() -> None:
     async def scenario() -> None:
         made = await scene()
-        assert made.two.qemus["web"].armed, "it would run by itself"
+        would_run = [made.two.qemus["web"].armed]
         await made.session.run(f"migrate -d -b {made.uri}")
         await asyncio.sleep(0.3)
-        assert not made.two.qemus["web"].armed, "it was told to wait"
+        would_run.append(made.two.qemus["web"].armed)
+        assert would_run == [True, False], "it was told to wait"
         assert await made.session.finish() == Reply("Completed 100 %\n")
         made.assert_lawful("two")
         assert await made.session.finish() == Reply()
@@ -323,5 +324,5 @@ def test_target_qmp() -> None:
 
 def test_orders_come_back_from_json() -> None:
     place = Place(HostRecord("one", "ssh://root@one", use_agent=False), "/run/a b.sock")
-    orders = Orders(place, replace(place, socket="/run/c"), ("godwit-disk0",), {"events": False})
+    orders = Orders(place, replace(place, socket="/run/c"), ("godwit-disk0",), {"events": False}, "192.0.2.2:49152")
     assert Orders.of(orders.line()) == orders

@@ -27,7 +27,7 @@ class GuardProcess(Guard):
         """Begin without one."""
         self._process: subprocess.Popen[str] | None = None
 
-    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool]) -> None:
+    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool], disks: str) -> None:
         """Start it, in a session of its own: what ends the console's terminal must not end it."""
         self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
             [sys.executable, "-m", "godwit.cli.monitorguard"],
@@ -37,7 +37,7 @@ class GuardProcess(Guard):
             text=True,
             start_new_session=True,
         )
-        self._say(Orders(*sides.places, tuple(copy.job for copy in copies), before).line())
+        self._say(Orders(*sides.places, tuple(copy.job for copy in copies), before, disks).line())
 
     async def hands_over(self, *, resume: bool) -> None:
         """Say that from here on nothing is to be taken back."""

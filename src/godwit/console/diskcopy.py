@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from godwit.console.sides import Sides
     from godwit.model import DiskCopy, GuestView
-    from godwit.ports import Guest, GuestEvent
+    from godwit.ports import Guest, GuestEvent, Host
 
 PERIOD: Final = 0.25
 """Seconds between looks at how far it is."""
@@ -73,8 +73,8 @@ class DiskMigration:
 class Guard:
     """Whoever takes over when the console dies; this one does not. See `console.guarding`."""
 
-    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool]) -> None:
-        """Be told of a migration that is about to begin, and how to take it back."""
+    async def begin(self, sides: Sides, copies: Sequence[DiskCopy], before: dict[str, bool], disks: str) -> None:
+        """Be told of a migration that is about to begin, and how to take it back; `disks` is where they are served."""
 
     async def hands_over(self, *, resume: bool) -> None:
         """Be told that the source is about to be told to go on: from here on nothing can be taken back."""
@@ -123,6 +123,7 @@ class DiskJob:
     _sides: Sides | None = None
     _copies: tuple[DiskCopy, ...] = ()
     _before: dict[str, bool] = field(default_factory=dict)
+    _port: int = 0
     _runs: bool = True
     _task: asyncio.Task[None] | None = None
     _told: int = -1
@@ -138,7 +139,8 @@ class DiskJob:
             self.progress = Progress(ram_total=memory, ram_left=memory)
             said = await sides.source.human("info migrate_capabilities")
             self._before = {name: f"\n{name}: on\n" in f"\n{said}" for name in CAPABILITIES}
-            await self.guard.begin(sides, self._copies, self._before)
+            self._port = await sides.target_host.free_port()
+            await self.guard.begin(sides, self._copies, self._before, self._served)
         except BaseException:
             await self.guard.end()
             await self._stack.aclose()
@@ -164,6 +166,13 @@ class DiskJob:
     def completed(self) -> bool:
         """Whether the guest has arrived."""
         return self.stage is _Stage.COMPLETED
+
+    @property
+    def _served(self) -> str:
+        """Where the disks are served, as ss(8) writes it."""
+        assert self._sides is not None  # noqa: S101 - `begin` made them
+        address = self._sides.address
+        return f"[{address}]:{self._port}" if ":" in address else f"{address}:{self._port}"
 
     async def wait(self, seconds: float) -> None:
         """Return when it has ended, after `seconds` at the latest."""
@@ -229,11 +238,10 @@ class DiskJob:
             self.tell("the target was started with -S: it has everything, and waits there for cont")
 
     async def _copy_disks(self, sides: Sides) -> None:
-        port = await sides.target_host.free_port()
-        await sides.target.serve_disks(sides.bind, port, self._copies)
+        await sides.target.serve_disks(sides.bind, self._port, self._copies)
         speed = commands.bandwidth_in(await sides.source.human("info migrate_parameters")) // len(self._copies)
         for copy in self._copies:
-            await sides.source.start_mirror(copy, sides.address, port, speed)
+            await sides.source.start_mirror(copy, sides.address, self._port, speed)
         alike: set[str] = set()
         while True:
             views = await sides.source.mirrors(self._copies)
@@ -299,6 +307,7 @@ class DiskJob:
             await note(sides.target, self._told)
 
     async def _take_back(self, sides: Sides) -> None:
+        await sever(sides.source_host, self._served)
         troubles = await take_back(sides.source, sides.target, self._copies, self._before)
         for trouble in troubles:
             self.tell(f"taking the migration back: {trouble}; migrate_cancel at the source tries it again")
@@ -417,6 +426,16 @@ def _unknown(why: str) -> LimboError:
         "says completed; at the source only where the target's QEMU has ended. Never at both"
     )
     return LimboError(message, remedy=remedy)
+
+
+async def sever(source_host: Host, disks: str) -> None:
+    """End the connections by which the source's disks are copied to `disks`, before the copies are cancelled.
+
+    Behind a silently cut link a copy does not end while its connection stands, and QEMU's monitor waits for it, as long
+    as TCP goes on trying. Where this is not permitted (SOCK_DESTROY, see ss(8)) the cancel may take as long.
+    """
+    with contextlib.suppress(GodwitError):  # the cancel itself says what it cannot do
+        await source_host.run(["ss", "--tcp", "--kill", "dst", disks], deadline=3.0, check=False)
 
 
 async def take_back(

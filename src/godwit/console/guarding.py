@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from godwit.console.diskcopy import hand_over, take_back
+from godwit.console.diskcopy import hand_over, sever, take_back
 from godwit.console.sides import Place
 from godwit.errors import GodwitError, MigrationFailedError, MonitorBusyError
 from godwit.model import DiskCopy, ImageFacts
@@ -40,6 +40,7 @@ class Orders:
     target: Place
     jobs: tuple[str, ...]
     before: dict[str, bool]
+    disks: str
 
     def line(self) -> str:
         """Return it as a line of JSON."""
@@ -48,6 +49,7 @@ class Orders:
             "target": self.target.document(),
             "jobs": self.jobs,
             "before": self.before,
+            "disks": self.disks,
         }
         return json.dumps(document) + "\n"
 
@@ -56,7 +58,7 @@ class Orders:
         """Read a line of JSON."""
         document: dict[str, Any] = json.loads(line)
         places = Place.of(document["source"]), Place.of(document["target"])
-        return cls(*places, tuple(document["jobs"]), document["before"])
+        return cls(*places, tuple(document["jobs"]), document["before"], document["disks"])
 
 
 async def take_over(service: Service, orders: Orders, last_word: str) -> list[str]:
@@ -81,6 +83,7 @@ async def take_over(service: Service, orders: Orders, last_word: str) -> list[st
             return await _see_through(source, target, copies, orders.before, resume=last_word == HANDS_OVER)
         if last_word in {HANDS_OVER, HANDS_OVER_STOPPED}:
             return [*troubles, "the guest was being handed over: look at both sides"]
+        await sever(hosts[0], orders.disks)
         return await take_back(source, target, copies, orders.before)
     finally:
         for guest in guests:
