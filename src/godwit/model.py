@@ -401,6 +401,15 @@ class GuestView:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingQemu:
+    """A QEMU that listens for a stream: its QMP sockets, as paths on its host, and whether it was started with -S."""
+
+    pid: int
+    monitors: tuple[str, ...]
+    stays_stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Features:
     """What a QEMU can do, found by introspection."""
 

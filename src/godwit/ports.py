@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Sample,
         Spec,
         Vm,
+        WaitingQemu,
         WatchResult,
     )
 
@@ -352,6 +353,13 @@ class Host(Transfers, Addresses, Protocol):
 
     async def free_port(self) -> int:
         """Return a TCP port that nothing listens on, at any address."""
+        ...
+
+    async def waiting_at(self, uri: str) -> WaitingQemu:
+        """Return the QEMU that listens here at the port of `tcp:HOST:PORT`, or at the socket of `unix:PATH`.
+
+        Raises InputError where nobody listens there, where it is no QEMU or cannot be seen.
+        """
         ...
 
     async def reaches(self, address: str, port: int) -> bool:

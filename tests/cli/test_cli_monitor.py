@@ -61,7 +61,12 @@ def test_commands_are_done_in_turn(stage: Stage, capsys: pytest.CaptureFixture[s
         ("nonsense", 6, "unknown command: 'nonsense'\n"),
         ("migrate", 6, 'migrate: string expected\nTry "help migrate" for more information\n'),
         ("migrate_set_speed abc", 6, 'invalid size\nTry "help migrate_set_speed" for more information\n'),
-        ("migrate -d -b tcp:h:1", 3, "godwit: error: migrate: unsupported option -b: this QEMU"),
+        ("migrate -d -b tcp:h:1", 3, "godwit: error: migrate: the copy of disks needs the target's QMP socket, and no"),
+        (
+            "migrate -d -b exec:cat",
+            3,
+            "godwit: error: migrate: disks cannot be copied to exec: their copy needs a live",
+        ),
         ("quit", 3, "godwit: error: quit: refused in a script"),
         ("q", 3, "godwit: error: quit: refused in a script"),
         ("sto\0p", 6, "unknown command: 'sto\\x00p'\n"),
@@ -88,7 +93,10 @@ def test_a_script_comes_from_the_standard_input(
     assert state(stage) == "paused"
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00\n", b"\0" * 100, b"x" * 100_000, bytes(range(128, 256)) + b"\n"])
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xfe\x00\n", b"\0" * 100, b"x" * 100_000, b"migrate " + b"y" * (1 << 20), bytes(range(128, 256)) + b"\n"],
+)
 def test_what_is_no_script_is_refused(
     stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
@@ -180,7 +188,7 @@ def test_a_session_at_a_terminal(terminal: Callable[..., Terminal]) -> None:
     at.until("unknown command: 'nonsense'")
     at.until("(qemu) ")
     at.type(b"migrate -b tcp:h:1\n")
-    at.until("error: migrate: unsupported option -b")
+    at.until("error: migrate: the copy of disks needs the target's QMP socket")
     at.until("mend: ")
     at.until("(qemu) ")
     at.type(b"half a line")

@@ -17,6 +17,7 @@ from godwit.errors import (
     BusyError,
     HostError,
     HypervisorError,
+    InputError,
     MonitorBusyError,
     MonitorCommandError,
     MonitorLostError,
@@ -554,6 +555,14 @@ class HostContract:
         assert 1024 < port < 65536
         assert await bench.source.reaches(address, port)
         assert not await bench.source.reaches("198.19.255.254", port)
+
+    async def test_the_qemu_that_waits_at_a_port_is_found_with_its_monitors(self, bench: Bench) -> None:
+        async with bench.both() as (_, _, uri):
+            waiting = await bench.target.waiting_at(uri)
+            assert bench.vm.control in waiting.monitors
+            assert waiting.stays_stopped, "a target is started with -S"
+            with pytest.raises(InputError, match="nobody listens"):
+                await bench.source.waiting_at(uri)
 
     async def test_a_guest_listens_once(self, bench: Bench) -> None:
         async with bench.both() as (_, target, uri):

@@ -12,6 +12,7 @@ from godwit.qemu.commandline import (
     incoming_argv,
     move_vnc,
     parse,
+    qmp_sockets,
     target_launch,
     vnc_ports,
 )
@@ -233,3 +234,22 @@ def test_vnc_without_a_fixed_port_stays(option: str) -> None:
 def test_an_unknown_option_is_not_guessed_at() -> None:
     with pytest.raises(CommandLineError, match="-zork"):
         target_launch(process("q -zork"), PC)
+
+
+@pytest.mark.parametrize(
+    ("line", "sockets"),
+    [
+        ("-qmp unix:q,server,nowait", ["/srv/q"]),
+        ("-qmp unix:/run/a,,b.sock,server=on,wait=off", ["/run/a,b.sock"]),
+        ("-qmp-pretty unix:/run/p", ["/run/p"]),
+        ("-qmp stdio -qmp tcp:localhost:1,server", []),
+        ("-chardev socket,id=c,path=c.sock,server=on -mon chardev=c,mode=control", ["/srv/c.sock"]),
+        ("-chardev socket,id=c,path=/c.sock,server=on -mon c,mode=control", ["/c.sock"]),
+        ("-chardev socket,id=c,path=/c.sock,server=on -mon chardev=c,mode=readline", []),
+        ("-chardev stdio,id=c -mon chardev=c,mode=control", []),
+        ("-monitor unix:/hmp,server", []),
+    ],
+)
+def test_the_qmp_sockets_of_a_command_line(line: str, sockets: list[str]) -> None:
+    process = ProcessFacts(1, ("qemu-system-x86_64", *line.split()), "/srv")
+    assert list(qmp_sockets(process, parse(process.argv))) == sockets

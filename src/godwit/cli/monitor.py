@@ -41,6 +41,14 @@ def monitor(
         str | None, typer.Option("--qmp", metavar="PATH", help="The QMP socket of a QEMU that Godwit does not know.")
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="Where that socket is, if not here.")] = None,
+    target_qmp: Annotated[
+        str | None,
+        typer.Option(
+            "--target-qmp",
+            metavar="[HOST:]PATH",
+            help="The target's QMP socket, for migrate -b and -i; else looked for.",
+        ),
+    ] = None,
 ) -> None:
     """Type the monitor commands of old at a guest: migrate, info migrate, help ..."""
     if (vm is None) == (qmp is None):
@@ -50,15 +58,25 @@ def monitor(
         message = "--host goes with --qmp"
         raise InputError(message, remedy="Godwit knows where its guests are")
     with _background() as do:
-        status = _opened(do, vm, qmp, host, command)
+        status = _opened(do, _Wanted(vm, qmp, host, target_qmp), command)
     raise typer.Exit(status)
 
 
-def _opened(do: Do, vm: str | None, qmp: str | None, host: str | None, command: list[str] | None) -> int:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Whose monitor: a guest's, or a socket's. `target` is the target's socket."""
+
+    vm: str | None
+    qmp: str | None
+    host: str | None
+    target: str | None
+
+
+def _opened(do: Do, wanted: _Wanted, command: list[str] | None) -> int:
     """Open everything in the loop, let lines come, and close it again."""
     stack = AsyncExitStack()
     try:
-        console = do(_open(stack, do, vm, qmp, host))
+        console = do(_open(stack, do, wanted))
         if command:
             return _script(console, (line for one in command for line in one.split("\n")))
         stdin = getattr(sys, "stdin", None)  # None where the standard input was closed
@@ -69,14 +87,24 @@ def _opened(do: Do, vm: str | None, qmp: str | None, host: str | None, command: 
         do(stack.aclose())
 
 
-async def _open(stack: AsyncExitStack, do: Do, vm: str | None, qmp: str | None, host: str | None) -> _Console:
+async def _open(stack: AsyncExitStack, do: Do, wanted: _Wanted) -> _Console:
+    from godwit.cli.monitorguard import GuardProcess  # noqa: PLC0415 - start-up time
     from godwit.console.reach import KnownGuest, reach_socket  # noqa: PLC0415 - start-up time
     from godwit.console.session import Session  # noqa: PLC0415 - start-up time
+    from godwit.console.sides import given_target  # noqa: PLC0415 - start-up time
 
+    if wanted.target is not None:
+        given_target(wanted.target)
     opened = await stack.enter_async_context(service(take_up=True))
-    line = KnownGuest(opened, vm) if vm is not None else await reach_socket(opened, qmp or "", host)
+    line = (
+        KnownGuest(opened, wanted.vm, wanted.target)
+        if wanted.vm is not None
+        else await reach_socket(opened, wanted.qmp or "", wanted.host, wanted.target)
+    )
     stack.push_async_callback(line.close)
-    return _Console(do, line, Session(line, _show, _warn), await line.where())
+    session = Session(line, _show, _warn, GuardProcess)
+    stack.push_async_callback(session.close)
+    return _Console(do, line, session, await line.where())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +157,16 @@ def _script(console: _Console, lines: Iterable[str]) -> int:
             raise RefusedError(message, remedy="write quit! if that is meant; a script ends by itself")
         _print(reply, failed_to_stderr=True)
         if reply.status or reply.end is End.QUIT_DONE:
+            _finish(console, failed_to_stderr=True)
             return reply.status
-    return 0
+    return _finish(console, failed_to_stderr=True)
+
+
+def _finish(console: _Console, *, failed_to_stderr: bool) -> int:
+    """Wait for a migration with disks that is still under way; return how it ended."""
+    reply = console.do(console.session.finish())
+    _print(reply, failed_to_stderr=failed_to_stderr)
+    return reply.status
 
 
 # -- at a terminal -------------------------------------------------------------------------------------------------
@@ -146,6 +182,7 @@ def _talk(console: _Console) -> int:
             try:
                 line = _ask(PROMPT)
                 if line is None or _typed(console, line):
+                    _finish(console, failed_to_stderr=False)
                     return 0
             except GodwitError as error:
                 _warn(f"error: {error.message}")

@@ -51,6 +51,8 @@ SET_DOWNTIME: Final = Command(
 )
 OWN: Final = {command.name: command for command in (MIGRATE, SET_SPEED, SET_DOWNTIME)}
 
+CANCEL: Final = "migrate_cancel"
+INFO: Final = "info"
 QUIT: Final = frozenset({"quit", "q"})
 QUIT_FOR_SURE: Final = frozenset({"quit!", "q!"})
 CONTINUE: Final = frozenset({"cont", "c"})
@@ -67,7 +69,17 @@ LONGEST: Final = 4095
 LARGEST_DOWNTIME: Final = 2000
 """Seconds; QEMU takes no more."""
 
-NO_DISKS_NOTE: Final = "\t\t\t (-b and -i: this QEMU has dropped them; godwit migrate --disks copies disks)\n"
+NO_DISKS_NOTE: Final = "\t\t\t (-b and -i: this QEMU has dropped them; this console copies the disks over NBD)\n"
+
+NOTE: Final = "godwit-receiving"
+"""An object in the target's QEMU whose `identity` says how much has come: it is there while disks are received."""
+
+JOBS: Final = "info block-jobs"
+_JOB: Final = re.compile(
+    r"^Type mirror, device (?P<job>godwit-disk\d+): Completed (?P<done>\d+) of (?P<all>\d+)", re.MULTILINE
+)
+_BANDWIDTH: Final = re.compile(r"^max-bandwidth: (\d+) bytes/second", re.MULTILINE)
+_RECEIVED: Final = re.compile(r'^"(\d+)"')
 
 _UNKNOWN: Final = "unknown command: '"
 _REFUSALS: Final = (_UNKNOWN, "Error: ", 'Try "help ')
@@ -133,3 +145,36 @@ def disk_percent(info: str) -> int | None:
     if not figures.get("total"):
         return None
     return 100 if not figures.get("remaining") else 100 * figures.get("transferred", 0) // figures["total"]
+
+
+def job_name(number: int) -> str:
+    """Return what the job is called that copies a disk; a node's name made of it must stay under 32 characters."""
+    return f"godwit-disk{number}"
+
+
+def copying(jobs: str) -> dict[str, tuple[int, int]]:
+    """Return the jobs of ours in an answer to `info block-jobs`: for each, the bytes done and those known of."""
+    return {match["job"]: (int(match["done"]), int(match["all"])) for match in _JOB.finditer(jobs)}
+
+
+def bandwidth_in(parameters: str) -> int:
+    """Return max-bandwidth in an answer to `info migrate_parameters`, in bytes a second; 0 is unlimited."""
+    match = _BANDWIDTH.search(parameters)
+    return int(match[1]) if match else 0
+
+
+def received(identity: str) -> int | None:
+    """Return the percentage that the note at a target holds; None where there is no such note."""
+    match = _RECEIVED.match(identity)
+    return int(match[1]) if match else None
+
+
+def disk_lines(done: int, total: int) -> str:
+    """Return the lines with which `info migrate` told of disks (hmp_info_migrate in QEMU 7.2)."""
+    figures = (("transferred", done), ("remaining", total - done), ("total", total))
+    return "".join(f"{word} disk: {size >> 10} kbytes\n" for word, size in figures)
+
+
+def ram_lines(total: int) -> str:
+    """Return what `info migrate` says of memory before any of it was sent."""
+    return f"transferred ram: 0 kbytes\nremaining ram: {total >> 10} kbytes\ntotal ram: {total >> 10} kbytes\n"

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from godwit.console.sides import Place, both_sides
 from godwit.errors import InputError, QemuDiedError
 from godwit.model import HostRecord, Launch, Vm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from godwit.console.sides import Sides
     from godwit.ports import Guest, Host
     from godwit.service import Service
 
@@ -48,10 +50,11 @@ class KnownGuest:
     Its observing monitor is used where it has one, so that the other stays free for migrations.
     """
 
-    def __init__(self, service: Service, name: str) -> None:
-        """Speak to the guest `name`."""
+    def __init__(self, service: Service, name: str, target: str | None = None) -> None:
+        """Speak to the guest `name`; `target` is what --target-qmp named."""
         self._service = service
         self._name = name
+        self._target = target
         self._hosts = _Hosts(service)
 
     async def where(self) -> str:
@@ -70,6 +73,14 @@ class KnownGuest:
         finally:
             await guest.close()
 
+    @asynccontextmanager
+    async def sides(self, uri: str) -> AsyncIterator[Sides]:
+        """Hold this monitor and that of the QEMU which waits at `uri`. Raises RefusedError with the reason."""
+        vm = await self._service.inventory.vm(self._name)
+        place = Place(await self._service.inventory.host(vm.host), vm.observe or vm.control)
+        async with self.guest() as guest, both_sides(self._service, guest, place, uri, self._target) as sides:
+            yield sides
+
     async def refuse_migrating(self) -> None:
         """Raise BusyError while Godwit moves this guest."""
         await self._service.refuse_migrating(self._name)
@@ -82,10 +93,12 @@ class KnownGuest:
 class BareSocket:
     """A QMP socket on a host, and nothing else known of the QEMU behind it. Implements `session.Line`."""
 
-    def __init__(self, service: Service, record: HostRecord, path: str) -> None:
-        """Speak to whatever serves `path` on the host of `record`."""
+    def __init__(self, service: Service, record: HostRecord, path: str, target: str | None = None) -> None:
+        """Speak to whatever serves `path` on the host of `record`; `target` is what --target-qmp named."""
         self._vm = Vm(posixpath.basename(path), record.name, Launch(()), control=path)
+        self._service = service
         self._record = record
+        self._target = target
         self._hosts = _Hosts(service)
 
     async def where(self) -> str:
@@ -108,6 +121,13 @@ class BareSocket:
         finally:
             await guest.close()
 
+    @asynccontextmanager
+    async def sides(self, uri: str) -> AsyncIterator[Sides]:
+        """Hold this monitor and that of the QEMU which waits at `uri`. Raises RefusedError with the reason."""
+        place = Place(self._record, self._vm.control)
+        async with self.guest() as guest, both_sides(self._service, guest, place, uri, self._target) as sides:
+            yield sides
+
     async def refuse_migrating(self) -> None:
         """Do nothing: Godwit does not move what it does not know."""
 
@@ -116,7 +136,9 @@ class BareSocket:
         await self._hosts.close()
 
 
-async def reach_socket(service: Service, path: str, host: str | None) -> KnownGuest | BareSocket:
+async def reach_socket(
+    service: Service, path: str, host: str | None, target: str | None = None
+) -> KnownGuest | BareSocket:
     """Return the way to the QMP socket `path`: a known guest's if it is one's, so that its moves are respected.
 
     Raises UnknownHostError, InputError.
@@ -130,5 +152,5 @@ async def reach_socket(service: Service, path: str, host: str | None) -> KnownGu
     for vm in await service.inventory.vms():
         sockets = {posixpath.normpath(socket) for socket in (vm.control, vm.observe) if socket}
         if vm.host in same and wanted in sockets:
-            return KnownGuest(service, vm.name)
-    return BareSocket(service, record, path)
+            return KnownGuest(service, vm.name, target)
+    return BareSocket(service, record, path, target)

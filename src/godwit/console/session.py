@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from godwit.console import commands
 from godwit.console.arguments import SPACE, BadArgumentsError, parse_arguments, quoted, split_name
-from godwit.console.diskcopy import DiskMigration, migrate_with_disks
-from godwit.errors import MigrationCancelledError, MigrationFailedError, MonitorCommandError
-from godwit.model import RunState, StreamStatus
+from godwit.console.diskcopy import DiskJob, DiskMigration, Guard
+from godwit.errors import LimboError, MigrationCancelledError, MigrationFailedError, MonitorCommandError
+from godwit.model import DiskCopy, ImageFacts, RunState, StreamStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from godwit.console.sides import Sides
     from godwit.model import GuestView
     from godwit.ports import Guest
 
@@ -45,6 +47,10 @@ _SECOND_COPY: Final = (
     "Then type stop here at once"
 )
 
+_TAKEN_BACK: Final = "the migration was taken back: the guest runs on here"
+_TOO_LATE: Final = "it was too late to take the migration back: the guest is on the target"
+_WAITING: Final = "the migration with disks ends with this console: waiting for it; Ctrl-C takes it back"
+_BUSY: Final = "Error: There's a migration process in progress\n"
 _GOES_ON: Final = "the migration goes on; info migrate shows it, migrate_cancel ends it"
 
 
@@ -74,6 +80,13 @@ class Line(Protocol):
         """Hold its monitor for the length of a `with`. Raises HypervisorError, HostError."""
         ...
 
+    def sides(self, uri: str) -> AbstractAsyncContextManager[Sides]:
+        """Hold its monitor and that of the QEMU which waits at `uri`.
+
+        Raises RefusedError with the reason, HypervisorError, HostError.
+        """
+        ...
+
     async def refuse_migrating(self) -> None:
         """Raise BusyError while Godwit moves this guest."""
         ...
@@ -82,9 +95,20 @@ class Line(Protocol):
 class Session:
     """Takes lines and answers them. The monitor is held only while a line is worked on."""
 
-    def __init__(self, line: Line, show: Callable[[str], None], warn: Callable[[str], None]) -> None:
-        """Type at `line`; `show` prints what cannot wait for the reply, `warn` a word of Godwit's own."""
+    def __init__(
+        self,
+        line: Line,
+        show: Callable[[str], None],
+        warn: Callable[[str], None],
+        guard: Callable[[], Guard] = Guard,
+    ) -> None:
+        """Type at `line`; `show` prints what cannot wait for the reply, `warn` a word of Godwit's own.
+
+        `guard` makes who takes a migration with disks over if this process is killed.
+        """
         self._line = line
+        self._guard = guard
+        self._job: DiskJob | None = None
         self._show = show
         self._warn = warn
         self._warned = False
@@ -105,7 +129,16 @@ class Session:
             return Reply(end=End.QUIT_ASKED)
         if name not in commands.READ_ONLY:
             await self._line.refuse_migrating()
-        async with self._line.guest() as guest:
+        if name == commands.MIGRATE.name:
+            return await self._migrate(line)
+        if name == commands.CANCEL and self._job is not None and self._job.alive:
+            await self._job.cancel()
+            return Reply()
+        return await self._ask(line, name, rest)
+
+    async def _ask(self, line: str, name: str, rest: str) -> Reply:
+        """Carry out a line that needs only this QEMU."""
+        async with self._guest() as guest:
             if name in commands.QUIT_FOR_SURE and not rest.strip(SPACE):
                 await guest.quit()
                 return Reply(end=End.QUIT_DONE)
@@ -114,14 +147,37 @@ class Session:
             except BadArgumentsError as error:
                 return Reply(str(error), REFUSED)
             except asyncio.CancelledError:
-                self._warn(_GOES_ON if name == commands.MIGRATE.name else f"QEMU may still be at it: {name}")
+                self._warn(f"QEMU may still be at it: {name}")
                 raise
+
+    @asynccontextmanager
+    async def _guest(self) -> AsyncIterator[Guest]:
+        """Hold the monitor; while disks are copied it is held already."""
+        held = self._job.guest if self._job is not None else None
+        if held is not None:
+            yield held
+            return
+        async with self._line.guest() as guest:
+            yield guest
+
+    async def finish(self) -> Reply:
+        """Wait, with its percentage, for a migration with disks that `-d` left to this process."""
+        if self._job is None or not self._job.alive:
+            return Reply()
+        self._warn(_WAITING)
+        return await self._follow(self._job)
+
+    async def close(self) -> None:
+        """Take back what is still under way."""
+        if self._job is not None and self._job.alive:
+            await self._job.cancel()
 
     def _handler(self, name: str) -> Callable[[Guest, str], Awaitable[Reply]]:
         own: dict[str, Callable[[Guest, str], Awaitable[Reply]]] = {
             **dict.fromkeys(commands.HELP, self._help),
             **dict.fromkeys(commands.CONTINUE, self._continue),
-            commands.MIGRATE.name: self._migrate,
+            commands.CANCEL: _cancel,
+            commands.INFO: self._info,
             commands.SET_SPEED.name: self._set_speed,
             commands.SET_DOWNTIME.name: self._set_downtime,
         }
@@ -142,7 +198,7 @@ class Session:
 
     async def names(self) -> dict[str, list[str]]:
         """Return what can be typed: under "" the commands, under "info", "help" and "help info" what may follow."""
-        async with self._line.guest() as guest:
+        async with self._guest() as guest:
             everything = commands.names_in(commands.whole_help(await guest.human("help", deadline=QUICK)))
             subjects = commands.names_in(await guest.human("info", deadline=QUICK), "info")
         names = sorted({*everything, "info", "help"})
@@ -173,23 +229,92 @@ class Session:
             return await _pass_on(guest, line)
         value = parse_arguments(command.name, command.arguments, split_name(line)[1])["value"]
         wanted = parameter(cast("float", value))
-        return _reply(await guest.human(f"migrate_set_parameter {wanted}", deadline=QUICK))
+        reply = _reply(await guest.human(f"migrate_set_parameter {wanted}", deadline=QUICK))
+        if command is commands.SET_SPEED and not reply.status:
+            copying = commands.copying(await guest.human(commands.JOBS, deadline=QUICK))
+            for job in copying:
+                await guest.human(f"block_job_set_speed {job} {cast('int', value) // len(copying)}B", deadline=QUICK)
+        return reply
 
     # -- migrate and cont ------------------------------------------------------------------------------------------
 
-    async def _migrate(self, guest: Guest, line: str) -> Reply:
+    async def _migrate(self, line: str) -> Reply:
         command = commands.MIGRATE
-        asked = parse_arguments(command.name, command.arguments, split_name(line)[1])
+        try:
+            asked = parse_arguments(command.name, command.arguments, split_name(line)[1])
+        except BadArgumentsError as error:
+            return Reply(str(error), REFUSED)
         uri, detach = str(asked["uri"]), "detach" in asked
         disks = "inc" in asked or "blk" in asked
-        if disks and commands.DISKS_FLAG not in await guest.human(f"help {command.name}", deadline=QUICK):
-            return Reply(await migrate_with_disks(guest, DiskMigration(uri, "i" if "inc" in asked else "b", detach)))
-        self._warn_once(uri)
-        # Always with -d: a monitor that serves programs cannot be blocked, so the waiting is ours.
-        flags = [flag for key, flag in (("blk", "-b"), ("inc", "-i"), ("resume", "-r")) if key in asked]
-        words = ("migrate", "-d", *flags, quoted(uri))
-        reply = _reply(await guest.human(" ".join(words), deadline=QUICK))
-        return reply if detach or reply.status else await self._wait(guest, reply.text, disks=disks)
+        if self._job is not None and self._job.alive:
+            return Reply(_BUSY, REFUSED)
+        async with self._line.guest() as guest:
+            theirs = (
+                not disks
+                or "resume" in asked
+                or commands.DISKS_FLAG in await guest.human(f"help {command.name}", deadline=QUICK)
+            )
+            if theirs:
+                self._warn_once(uri)
+                # Always with -d: a monitor that serves programs cannot be blocked, so the waiting is ours.
+                flags = [flag for key, flag in (("blk", "-b"), ("inc", "-i"), ("resume", "-r")) if key in asked]
+                words = ("migrate", "-d", *flags, quoted(uri))
+                reply = _reply(await guest.human(" ".join(words), deadline=QUICK))
+                return reply if detach or reply.status else await self._wait(guest, reply.text, disks=disks)
+        return await self._copy_disks(DiskMigration(uri, "i" if "inc" in asked else "b", detach))
+
+    async def _copy_disks(self, asked: DiskMigration) -> Reply:
+        """Do what QEMU itself has dropped."""
+        job = DiskJob(asked, self._line.sides, self._guard(), self._warn)
+        await job.begin()
+        self._job = job
+        return Reply() if asked.detach else await self._follow(job)
+
+    async def _follow(self, job: DiskJob) -> Reply:
+        """Show the percentage of a migration with disks until it has ended; Ctrl-C takes it back."""
+        percent = -1
+        try:
+            while job.alive:
+                if job.progress.percent > percent:
+                    percent = job.progress.percent
+                    self._show(f"Completed {percent} %\r")
+                await job.wait(POLL)
+        except asyncio.CancelledError:
+            self._show("\n")
+            self._warn(_TAKEN_BACK if await job.cancel() else _TOO_LATE)
+            raise
+        if job.completed:
+            return Reply("Completed 100 %\n")
+        if isinstance(job.trouble, LimboError):
+            raise job.trouble
+        if job.trouble is None or isinstance(job.trouble, MigrationCancelledError):
+            return Reply("\nMigration status: cancelled\n", MigrationCancelledError.exit_status)
+        return Reply(f"\nError: {job.trouble.message}\n", MigrationFailedError.exit_status)
+
+    async def _info(self, guest: Guest, line: str) -> Reply:
+        """Let QEMU answer; of a migration, add what it no longer says of disks."""
+        reply = await _pass_on(guest, line)
+        if split_name(line)[1].strip(SPACE) != commands.MIGRATE.name or reply.status:
+            return reply
+        return Reply(reply.text + await self._disk_news(guest, reply.text))
+
+    async def _disk_news(self, guest: Guest, said: str) -> str:
+        """Return the lines about disks: of copies under way, of one that has ended here, of those that come in."""
+        identity = await guest.human(f"qom-get /objects/{commands.NOTE} identity", deadline=QUICK)
+        percent = commands.received(identity)
+        if percent is not None:
+            return f"Receiving block device images\nCompleted {percent} %\n"
+        jobs = commands.copying(await guest.human(commands.JOBS, deadline=QUICK))
+        done, total = sum(done for done, _ in jobs.values()), sum(known for _, known in jobs.values())
+        job = self._job
+        if job is not None and (job.alive or job.completed) and not jobs:
+            done, total = job.progress.disk_done, job.progress.disk_total
+        elif not jobs:
+            return ""
+        if "remaining ram:" in said or "Migration status: completed" in said:
+            return commands.disk_lines(done, total)
+        memory = commands.ram_lines(job.progress.ram_total) if job is not None else ""
+        return f"Migration status: active\n{memory}{commands.disk_lines(done, total)}"
 
     def _warn_once(self, uri: str) -> None:
         if not self._warned and not uri.startswith("file:"):
@@ -212,6 +337,7 @@ class Session:
                 await asyncio.sleep(POLL)
         except asyncio.CancelledError:
             self._show("\n" if percent >= 0 else "")
+            self._warn(_GOES_ON)
             raise
         if view.stream is StreamStatus.COMPLETED:
             return Reply("Completed 100 %\n")
@@ -243,6 +369,15 @@ async def _percent(guest: Guest, *, disks: bool) -> int:
     if sample is None or not sample.total:
         return 0
     return max(0, min(99, 100 * (sample.total - sample.remaining) // sample.total))
+
+
+async def _cancel(guest: Guest, line: str) -> Reply:
+    """Let QEMU cancel, and end the copies of disks that a console which is gone has left."""
+    reply = await _pass_on(guest, line)
+    left = commands.copying(await guest.human(commands.JOBS, deadline=QUICK))
+    if left:
+        await guest.cancel_mirrors([DiskCopy(job, ImageFacts("", "", 0, 0), job) for job in left])
+    return reply
 
 
 async def _pass_on(guest: Guest, line: str) -> Reply:

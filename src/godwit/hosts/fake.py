@@ -42,6 +42,7 @@ from godwit.model import (
     QemuFacts,
     RunState,
     Vm,
+    WaitingQemu,
 )
 from godwit.ports import Completed
 from godwit.storage.sharedproof import check_token
@@ -223,6 +224,17 @@ class FakeHost(FakeTransfers, GivesFiles):
         while self._ports in self.ports_in_use():
             self._ports += 1
         return self._ports
+
+    async def waiting_at(self, uri: str) -> WaitingQemu:
+        """Return the QEMU that listens at a port here. Raises InputError where there is none."""
+        await self._reach()
+        port = uri.rpartition(":")[2]
+        for qemu in self.qemus.values():
+            if str(qemu.port) == port:
+                sockets = [socket for socket in (qemu.vm.control, qemu.vm.observe) if socket]
+                return WaitingQemu(qemu.pid, tuple(sockets), qemu.stays_stopped)
+        message = f"nobody listens at {uri} on {self.name}"
+        raise InputError(message)
 
     async def reaches(self, address: str, port: int) -> bool:
         """Say whether the host that owns `address` can be reached from here."""

@@ -57,8 +57,45 @@ def _set_parameter(qemu: FakeQemu, words: list[str]) -> None:
     qemu.set_parameters({name: _number(value, _UNITS.get(name, 1))})
 
 
+def _object_add(qemu: FakeQemu, words: list[str]) -> None:
+    pairs = dict(word.partition("=")[::2] for word in words[0].split(","))
+    qemu.objects[pairs["id"]] = pairs.get("identity", "")
+
+
+def _qom_get(qemu: FakeQemu, words: list[str]) -> str:
+    name = words[0].removeprefix("/objects/")
+    return f'"{qemu.objects[name]}"\n' if name in qemu.objects else f"Error: Device '{words[0]}' not found\n"
+
+
+def _qom_set(qemu: FakeQemu, words: list[str]) -> str:
+    name = words[0].removeprefix("/objects/")
+    if name not in qemu.objects:
+        return f"Error: Device '{words[0]}' not found\n"
+    qemu.objects[name] = words[2]
+    return ""
+
+
+def _object_del(qemu: FakeQemu, words: list[str]) -> str:
+    return "" if qemu.objects.pop(words[0], None) is not None else f"Error: object '{words[0]}' not found\n"
+
+
+def _settings(qemu: FakeQemu, subject: str) -> str | None:
+    if subject == "migrate_capabilities":
+        return "".join(f"{name}: {'on' if state else 'off'}\n" for name, state in qemu.capabilities.items())
+    if subject == "migrate_parameters":
+        return f"max-bandwidth: {qemu.parameters['max-bandwidth']} bytes/second\n"
+    if subject == "block-jobs":
+        views = [(job, mirror.view()) for job, mirror in qemu.mirrors.items()]
+        lines = [f"Type mirror, device {job}: Completed {view.done} of {view.needed} bytes\n" for job, view in views]
+        return "".join(lines) or "No active jobs\n"
+    return None
+
+
 def _info(qemu: FakeQemu, words: list[str]) -> str:
     subject = " ".join(words)
+    settings = _settings(qemu, subject)
+    if settings is not None:
+        return settings
     if subject == "status":
         return f"VM status: {_STATES.get(qemu.raw, f'paused ({qemu.raw})')}\n"
     if subject == "version":
@@ -85,6 +122,10 @@ _COMMANDS: Final[dict[str, Callable[[FakeQemu, list[str]], str | None]]] = {
     **dict.fromkeys(("cont", "c"), lambda qemu, _: qemu.cont()),
     "info": _info,
     "migrate": _migrate,
+    "object_add": _object_add,
+    "object_del": _object_del,
+    "qom-get": _qom_get,
+    "qom-set": _qom_set,
     "migrate_cancel": lambda qemu, _: qemu.cancel(),
     "migrate_set_parameter": _set_parameter,
 }

@@ -89,6 +89,8 @@ class FakeQemu:
         self.disks_port: int | None = None
         self.frozen: set[str] = set()
         self.frozen_port: int | None = None
+        self.objects: dict[str, str] = {}
+        self.stays_stopped = incoming
         self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | FakeFileStream | None = None
         self.hung = False
@@ -211,9 +213,11 @@ class FakeQemu:
             self.execute()
 
     def stop(self) -> None:
-        """Obey `stop`."""
+        """Obey `stop`; one that waits for a stream does not run by itself then (qmp_stop in monitor/qmp-cmds.c)."""
         if self.raw == "running":
             self.halt("paused")
+        elif self.raw == "inmigrate":
+            self.armed = False
 
     def power_down(self) -> None:
         """Obey system_powerdown: the guest listens to its button, or not, and takes its time."""

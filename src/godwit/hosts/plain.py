@@ -22,7 +22,7 @@ from godwit.errors import (
     QemuDiedError,
     RemoteCommandError,
 )
-from godwit.hosts import hostfacts, launching, processes, sendqueue, tcpports
+from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
 from godwit.hosts.files import GivesFiles
 from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
@@ -41,7 +41,17 @@ if TYPE_CHECKING:
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
-    from godwit.model import GuestFacts, HostFacts, ImageFacts, Launch, OlderCopy, PlaceFacts, StrayImage, Vm
+    from godwit.model import (
+        GuestFacts,
+        HostFacts,
+        ImageFacts,
+        Launch,
+        OlderCopy,
+        PlaceFacts,
+        StrayImage,
+        Vm,
+        WaitingQemu,
+    )
     from godwit.ports import Completed
     from godwit.qemu.process import ProcessFacts
 
@@ -319,6 +329,13 @@ class PlainHost(Transfers, GivesFiles):
         """Return a TCP port that nothing on the host uses, on any address, out of the range kept for migrations."""
         completed = await run_script(self._transport, tcpports.LIST)
         return tcpports.choose(tcpports.parse_used(completed.stdout.decode()), secrets.SystemRandom())
+
+    async def waiting_at(self, uri: str) -> WaitingQemu:
+        """Return the QEMU that listens here at the port of `tcp:HOST:PORT`, or at the socket of `unix:PATH`.
+
+        Raises InputError where nobody listens there, where it is no QEMU or cannot be seen.
+        """
+        return await incoming.waiting_at(self._transport, uri)
 
     async def reaches(self, address: str, port: int) -> bool:
         """Say whether the path to `address`:`port` works: a connection is accepted, or actively refused.

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from godwit.hosts.transport import Transport
     from godwit.model import Vm
 
-_SCAN: Final = r"""
-pidfile=$1 socket=$2 name=$3
-base=${socket##*/}
+DESCRIBE: Final = r"""
 mine=$(readlink /proc/self/ns/pid)
 describe() {
     { read -r stat < "/proc/$1/stat"; } 2>/dev/null || return 0
@@ -36,6 +34,14 @@ describe() {
     folder=$(readlink "/proc/$1/cwd" 2>/dev/null | base64 -w0)
     echo "process|$1|$stat|$folder|$words"
 }
+"""
+"""Defines a shell function that prints a line about the process $1, for `parse_scan`."""
+
+_SCAN: Final = (
+    DESCRIBE
+    + r"""
+pidfile=$1 socket=$2 name=$3
+base=${socket##*/}
 candidates=
 if [ -n "$pidfile" ] && [ -r "$pidfile" ]; then
     { read -r pid < "$pidfile"; } 2>/dev/null
@@ -61,6 +67,7 @@ for pid in $(printf '%s\n' $candidates $found $served | sort -un); do
 done
 echo 'end|'
 """
+)
 
 _LISTENER: Final = re.compile(r"^u_\w+\s+LISTEN\s+\d+\s+\d+\s+(?P<path>.*?) \d+\s+\* 0(?P<rest>\s.*)?$")
 _USER: Final = re.compile(r"pid=(\d+)")

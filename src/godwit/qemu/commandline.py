@@ -106,6 +106,26 @@ def went_to_root(process: ProcessFacts, found: Iterable[Option]) -> bool:
     return process.cwd == "/" and any(option.name == "daemonize" for option in found)
 
 
+def qmp_sockets(process: ProcessFacts, found: Iterable[Option]) -> Iterator[str]:
+    """Yield the QMP sockets that a running QEMU's command line gives it, absolutely. Raises CommandLineError."""
+    options = tuple(found)
+    resolver = resolver_of(process, options)
+    chardevs = {}
+    for option in options:
+        if option.name in {"qmp", "qmp-pretty"} and (option.value or "").startswith("unix:"):
+            path = (option.value or "").removeprefix("unix:")
+            yield resolver.path(re.split(r"(?<!,),(?!,)", path, maxsplit=1)[0].replace(",,", ","))
+        elif option.name == "chardev":
+            pairs = split(option)
+            chardevs[pairs.get("id")] = pairs.get("path")
+    for option in options:
+        if option.name != "mon" or split(option).get("mode") != "control":
+            continue
+        socket = chardevs.get(split(option).get("chardev"))
+        if socket:
+            yield resolver.path(socket)
+
+
 def incoming_argv(launch: Launch) -> tuple[str, ...]:
     """Return the command line that starts the guest paused, waiting for `migrate-incoming`."""
     return (*launch.argv, "-incoming", "defer", "-S")
