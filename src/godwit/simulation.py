@@ -12,6 +12,7 @@ from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.service import Service
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TaskRunners:
         return task is not None and not task.done()
 
 
-class _NothingToDefine:
+class _NothingToDefine(QemuHypervisor):
     """The simulation has its guest already; see `godwit.ports.Hypervisor`."""
 
     def define(self, text: str, origin: str, host: HostFacts) -> Vm:  # noqa: ARG002 - the port has them

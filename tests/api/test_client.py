@@ -23,6 +23,7 @@ from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.service import Service
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Runners:
         return task is not None and not task.done()
 
 
-class NoHypervisor:
+class NoHypervisor(QemuHypervisor):
     """Nothing is defined or adopted here."""
 
     def define(self, text: str, origin: str, host: object) -> Vm:

@@ -23,6 +23,7 @@ from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Spec, Vm
 from godwit.ports import Entry
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.service import Service
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class TaskRunners:
         return task is not None and not task.done()
 
 
-class NoHypervisor:
+class NoHypervisor(QemuHypervisor):
     """Nothing is defined or adopted on this stage."""
 
     def define(self, text: str, origin: str, host: HostFacts) -> Vm:

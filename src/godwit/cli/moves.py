@@ -139,12 +139,13 @@ async def _migrate(
         with listening() as inbox:
             await opened.migrate(vm, host, policy, probe, defaults=defaults, identifier=identifier)
             if detach:
-                _tell_detached(identifier, as_json=as_json)
+                tell_detached(identifier, as_json=as_json)
                 return 0
             return await follow(opened, identifier, inbox, as_json=as_json, manner="move")
 
 
-def _tell_detached(identifier: str, *, as_json: bool) -> None:
+def tell_detached(identifier: str, *, as_json: bool) -> None:
+    """Say how to follow a migration that goes on by itself."""
     if as_json:
         print_json({"id": identifier, "kind": "detached"})
         return

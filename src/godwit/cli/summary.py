@@ -21,7 +21,10 @@ def headline(outcome: Outcome) -> str:
     match outcome.status:
         case OutcomeStatus.COMPLETED:
             alive = {True: "; it is alive, seen from outside", False: "; it does NOT answer", None: ""}
-            return f"{vm} moved from {source} to {target} in {took}{alive[outcome.guest_alive]}"
+            what = f"moved from {source} to {target}"
+            if outcome.qemus is not None:
+                what = "runs on {2}, in QEMU {1} after {0}; replaced".format(*outcome.qemus, target)
+            return f"{vm} {what} in {took}{alive[outcome.guest_alive]}"
         case OutcomeStatus.REFUSED:
             return f"{vm} stays on {source}: nothing was changed"
         case OutcomeStatus.CANCELLED:

@@ -7,6 +7,7 @@ when the machine asks for Finish.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
@@ -63,6 +64,7 @@ class Engine:
         self._ledger = Ledger({"requested": parts.requested})
         self._downtime_limit = FIRST_DOWNTIME_LIMIT
         self._copied: dict[str, int] = {}
+        self._qemus: tuple[str, str] | None = None
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -93,7 +95,7 @@ class Engine:
         """Make what works beside the loop, and start what watches."""
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
+        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit, qemus=self._qemus)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
         self._mirroring = Mirroring(self._actions, self._copied)
@@ -118,6 +120,8 @@ class Engine:
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": {"downtime-limit": int(milliseconds)}}}:
                     self._downtime_limit = milliseconds / 1000
+                case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
+                    self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
                     self._copied[disk] = done
             if entry.kind == "mark":
@@ -307,6 +311,7 @@ class Engine:
             disk_bytes=sum(self._copied.values()),
             simulated=self._parts.simulated,
         )
+        outcome = replace(outcome, qemus=self._actions.qemus)
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
 
