@@ -218,6 +218,8 @@ class Engine:
     async def _perform(self, command: e.Command) -> e.Event | None:
         if isinstance(command, e.Observe):
             return await self._observer.observe(command.delay, restarted=self._restarted)
+        if isinstance(command, e.StartStream) and self._parts.spec.upgrade is not None:
+            await self._outside.ready()  # the memory is there in an instant, and with it the gap
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
         if isinstance(command, (e.RemoveSource, e.KeepImages, e.RestoreSendQueue)) and e.Verify in self._in_flight:
