@@ -389,9 +389,9 @@ class SiblingContract:
     @staticmethod
     def pair(bench: Bench) -> tuple[Vm, Vm]:
         """Return the guest under its names, with memory that can be taken, and as a second process beside them."""
-        shared = ("-object", "memory-backend-memfd,id=pc.ram,size=64M,share=on")
-        shared += ("-machine", "memory-backend=pc.ram,aux-ram-share=on")
-        launch = replace(bench.vm.launch, argv=(*bench.vm.launch.argv, *shared))
+        memory = ("-object", "memory-backend-memfd,id=pc.ram,size=64M,share=on")
+        sharing = ("-machine", "memory-backend=pc.ram,aux-ram-share=on")
+        launch = replace(bench.vm.launch, argv=(*bench.vm.launch.argv, *memory, *sharing))
         before = replace(bench.vm, launch=launch)
         after = beside(before, launch, launch.argv[0])
         return replace(before, sibling=after.control), replace(after, sibling=before.control)
