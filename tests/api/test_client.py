@@ -112,6 +112,22 @@ async def test_a_guest_moves_and_every_line_is_told() -> None:
     assert not place.world.broken_laws
 
 
+async def test_a_qemu_is_replaced_on_its_host() -> None:
+    place = await Place.make()
+    findings = await place.g.check_upgrade("web1")
+    assert [finding.code for finding in findings] == ["upgrade-by-copy", "upgrade"]
+    before = await place.g.vm("web1")
+    outcome = await place.g.upgrade("web1", "/usr/local/bin/qemu", probe=ADDRESS)
+    after = await place.g.vm("web1")
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.qemus == ("10.0.2", "10.0.2")
+    assert (after.host, after.launch.argv[0]) == (before.host, "/usr/local/bin/qemu")
+    assert after.control != before.control
+    assert (await place.g.view(after)).state is RunState.RUNNING
+    assert (await place.g.migrate("web1", "host2")).status is OutcomeStatus.COMPLETED
+    assert not place.world.broken_laws
+
+
 async def test_a_handle_follows_cancels_and_tells_the_end() -> None:
     place = await Place.make()
     migration = await place.g.start("web1", "host2", probe=ADDRESS)
