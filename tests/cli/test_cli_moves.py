@@ -290,6 +290,10 @@ def test_an_upgrade_says_which_qemu_runs_the_guest_now(stage: Stage, capsys: pyt
     assert main(["upgrade", "web1", "--qemu", "/usr/local/bin/qemu-system-x86_64"]) == 0
     said = capsys.readouterr().out
     assert "SIMULATED: web1 runs on host1, in QEMU 10.0.2 after 10.0.2; replaced in" in said
+    assert main(["status", "web1"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "old QEMU on host1 absent" in told
+    assert "new QEMU on host1 running, process" in told
     assert main(["vm", "show", "web1"]) == 0
     shown = capsys.readouterr().out
     assert "/run/web1.qmp.godwit-2" in shown

@@ -195,7 +195,8 @@ def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
     error = None if as_wanted else error_of(outcome)
     if manner == "cancel" and outcome.status is OutcomeStatus.COMPLETED:
         message = f"too late to cancel: {outcome.vm} had been handed over and runs on {outcome.target}"
-        error = GodwitError(message, remedy=f"godwit migrate {outcome.vm} {outcome.source} takes it back")
+        back = f"godwit migrate {outcome.vm} {outcome.source} takes it back"
+        error = GodwitError(message, remedy=back if outcome.qemus is None else "godwit upgrade --qemu PATH goes back")
     if as_json:
         print_json({"id": outcome.id, "kind": "outcome", "data": outcome})
         return error.exit_status if error else 0
