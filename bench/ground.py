@@ -168,19 +168,29 @@ class Users:
 
 async def move_with_godwit(service: Service, lab: Laboratory, vm: str, host: str, way: str = GODWIT) -> Move:
     """Type the command that moves a guest to `host`, wait for its end, read its figures from the journal."""
+    target = prefix(lab.plan.name) + host
+    words = ["migrate", vm, target, *(["--qemu-defaults"] if way == DEFAULTS else [])]
+    return await _typed(service, lab, words, target, way)
+
+
+async def replace_qemu(service: Service, lab: Laboratory, vm: str, way: str) -> Move:
+    """Type the command that replaces a guest's QEMU, wait for its end, read its figures from the journal."""
+    return await _typed(service, lab, ["upgrade", vm], (await service.inventory.vm(vm)).host, way)
+
+
+async def _typed(service: Service, lab: Laboratory, words: Sequence[str], target: str, way: str) -> Move:
     await asyncio.sleep(CALM)
-    named = prefix(lab.plan.name)
+    vm = words[1]
     address = (await service.inventory.vm(vm)).address
-    command = [sys.executable, "-m", "godwit", "migrate", vm, named + host, "--probe", f"{address}@{named}client"]
-    command += ["--qemu-defaults"] if way == DEFAULTS else []
+    command = [sys.executable, "-m", "godwit", *words, "--probe", f"{address}@{prefix(lab.plan.name)}client"]
     carried, typed = link_bytes(lab), time.time()
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     await process.wait()
     ended = time.time()
     row = (await service.journal.rows(limit=1))[0]
     outcome = row.outcome
-    if outcome is None or row.spec.target != named + host:
-        message = f"the move of {vm} to {host} has no outcome"
+    if outcome is None or row.spec.target != target:
+        message = f"the move of {vm} to {target} has no outcome"
         raise LabError(message)
     until_request = row.created - typed
     return Move(

@@ -93,7 +93,8 @@ class Vm:
 
     `control` and `observe` are QMP sockets on the guest's host (a socket serves one client at a time);
     an adopted guest may have only `control`. `address` is where clients reach the guest, if known.
-    `source_text` keeps the definition file of a defined guest, for `vm show`.
+    `source_text` keeps the definition file of a defined guest, for `vm show`. `sibling` is the control socket of the
+    other process of this very guest on the same host, while one of them replaces the other: it is no namesake.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Vm:
     address: str | None = None
     adopted: bool = False
     source_text: str = ""
+    sibling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ class QemuFacts:
     """Canonical machine types, aliases resolved."""
     machine_aliases: tuple[tuple[str, str], ...] = ()
     """(alias, canonical) pairs, such as ("q35", "pc-q35-10.0")."""
+    shares_memory: bool = False
+    """Whether all of a guest's memory can be such that another process may take it over (`aux-ram-share`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,8 +461,23 @@ class ProbeRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A migration to another QEMU process on the same host: the guest under its names before, and after.
+
+    The program of `after` is what it is to run in. They are kept with the migration, since the inventory has the new
+    names before the old process is gone.
+    """
+
+    before: Vm
+    after: Vm
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
-    """One migration, as it was asked for. `defaults` leaves every decision to QEMU, for comparison."""
+    """One migration, as it was asked for. `defaults` leaves every decision to QEMU, for comparison.
+
+    `upgrade` is there where the guest stays on its host, and only its QEMU is replaced.
+    """
 
     id: str
     vm: str
@@ -467,6 +486,7 @@ class Spec:
     policy: Policy = field(default_factory=Policy)
     probe: ProbeRequest | None = None
     defaults: bool = False
+    upgrade: Upgrade | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -556,6 +576,7 @@ class Outcome:
     `total_s` runs from the request to the end; `stream_s` is the time from stream start to RESUME.
     `bytes` are those of the memory's stream, `disk_bytes` what was copied of disks before it.
     `guest_alive` is None where nobody could look from outside or inside; `leftovers` says what could not be removed.
+    `qemus` are the old and the new QEMU's versions where the guest stayed on its host and its QEMU was replaced.
     """
 
     id: str
@@ -579,3 +600,4 @@ class Outcome:
     simulated: bool = False
     allocations: tuple[Allocation, ...] = ()
     comparison: Comparison | None = None
+    qemus: tuple[str, str] | None = None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Outcome,
         PlaceFacts,
         ProbeRequest,
+        QemuFacts,
         Sample,
         Spec,
         Vm,
@@ -114,6 +115,18 @@ class Guest(Protocol):
 
     async def migrate(self, uri: str) -> None:
         """Start the stream to `uri`; returns when QEMU accepted the command."""
+        ...
+
+    async def hand_over_hindrances(self) -> tuple[str, ...]:
+        """Return why another process on this host cannot take the guest's memory as it stands; empty if it can."""
+        ...
+
+    async def hand_over(self, path: str) -> None:
+        """Start a stream that hands the memory over to the process launched by `Host.launch_taker` at `path`."""
+        ...
+
+    async def forget_hand_over(self) -> None:
+        """Let the next stream be an ordinary one, after `hand_over`. Idempotent."""
         ...
 
     async def sample(self) -> Sample | None:
@@ -328,8 +341,11 @@ class Host(Transfers, Addresses, Protocol):
         """Say what the guest does here. Never raises for an absent guest or a silent host: that is a view, too."""
         ...
 
-    async def attach(self, vm: Vm) -> Guest:
-        """Open the guest's control monitor. Raises MonitorBusyError after 3 s of silence, MonitorProtocolError."""
+    async def attach(self, vm: Vm, *, patience: float = 0.0) -> Guest:
+        """Open the guest's control monitor. Raises MonitorBusyError after 3 s of silence, MonitorProtocolError.
+
+        One that is only coming into being is waited for for `patience` seconds.
+        """
         ...
 
     async def prepare_launch(self, vm: Vm, launch: Launch) -> None:
@@ -341,6 +357,13 @@ class Host(Transfers, Addresses, Protocol):
 
         `incoming` starts it paused and waiting for `Guest.listen` instead of running the guest, `paused` ready to run.
         Raises QemuDiedError with QEMU's own words when it ends at once, QemuMissingError.
+        """
+        ...
+
+    async def launch_taker(self, vm: Vm, launch: Launch, path: str) -> None:
+        """Start a QEMU that takes a guest's memory from another process, paused; returns when it waits at `path`.
+
+        It has no monitor before `Guest.hand_over` was told to the other. Raises as `launch` does.
         """
         ...
 
@@ -730,6 +753,18 @@ class Hypervisor(Protocol):
 
         Raises InvalidDefinitionError naming line or key.
         """
+        ...
+
+    def beside(self, vm: Vm, launch: Launch, program: str) -> Vm:
+        """Return the guest as another process of `program` on the same host: no socket, file or tap is the same.
+
+        `launch` is how the guest is started now. The names follow from those of now, and are nobody else's. Raises
+        InputError for a command line that holds what only one process can have.
+        """
+        ...
+
+    def fitted(self, launch: Launch, qemu: QemuFacts) -> Launch:
+        """Return the launch without what this QEMU lacks, as far as that makes no difference to the guest."""
         ...
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:

@@ -12,16 +12,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.preflight import check
+from godwit.core.preflight import check, check_upgrade
 from godwit.core.savefile import decode_header
 from godwit.core.saves import Job, Step, Work, checked_path
 from godwit.core.state import Phase
 from godwit.engine.gather import gather
 from godwit.engine.jobs import Desk
 from godwit.engine.parts import Parts
+from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import new_identifier, new_job_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -283,6 +284,44 @@ class Service:
         self.runners.start(spec.id, vm)
         return spec.id
 
+    async def upgrade(
+        self, vm: str, qemu: str = "", policy: Policy | None = None, probe: ProbeRequest | None = None
+    ) -> str:
+        """Ask for a guest's QEMU to be replaced on its host by `qemu`, or by what its program is now; returns the ID.
+
+        It goes on whatever becomes of the caller, as a migration does. Raises InputError, BusyError, JournalError.
+        """
+        spec = await self._upgrade_spec(vm, qemu, policy or Policy(), probe)
+        await self.journal.create(spec, self.clock.now())
+        self.runners.start(spec.id, vm)
+        return spec.id
+
+    async def _upgrade_spec(self, name: str, qemu: str, policy: Policy, probe: ProbeRequest | None) -> Spec:
+        vm = await self.inventory.vm(name)
+        await self.inventory.host(vm.host)
+        if qemu and not qemu.startswith("/"):
+            message = f"{qemu!r} is no absolute path of a program on {vm.host}"
+            raise InputError(
+                message, remedy=f"write for example --qemu /usr/bin/{vm.launch.argv[0].rpartition('/')[2]}"
+            )
+        after = self.hypervisor.beside(vm, vm.launch, qemu or vm.launch.argv[0])
+        upgrade = Upgrade(replace(vm, sibling=after.control), replace(after, sibling=vm.control))
+        return Spec(new_identifier(name), name, vm.host, vm.host, policy, probe, upgrade=upgrade)
+
+    async def dry_run_upgrade(self, vm: str, qemu: str = "") -> tuple[Finding, ...]:
+        """Say what an upgrade would find, changing nothing. Raises InputError, HostError, HypervisorError."""
+        spec = await self._upgrade_spec(vm, qemu, Policy(), None)
+        parts = await self.parts(spec, epoch=0, requested=self.clock.now())
+        try:
+            await asyncio.gather(parts.source.connect(), parts.target.connect())
+            guest = await parts.source.attach(parts.vm)
+            try:
+                return check_upgrade(await gather_upgrade(parts, guest))
+            finally:
+                await guest.close()
+        finally:
+            await asyncio.gather(parts.source.close(), parts.target.close())
+
     async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
         spec = await self._spec(vm, target, policy or Policy(), None)
@@ -302,6 +341,11 @@ class Service:
         vm, source, target = await asyncio.gather(
             self.inventory.vm(spec.vm), self.inventory.host(spec.source), self.inventory.host(spec.target)
         )
+        if spec.upgrade is not None:
+            # The inventory has the new names before the old process is gone.
+            known = vm if vm.control == spec.upgrade.after.control else spec.upgrade.after
+            after = replace(known, sibling=spec.upgrade.before.control)
+            vm, spec = spec.upgrade.before, replace(spec, upgrade=replace(spec.upgrade, after=after))
         return Parts(
             spec=spec,
             vm=vm,
@@ -313,6 +357,7 @@ class Service:
             watcher=self.watcher,
             epoch=epoch,
             requested=requested,
+            hypervisor=self.hypervisor,
         )
 
     async def cancel(self, identifier: str) -> Status:

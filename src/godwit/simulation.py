@@ -15,6 +15,7 @@ from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
@@ -76,7 +77,7 @@ class TaskRunners:
             self.held.discard(vm)
 
 
-class _NothingToDefine:
+class _NothingToDefine(QemuHypervisor):
     """The simulation has its guest already; see `godwit.ports.Hypervisor`."""
 
     def define(self, text: str, origin: str, host: HostFacts) -> Vm:  # noqa: ARG002 - the port has them

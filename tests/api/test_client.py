@@ -29,6 +29,7 @@ from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
@@ -80,7 +81,7 @@ class Runners:
             self.held.discard(vm)
 
 
-class NoHypervisor:
+class NoHypervisor(QemuHypervisor):
     """Nothing is defined or adopted here."""
 
     def define(self, text: str, origin: str, host: object) -> Vm:
@@ -135,6 +136,22 @@ async def test_a_guest_moves_and_every_line_is_told() -> None:
     assert (await place.g.vm("web1")).host == "host2"
     assert (await place.g.view(await place.g.vm("web1"))).state is RunState.RUNNING
     assert (await place.g.view(await place.g.vm("web1"), host="host1")).state is RunState.ABSENT
+    assert not place.world.broken_laws
+
+
+async def test_a_qemu_is_replaced_on_its_host() -> None:
+    place = await Place.make()
+    findings = await place.g.check_upgrade("web1")
+    assert [finding.code for finding in findings] == ["upgrade-by-copy", "upgrade"]
+    before = await place.g.vm("web1")
+    outcome = await place.g.upgrade("web1", "/usr/local/bin/qemu", probe=ADDRESS)
+    after = await place.g.vm("web1")
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.qemus == ("10.0.2", "10.0.2")
+    assert (after.host, after.launch.argv[0]) == (before.host, "/usr/local/bin/qemu")
+    assert after.control != before.control
+    assert (await place.g.view(after)).state is RunState.RUNNING
+    assert (await place.g.migrate("web1", "host2")).status is OutcomeStatus.COMPLETED
     assert not place.world.broken_laws
 
 

@@ -26,6 +26,7 @@ from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Spec, Vm
 from godwit.ports import Entry
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
 
@@ -111,7 +112,7 @@ class TaskRunners:
             self.held.discard(vm)
 
 
-class NoHypervisor:
+class NoHypervisor(QemuHypervisor):
     """Nothing is defined or adopted on this stage."""
 
     def define(self, text: str, origin: str, host: HostFacts) -> Vm:

@@ -10,6 +10,7 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -298,3 +299,65 @@ def test_check_names_what_blocks_and_the_mend(
     found = json.loads(capsys.readouterr().out)
     assert found["possible"] is False
     assert found["findings"][0]["severity"] == "block"
+
+
+def upgradable(stage: Stage) -> None:
+    """Let the guest's memory be such that another process can take it."""
+    process = stage.world.hosts["host1"].qemus["web1"]
+    process.launch = replace(process.launch, argv=(*process.launch.argv, "-machine", "q35,aux-ram-share=on"))
+
+
+def test_an_upgrade_says_which_qemu_runs_the_guest_now(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    upgradable(stage)
+    assert main(["upgrade", "web1", "--dry-run"]) == 0
+    assert "takes the memory of web1 as it stands" in capsys.readouterr().out
+    assert stage.rows() == []
+    assert main(["upgrade", "web1", "--qemu", "/usr/local/bin/qemu-system-x86_64"]) == 0
+    said = capsys.readouterr().out
+    assert "SIMULATED: web1 runs on host1, in QEMU 10.0.2 after 10.0.2; replaced in" in said
+    assert main(["status", "web1"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "old QEMU on host1 absent" in told
+    assert "new QEMU on host1 running, process" in told
+    assert main(["vm", "show", "web1"]) == 0
+    shown = capsys.readouterr().out
+    assert "/run/web1.qmp.godwit-2" in shown
+    assert "/usr/local/bin/qemu-system-x86_64" in shown
+
+
+def test_an_upgrade_by_copy_tells_why(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upgrade", "web1", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    outcome = lines[-1]["data"]
+    assert (outcome["status"], outcome["qemus"]) == ("completed", ["10.0.2", "10.0.2"])
+    assert "upgrade-by-copy" in {one["code"] for one in outcome["findings"]}
+    assert outcome["bytes"] > 0
+    assert [row["status"] for row in stage.rows()] == ["completed"]
+
+
+def test_an_upgrade_to_a_program_that_is_not_there_is_refused(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.world.hosts["host1"].missing_programs.add("/none")
+    assert main(["upgrade", "web1", "--dry-run", "--qemu", "/none"]) == 3
+    assert main(["upgrade", "web1", "--qemu", "/none"]) == 3
+    assert main(["upgrade", "web1", "--dry-run", "--qemu", "/none", "--json"]) == 3
+    said = capsys.readouterr()
+    assert said.err.count("mend: name the new QEMU with --qemu PATH") == 2
+    assert json.loads(said.out.splitlines()[-1])["possible"] is False
+    assert list(stage.world.hosts["host1"].qemus) == ["web1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--qemu", "qemu"], "is no absolute path"),
+        (["--detach", "--dry-run"], "contradict each other"),
+        (["--max-downtime", "soon"], "--max-downtime"),
+    ],
+)
+def test_an_upgrade_that_cannot_be_meant(
+    words: list[str], says: str, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["upgrade", "web1", *words]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["upgrade", "web9"]) == 2
+    assert stage.rows() == []

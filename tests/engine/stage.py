@@ -14,6 +14,7 @@ from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, W
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Spec, Tap, Vm
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Stage:
             watcher=FakeWatcher(self.world, {ADDRESS: "web"}),
             epoch=epoch,
             requested=self.requested,
+            hypervisor=QemuHypervisor(),
             simulated=True,
         )
         engine = asyncio.create_task(Engine(parts, state).run())

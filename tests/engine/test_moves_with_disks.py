@@ -13,6 +13,7 @@ from godwit.engine.gather import prove_disks
 from godwit.engine.parts import Parts
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.model import OutcomeStatus, Policy, RunState
+from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def test_a_disk_may_be_called_anything() -> None:
             watcher=FakeWatcher(scene.world, {}),
             epoch=1,
             requested=0.0,
+            hypervisor=QemuHypervisor(),
         )
         proofs = await prove_disks(parts, replace(facts, disks=named[1:]))
         assert [(proof.backs, proof.token_seen) for proof in proofs] == [(disk.name, True)]

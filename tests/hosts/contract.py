@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from godwit.core.upgrading import TAKER
 from godwit.errors import (
     BusyError,
     HostError,
@@ -24,6 +25,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.model import MIGRATION_PORTS, RunState, StreamStatus
+from godwit.qemu.beside import beside
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -414,6 +416,87 @@ class MigrationContract:
         assert {"events", "return-path"} <= features.capabilities
         assert {"downtime-limit", "max-bandwidth"} <= features.parameters
         assert {"migrate", "cont"} <= features.commands
+
+
+class SiblingContract:
+    """Two processes of one guest on one host, of which the second takes the first one's memory as it stands."""
+
+    @staticmethod
+    def pair(bench: Bench) -> tuple[Vm, Vm]:
+        """Return the guest under its names, with memory that can be taken, and as a second process beside them."""
+        memory = ("-object", "memory-backend-memfd,id=pc.ram,size=64M,share=on")
+        sharing = ("-machine", "memory-backend=pc.ram,aux-ram-share=on")
+        launch = replace(bench.vm.launch, argv=(*bench.vm.launch.argv, *memory, *sharing))
+        before = replace(bench.vm, launch=launch)
+        after = beside(before, launch, launch.argv[0])
+        return replace(before, sibling=after.control), replace(after, sibling=before.control)
+
+    @asynccontextmanager
+    async def waiting(self, bench: Bench) -> AsyncIterator[tuple[Vm, Vm, str]]:
+        """Let the guest run, and a second process wait for its memory; yields both names and where it waits."""
+        before, after = self.pair(bench)
+        path = f"{after.control}{TAKER}"
+        try:
+            await bench.source.prepare_launch(before, before.launch)
+            await bench.source.launch(before, before.launch)
+            assert (await bench.source.observe(after)).state is RunState.ABSENT
+            await bench.source.prepare_launch(after, after.launch)
+            await bench.source.launch_taker(after, after.launch, path)
+            yield before, after, path
+        finally:
+            for vm in (after, before):
+                await bench.source.destroy(vm)
+
+    async def test_memory_is_handed_over_and_either_process_can_be_ended_alone(self, bench: Bench) -> None:
+        host = bench.source
+        async with self.waiting(bench) as (before, after, path):
+            old = await host.attach(before)
+            events = old.events()
+            assert await old.hand_over_hindrances() == ()
+            await old.set_capabilities({"events": True, "return-path": True})
+            await old.hand_over(path)
+            new = await host.attach(after, patience=WAIT)
+            await seen(events, "STOP")
+            await becomes(new.view, RunState.PAUSED)
+            await becomes(old.view, RunState.POSTMIGRATE)
+            assert (await new.view()).stream is StreamStatus.COMPLETED
+            await new.resume()
+            await becomes(new.view, RunState.RUNNING)
+            assert (await host.observe(before)).state is RunState.POSTMIGRATE
+            await old.close()
+            await host.destroy(before)
+            assert (await host.observe(before)).state is RunState.ABSENT
+            assert (await host.observe(after)).state is RunState.RUNNING
+            assert (await new.view()).state is RunState.RUNNING
+            await new.close()
+
+    async def test_a_process_that_waits_for_memory_is_no_absent_one_and_ends_alone(self, bench: Bench) -> None:
+        host = bench.source
+        async with self.waiting(bench) as (before, after, _):
+            assert (await host.observe(after)).state is RunState.UNREACHABLE
+            with pytest.raises(HypervisorError):
+                await host.attach(after)
+            await host.destroy(after)
+            assert (await host.observe(after)).state is RunState.ABSENT
+            assert (await host.observe(before)).state is RunState.RUNNING
+
+    async def test_nobody_waits_and_the_guest_runs_on_and_can_be_moved_as_ever(self, bench: Bench) -> None:
+        host = bench.source
+        async with self.waiting(bench) as (before, after, path):
+            await host.destroy(after)
+            guest = await host.attach(before)
+            with pytest.raises(MonitorCommandError):
+                await guest.hand_over(path)
+            await guest.forget_hand_over()
+            assert (await guest.view()).state is RunState.RUNNING
+            await guest.close()
+
+    async def test_a_guest_says_why_its_memory_cannot_be_taken(self, bench: Bench) -> None:
+        await bench.start()
+        async with bench.attached(bench.source) as guest:
+            hindrances = await guest.hand_over_hindrances()
+            assert any("not compatible with CPR" in one for one in hindrances)
+            assert (await guest.facts()).blockers == ()
 
 
 class HostContract:

@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from contract import Bench, GuestContract, HostContract, MigrationContract, MonitorContract, becomes, seen, streaming
+from contract import (
+    Bench,
+    GuestContract,
+    HostContract,
+    MigrationContract,
+    MonitorContract,
+    SiblingContract,
+    becomes,
+    seen,
+    streaming,
+)
 
 from godwit.errors import (
     HostError,
@@ -72,6 +82,9 @@ def as_ports(world: FakeWorld) -> tuple[Host, Guest]:
 
 
 class TestFakeGuest(GuestContract): ...
+
+
+class TestFakeSiblings(SiblingContract): ...
 
 
 class TestFakeMonitor(MonitorContract): ...

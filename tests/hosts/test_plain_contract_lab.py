@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from contract import Bench, GuestContract, HostContract, MigrationContract, MonitorContract
+from contract import Bench, GuestContract, HostContract, MigrationContract, MonitorContract, SiblingContract
 from test_plain_lab import guest, host, lab
 
 if TYPE_CHECKING:
@@ -51,3 +51,6 @@ class TestPlainGuest(GuestContract): ...
 
 
 class TestPlainMigration(MigrationContract): ...
+
+
+class TestPlainSiblings(SiblingContract): ...

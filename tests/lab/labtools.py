@@ -339,7 +339,9 @@ class Ground:
 
     def tell(self, qemu: int, command: str) -> dict[str, Any]:
         """Say something to a QEMU's second monitor and return the answer."""
-        path = f"/proc/{qemu}/root/run/godwit/{self.name}/observe.sock"
+        words = Path(f"/proc/{qemu}/cmdline").read_bytes().decode().split("\0")
+        monitor = next(word for word in words if word.startswith("socket,id=observe,path="))
+        path = f"/proc/{qemu}/root{monitor.split(',')[2].removeprefix('path=')}"
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(3)
             connection.connect(path)

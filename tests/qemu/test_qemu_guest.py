@@ -8,6 +8,7 @@ from qmp_double import GREETING, Qmp, peer
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
 from godwit.model import RunState, StreamStatus
+from godwit.qemu.beside import channels
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
 from godwit.qemu.process import ProcessFacts
@@ -41,6 +42,7 @@ async def guest_of(server: Qmp) -> AsyncIterator[QemuGuest]:
         (lambda g: g.powerdown(), "system_powerdown", None),
         (lambda g: g.reset(), "system_reset", None),
         (lambda g: g.keep_after_power_off(keep=True), "set-action", {"shutdown": "pause", "reboot": "reset"}),
+        (lambda g: g.forget_hand_over(), "migrate-set-parameters", {"mode": "normal"}),
         (lambda g: g.set_parameters({"downtime-limit": 20}), "migrate-set-parameters", {"downtime-limit": 20}),
         (
             lambda g: g.set_capabilities({"events": True, "multifd": False}),
@@ -125,3 +127,24 @@ async def test_a_line_for_people_comes_back_with_plain_line_ends() -> None:
         assert server.asked() == [("human-monitor-command", {"command-line": "info status"})]
         with pytest.raises(MonitorProtocolError, match="no text"):
             await guest.human("info status")
+
+
+async def test_what_keeps_memory_from_being_taken_is_asked_in_that_mode_and_the_mode_is_given_back() -> None:
+    server = Qmp()
+    server.replies = {"query-migrate": [{"blocked-reasons": ["Memory region pc.ram"]}]}
+    async with guest_of(server) as guest:
+        assert await guest.hand_over_hindrances() == ("Memory region pc.ram",)
+        assert server.asked() == [
+            ("migrate-set-parameters", {"mode": "cpr-transfer"}),
+            ("query-migrate", None),
+            ("migrate-set-parameters", {"mode": "normal"}),
+        ]
+
+
+async def test_a_hand_over_is_a_stream_of_two_channels() -> None:
+    server = Qmp()
+    async with guest_of(server) as guest:
+        await guest.hand_over("/run/t")
+        (mode, started) = server.asked()
+        assert mode == ("migrate-set-parameters", {"mode": "cpr-transfer"})
+        assert started == ("migrate", {"channels": list(channels("/run/t"))})

@@ -183,13 +183,27 @@ async def test_plugged_memory_is_refused_because_qemu_would_die(machines: Machin
     assert "plugged-in memory" in facts.refusals[0]
 
 
-async def test_a_defined_guest_starts_pauses_moves_and_quits(machines: Machines) -> None:
+@pytest.mark.parametrize("there_too", [True, False], ids=["and there", "and not there"])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared here", "not shared here"])
+async def test_a_defined_guest_starts_pauses_moves_and_quits(
+    machines: Machines, *, shared: bool, there_too: bool
+) -> None:
+    """Whether all of its memory is shared is nobody's business but its host's: the stream is the same."""
     document: dict[str, object] = {
         "name": f"test-{os.getpid()}",
         "memory": "64M",
         "disks": [{"path": str(machines.folder / "e1.qcow2"), "format": "qcow2", "cache": "writeback"}],
     }
-    vm = to_vm(make_definition(document, "test"), host="h", machine="pc-q35-10.0", accelerator="tcg")
+    vm, other = (
+        to_vm(
+            make_definition(document, "test"),
+            host="h",
+            machine="pc-q35-10.0",
+            accelerator="tcg",
+            shares_memory=sharing,
+        )
+        for sharing in (shared, shared if there_too else not shared)
+    )
     for folder in vm.launch.folders:
         os.makedirs(folder)  # noqa: PTH103 - as ASYNC240 wants it
     try:
@@ -204,7 +218,8 @@ async def test_a_defined_guest_starts_pauses_moves_and_quits(machines: Machines)
         await guest.announce()
         facts = await guest.facts()
         assert facts.refusals == ()
-        there = tuple(word.replace(vm.launch.folders[0], str(machines.folder)) for word in incoming_argv(facts.launch))
+        launch = facts.launch if there_too else other.launch
+        there = tuple(word.replace(vm.launch.folders[0], str(machines.folder)) for word in incoming_argv(launch))
         target, _ = await machines.start(there, str(machines.folder / "control.sock"))
         await guest.set_parameters({"downtime-limit": 20, "max-bandwidth": 0})
         assert await stream(guest, target, machines.folder / "stream") == ("completed", "completed")

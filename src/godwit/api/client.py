@@ -134,17 +134,7 @@ class Godwit:
         Raises InputError, BusyError, and for a migration that does not complete RefusedError, MigrationFailedError,
         MigrationCancelledError, LimboError or GuestCrashedError.
         """
-        migration = await self.start(vm, host, policy=policy, probe=probe)
-        following = asyncio.create_task(_follow(migration, on_progress))
-        try:
-            outcome = await asyncio.shield(following)
-        except asyncio.CancelledError:
-            await _settle(asyncio.create_task(_take_back(migration, following)))
-            raise
-        error = error_of(outcome)
-        if error is not None:
-            raise error
-        return outcome
+        return await _carried(await self.start(vm, host, policy=policy, probe=probe), on_progress)
 
     async def start(
         self,
@@ -157,6 +147,27 @@ class Godwit:
         """Ask for a migration and return at once; see `migrate`. Raises InputError, BusyError."""
         request = ProbeRequest(probe) if isinstance(probe, str) else probe
         return Migration(self.service, await self.service.migrate(vm, host, policy, request))
+
+    async def upgrade(
+        self,
+        vm: str,
+        qemu: str = "",
+        *,
+        policy: Policy | None = None,
+        probe: ProbeRequest | str | None = None,
+        on_progress: Callable[[Entry], None] | None = None,
+    ) -> Outcome:
+        """Replace the QEMU of the guest `vm` on its host by the program `qemu`, or by what its own one is now.
+
+        Cancelling the awaiting task takes it back while that is possible. Raises what `migrate` raises.
+        """
+        request = ProbeRequest(probe) if isinstance(probe, str) else probe
+        migration = Migration(self.service, await self.service.upgrade(vm, qemu, policy, request))
+        return await _carried(migration, on_progress)
+
+    async def check_upgrade(self, vm: str, qemu: str = "") -> tuple[Finding, ...]:
+        """Say what `upgrade` would find, changing nothing. Raises InputError, HostError, HypervisorError."""
+        return await self.service.dry_run_upgrade(vm, qemu)
 
     async def check(self, vm: str, host: str, *, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
@@ -308,6 +319,20 @@ class Godwit:
 
 def _nobody(_: Told) -> None:
     """Tell nobody."""
+
+
+async def _carried(migration: Migration, on_progress: Callable[[Entry], None] | None) -> Outcome:
+    """Follow a migration to its end; if the awaiting task is cancelled, so is the migration."""
+    following = asyncio.create_task(_follow(migration, on_progress))
+    try:
+        outcome = await asyncio.shield(following)
+    except asyncio.CancelledError:
+        await _settle(asyncio.create_task(_take_back(migration, following)))
+        raise
+    error = error_of(outcome)
+    if error is not None:
+        raise error
+    return outcome
 
 
 async def _follow(migration: Migration, on_progress: Callable[[Entry], None] | None) -> Outcome:

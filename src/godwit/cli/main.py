@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import hosts, monitor, moves, saving, snapshots, vms, watching
+from godwit.cli import hosts, monitor, moves, saving, snapshots, upgrades, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.errors import GodwitError
@@ -47,7 +47,7 @@ class _InOrder(TyperGroup):
 
 
 _ORDER: Final = (
-    *("migrate", "check", "status", "cancel", "report"),
+    *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe"),
     *("save", "restore", "host", "vm", "snapshot", "monitor", "lab", "demo"),
 )
@@ -65,6 +65,7 @@ app = typer.Typer(
 )
 app.command("migrate", rich_help_panel=_MOVE)(moves.migrate)
 app.command("check", rich_help_panel=_MOVE)(moves.check)
+app.command("upgrade", rich_help_panel=_MOVE)(upgrades.upgrade)
 app.command("status", rich_help_panel=_MOVE)(watching.status)
 app.command("cancel", rich_help_panel=_MOVE)(moves.cancel)
 app.command("report", rich_help_panel=_MOVE)(watching.report)

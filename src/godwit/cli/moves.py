@@ -186,12 +186,13 @@ async def _migrate(
         with listening() as inbox:
             await opened.migrate(vm, host, policy, probe, defaults=defaults, identifier=identifier)
             if detach:
-                _tell_detached(identifier, as_json=as_json)
+                tell_detached(identifier, as_json=as_json)
                 return 0
             return await follow(opened, identifier, inbox, as_json=as_json, manner="move")
 
 
-def _tell_detached(identifier: str, *, as_json: bool) -> None:
+def tell_detached(identifier: str, *, as_json: bool) -> None:
+    """Say how to follow a migration that goes on by itself."""
     if as_json:
         print_json({"id": identifier, "kind": "detached"})
         return
@@ -241,7 +242,8 @@ def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
     error = None if as_wanted else error_of(outcome)
     if manner == "cancel" and outcome.status is OutcomeStatus.COMPLETED:
         message = f"too late to cancel: {outcome.vm} had been handed over and runs on {outcome.target}"
-        error = GodwitError(message, remedy=f"godwit migrate {outcome.vm} {outcome.source} takes it back")
+        back = f"godwit migrate {outcome.vm} {outcome.source} takes it back"
+        error = GodwitError(message, remedy=back if outcome.qemus is None else "godwit upgrade --qemu PATH goes back")
     if as_json:
         print_json({"id": outcome.id, "kind": "outcome", "data": outcome})
         return error.exit_status if error else 0

@@ -22,7 +22,10 @@ def headline(outcome: Outcome) -> str:
         case OutcomeStatus.COMPLETED | OutcomeStatus.UNVERIFIED as status:
             alive = {True: "; it is alive, seen from outside", False: "; it does NOT answer", None: ""}
             but = "; its disks are NOT proven to be the same" if status is OutcomeStatus.UNVERIFIED else ""
-            return f"{vm} moved from {source} to {target} in {took}{alive[outcome.guest_alive]}{but}"
+            what = f"moved from {source} to {target}"
+            if outcome.qemus is not None:
+                what = "runs on {2}, in QEMU {1} after {0}; replaced".format(*outcome.qemus, target)
+            return f"{vm} {what} in {took}{alive[outcome.guest_alive]}{but}"
         case OutcomeStatus.REFUSED:
             return f"{vm} stays on {source}: nothing was changed"
         case OutcomeStatus.CANCELLED:

@@ -12,7 +12,8 @@ from typer import echo
 from godwit.cli.ground import Json, migration_id, plain, print_json, print_section, print_table, run, service
 from godwit.cli.summary import milliseconds, summary
 from godwit.cli.vms import print_vms, views
-from godwit.model import RunState
+from godwit.core.upgrading import names
+from godwit.model import RunState, Side
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -101,22 +102,28 @@ async def _sides(opened: Service, stands: Status) -> tuple[GuestView | None, Gue
     hosts = {record.name for record in await opened.inventory.hosts()}
     if spec.vm not in known:
         return None, None
-    names = [name for name in (spec.source, spec.target) if name in hosts]
-    seen = dict(zip(names, await views(opened, [replace(known[spec.vm], host=name) for name in names]), strict=True))
-    return seen.get(spec.source), seen.get(spec.target)
+    sides = {Side.SOURCE: spec.source, Side.TARGET: spec.target}
+    asked = {
+        side: replace(names(spec, side, known[spec.vm]), host=host) for side, host in sides.items() if host in hosts
+    }
+    seen = dict(zip(asked, await views(opened, list(asked.values())), strict=True))
+    return seen.get(Side.SOURCE), seen.get(Side.TARGET)
 
 
 def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | None]) -> None:
     row, state = stands.row, stands.state
     runner = "works on it" if stands.runner_alive else "none"
+    here, there = f"on {row.spec.source}", f"on {row.spec.target}"
+    if row.spec.upgrade is not None:
+        here, there = f"old QEMU {here}", f"new QEMU {there}"
     facts = {
         "guest": f"{row.spec.vm}, {row.spec.source} to {row.spec.target}",
         "asked for": local_time(row.created),
         "phase": state.phase.value + (", cancel was asked for" if state.cancel_requested else ""),
         "owner": {"source": row.spec.source, "target": row.spec.target}.get(state.owner.value, "nobody can know"),
         "runner": "" if state.finished else runner,
-        f"on {row.spec.source}": _view_words(sides[0]),
-        f"on {row.spec.target}": _view_words(sides[1]),
+        here: _view_words(sides[0]),
+        there: _view_words(sides[1]),
         "holds": ", ".join(sorted(held.value for held in state.held)),
         "left over": "\n".join(state.leftovers),
         "failure": state.failure.message if state.failure else "",

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
 from godwit.core.disks import copies, media, stamp_name
-from godwit.core.preflight import blocking, check
+from godwit.core.preflight import blocking, check, check_upgrade
+from godwit.core.preflight.machine import dotted
+from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
+from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
 from godwit.errors import (
     GodwitError,
     HostUnreachableError,
@@ -58,6 +61,10 @@ class Actions:
     findings: tuple[Finding, ...] = ()
     facts: GuestFacts | None = None
     result: dict[str, float] = field(default_factory=dict)
+    qemus: tuple[str, str] | None = None
+    """The versions of the old and the new QEMU, where the guest stays on its host."""
+    in_place: bool = False
+    """Whether the new QEMU takes the memory as it stands."""
     _address: str = ""
     _source_features: Features | None = None
     _continue_pause: float = 0.0
@@ -92,28 +99,41 @@ class Actions:
         """Gather facts, run preflight; a blocking finding ends the migration before anything was changed."""
         await asyncio.gather(self.parts.source.connect(), self.parts.target.connect())
         guest = await self.sides.attach(Side.SOURCE)
-        evidence, self._source_features = await asyncio.gather(gather(self.parts, guest), guest.features())
-        for finding in check(evidence):
+        upgrade = self.parts.spec.upgrade is not None
+        look = gather_upgrade if upgrade else gather
+        evidence, self._source_features = await asyncio.gather(look(self.parts, guest), guest.features())
+        for finding in check_upgrade(evidence) if upgrade else check(evidence):
             self.find(finding)
         if blocked := blocking(self.findings):
             first = blocked[0]
             others = f" (and {len(blocked) - 1} more)" if len(blocked) > 1 else ""
             message = f"{first.found}: {first.why}{others}"
             raise RefusedError(message, remedy=first.mend)
-        self.facts = evidence.guest
+        assert evidence.target.qemu is not None  # noqa: S101 - that would have blocked; for the type checker
+        launch = self.parts.hypervisor.fitted(evidence.guest.launch, evidence.target.qemu)
+        self.facts = replace(evidence.guest, launch=launch)
+        self.in_place = upgrade and not evidence.hindrances
+        if upgrade:
+            old, new = dotted(evidence.guest.qemu_version), dotted(evidence.target.qemu.version)
+            self.qemus = (old, new)
+            self.note("upgrade", old=old, new=new)
         self._address = evidence.target.migration_address
         policy = self.parts.spec.policy
-        launch = evidence.guest.launch if policy.way is Way.OFF else None
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
-        return e.Checked(travelling, policy.way, launch, media(policy, evidence.disks))
+        anew = launch if policy.way is Way.OFF else None
+        return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks))
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Start the target paused on the images that were made, agree on capabilities, listen."""
         assert self.facts is not None  # noqa: S101 - Check came before; for the type checker
         assert self._source_features is not None  # noqa: S101 - as above
-        vm, target = self.parts.vm, self.parts.target
+        vm, target = self.parts.vm_on(Side.TARGET), self.parts.target
         await Comparing(self).prepare(command.copies)
         await target.prepare_launch(vm, self.facts.launch)
+        if self.in_place:
+            uri, agreed = await start_taker(self.parts, self.facts.launch, self._source_features)
+            self._negotiated.set_result(agreed)
+            return e.TargetPrepared(uri)
         await target.launch(vm, self.facts.launch, incoming=True)
         guest = await self.sides.attach(Side.TARGET)
         if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
@@ -146,6 +166,8 @@ class Actions:
         Between looking for a free port and claiming it somebody else may have taken it. QEMU goes on to the next one by
         itself then; told to listen once more it would refuse, for good ("Illegal migration incoming state").
         """
+        if self.parts.spec.upgrade is not None:
+            return await guest.listen(copy_uri(self.parts.vm_on(Side.TARGET)))
         address = f"[{self._address}]" if ":" in self._address else self._address
         first, last = await self.parts.target.free_port(), MIGRATION_PORTS[-1]
         self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
@@ -162,12 +184,16 @@ class Actions:
         spec = self.parts.spec
         if spec.policy.way is Way.OFF:
             return e.SourcePrepared()
-        if not spec.defaults and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
+        through_tcp = spec.upgrade is None and not spec.defaults
+        if through_tcp and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
             self.note("note", text="the send queue of the source could not be shortened; the blackout may be longer")
         agreed = await self._negotiated
         guest = await self.sides.attach(Side.SOURCE)
         await guest.set_capabilities(agreed.source)
-        await guest.set_parameters(first_parameters(spec.policy, defaults=spec.defaults))
+        parameters = first_parameters(spec.policy, defaults=spec.defaults)
+        if self._source_features is not None and "mode" in self._source_features.parameters:
+            parameters["mode"] = "normal"  # an upgrade whose end nobody saw may have left another
+        await guest.set_parameters(parameters)
         return e.SourcePrepared()
 
     async def start_stream(self, command: e.StartStream) -> e.Event:
@@ -176,7 +202,10 @@ class Actions:
         now = self.parts.clock.now()
         self.sides.asked[Side.SOURCE, "setup"] = now
         self.mark("stream_started", now)
-        await guest.migrate(command.uri)
+        if (path := path_in_place(command.uri)) is not None:
+            await hand_over(self.sides, path)
+        else:
+            await guest.migrate(command.uri)
         return e.StreamStarted()
 
     def mark(self, name: str, at: float) -> None:
@@ -240,9 +269,9 @@ class Actions:
 
     async def remove_source(self, _: e.RemoveSource) -> e.Event:
         """Record the guest's new home, read QEMU's own figures, end the stopped source."""
-        vm = self.parts.vm
-        launch = self.facts.launch if self.facts else vm.launch
-        await self._record_home(replace(vm, host=self.parts.target.name, launch=launch))
+        vm, home = self.parts.vm_on(Side.SOURCE), self.parts.vm_on(Side.TARGET)
+        launch = self.facts.launch if self.facts else home.launch
+        await self._record_home(replace(home, host=self.parts.target.name, launch=launch, sibling=""))
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.RUNNING:
             message = f"{vm.name} runs on {self.parts.source.name} although the target owns it"
@@ -276,13 +305,15 @@ class Actions:
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.ABSENT:
             return e.Undone("CancelStream")
-        if view.state is RunState.UNREACHABLE and uri:
+        if view.state is RunState.UNREACHABLE and uri.startswith("tcp:"):
             view = await self._break_stream(uri.removeprefix("tcp:"))
         self._require_answer(view)
         if view.stream in _LIVE_STREAMS:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.cancel_migration()
             await self._wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
+        if path_in_place(uri) is not None:
+            await (await self.sides.attach(Side.SOURCE)).forget_hand_over()
         return e.Undone("CancelStream")
 
     async def _break_stream(self, destination: str) -> GuestView:
@@ -305,8 +336,11 @@ class Actions:
         guest = self.sides.guests.pop(Side.TARGET, None)
         if guest is not None:
             await guest.close()
+        vm = self.parts.vm_on(Side.TARGET)
+        if self.facts is not None:  # what was plugged in since the guest is known has taps, too
+            vm = replace(vm, launch=self.facts.launch)
         try:
-            await self.parts.target.destroy(self.parts.vm)
+            await self.parts.target.destroy(vm)
         except GodwitError as error:
             left = f"a paused copy of {self.parts.vm.name} may be left on {self.parts.target.name}: {error.message}"
             return e.Undone("DestroyTarget", left)

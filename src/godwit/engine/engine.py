@@ -7,6 +7,7 @@ when the machine asks for Finish.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
@@ -73,6 +74,7 @@ class Engine:
         self._downtime_limit = FIRST_DOWNTIME_LIMIT
         self._copied: dict[str, int] = {}
         self._allocations: dict[str, Allocation] = {}
+        self._qemus: tuple[str, str] | None = None
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -103,7 +105,7 @@ class Engine:
         """Make what works beside the loop, and start what watches."""
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit)
+        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit, qemus=self._qemus)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait)
         self._sides.on_pass = self._sampler.poke
         self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
@@ -131,6 +133,8 @@ class Engine:
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": {"downtime-limit": int(milliseconds)}}}:
                     self._downtime_limit = milliseconds / 1000
+                case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
+                    self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
                     self._copied[disk] = done
                 case {"disk": str(disk), "before": int(before), "after": int(after)} if entry.kind == "allocation":
@@ -228,6 +232,8 @@ class Engine:
     async def _perform(self, command: e.Command) -> e.Event | None:
         if isinstance(command, e.Observe):
             return await self._observer.observe(command.delay, restarted=self._restarted)
+        if isinstance(command, e.StartStream) and self._parts.spec.upgrade is not None:
+            await self._outside.ready()  # the memory is there in an instant, and with it the gap
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
         if (
@@ -339,6 +345,7 @@ class Engine:
             allocations=tuple(self._allocations.values()),
             simulated=self._parts.simulated,
         )
+        outcome = replace(outcome, qemus=self._actions.qemus)
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
 

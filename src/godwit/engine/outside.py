@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -10,8 +11,6 @@ from godwit.errors import GodwitError, ProbeError
 from godwit.model import ProbeRequest, RunState, Side, WatchResult, Way
 
 if TYPE_CHECKING:
-    import asyncio
-
     from godwit.engine.actions import Actions
     from godwit.ports import Watch
 
@@ -20,6 +19,8 @@ ALIVE_DEADLINE: Final = 10.0
 
 BOOT_DEADLINE: Final = 90.0
 """The same for a guest that was started anew: it has to boot first."""
+READY_DEADLINE: Final = 5.0
+"""Seconds that a switchover that could be at once waits for the probe that is to see it."""
 
 _ANNOUNCE_EVERY: Final = 0.5
 _AFTERWARDS: Final = 0.5
@@ -56,6 +57,14 @@ class Outside:
             return None
         self._watching_since = self.actions.parts.clock.now()
         return watch
+
+    async def ready(self) -> None:
+        """Wait until the probe watches, and a little longer, so that it knows the guest at rest; never for long."""
+        if self._starting is None:
+            return
+        await asyncio.wait([self._starting], timeout=READY_DEADLINE)
+        if self._starting.done() and self._starting.result() is not None:
+            await self.actions.parts.clock.sleep(_AFTERWARDS)
 
     async def verify(self, tasks: asyncio.TaskGroup) -> e.Event:
         """Announce the guest until it is seen from outside, and say whether it lives."""

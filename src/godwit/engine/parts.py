@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from godwit.core.upgrading import names
 from godwit.model import Side
 
 if TYPE_CHECKING:
     from godwit.model import Spec, Vm
-    from godwit.ports import Clock, Host, Inventory, Journal, Watcher
+    from godwit.ports import Clock, Host, Hypervisor, Inventory, Journal, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,13 @@ class Parts:
     watcher: Watcher
     epoch: int
     requested: float
+    hypervisor: Hypervisor
     simulated: bool = False
 
     def host(self, side: Side) -> Host:
         """Return one side's host."""
         return self.source if side is Side.SOURCE else self.target
+
+    def vm_on(self, side: Side) -> Vm:
+        """Return the guest by the names that it has on that side: others where both are one host."""
+        return names(self.spec, side, self.vm)

@@ -77,7 +77,7 @@ class Sampler:
         if stalled(self._samples, self.actions.parts.clock.now(), self._began):
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
-        elif not self.actions.parts.spec.defaults:
+        elif not self.actions.parts.spec.defaults and not self.actions.in_place:
             self._decide()
 
     def _decide(self) -> None:

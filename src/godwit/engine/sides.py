@@ -48,12 +48,15 @@ class Sides:
         default_factory=lambda: {Side.SOURCE: asyncio.Lock(), Side.TARGET: asyncio.Lock()}
     )
 
-    async def attach(self, side: Side) -> Guest:
-        """Return the side's open monitor; opens and watches it if there is none. Raises HypervisorError, HostError."""
+    async def attach(self, side: Side, *, patience: float = 0.0) -> Guest:
+        """Return the side's open monitor; opens and watches it if there is none. Raises HypervisorError, HostError.
+
+        One that is only coming into being is waited for for `patience` seconds.
+        """
         async with self._opening[side]:
             guest = self.guests.get(side)
             if guest is None:
-                guest = await self.parts.host(side).attach(self.parts.vm)
+                guest = await self.parts.host(side).attach(self.parts.vm_on(side), patience=patience)
                 self.guests[side] = guest
                 # Subscribed here and now: what the next command causes must not be missed.
                 self.tasks.create_task(self._watch(side, guest, guest.events()), name=f"watch-{side}")
@@ -122,7 +125,7 @@ class Sides:
         except GodwitError:
             # Whatever keeps the monitor from being opened: the host itself still knows whether the process lives.
             pass
-        return await self.parts.host(side).observe(self.parts.vm)
+        return await self.parts.host(side).observe(self.parts.vm_on(side))
 
     async def close(self) -> None:
         """Let go of both monitors, which ends their watchers; the guests are not touched."""

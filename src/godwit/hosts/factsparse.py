@@ -160,7 +160,14 @@ def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
     if not path or version is None:
         return None
     types, aliases = parse_machines(sections.get("machines", ""))
-    return QemuFacts(path=path, version=version, machine_types=types, machine_aliases=aliases)
+    options = {line.strip().partition("=")[0] for line in sections.get("machine-options", "").splitlines()}
+    return QemuFacts(
+        path=path,
+        version=version,
+        machine_types=types,
+        machine_aliases=aliases,
+        shares_memory="aux-ram-share" in options,
+    )
 
 
 def parse_accelerators(available: str, kvm: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -60,6 +60,9 @@ SILENCE: Final = 3.0
 BOOT: Final = 0.15
 """Seconds from starting QEMU until its monitor answers."""
 
+LOCAL_BANDWIDTH: Final = 500_000_000
+"""Bytes a second between two processes of one host."""
+
 LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
@@ -99,6 +102,8 @@ class FakeHost(FakeTransfers, GivesFiles):
         self._prepared: set[str] = set()
         self._ports = MIGRATION_PORTS[0]
         self.unseen_ports: set[int] = set()
+        self.missing_programs: set[str] = set()
+        self.here = Link(LOCAL_BANDWIDTH, 0.00005)
         self.leases: dict[str, int] = {}
         self.served: dict[str, str] = {}
         self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
@@ -130,9 +135,24 @@ class FakeHost(FakeTransfers, GivesFiles):
         """Start a guest on the spot."""
         self.qemus[vm.name] = FakeQemu(self, vm, vm.launch, self.world.workloads[vm.name], incoming=False)
 
+    def process_of(self, vm: Vm) -> FakeQemu | None:
+        """Return the guest's process; of one that has two here, the one with the control socket that `vm` names."""
+        ours = [qemu for qemu in self.qemus.values() if qemu.vm.name == vm.name]
+        return next((qemu for qemu in ours if not vm.sibling or qemu.vm.control == vm.control), None)
+
+    def _keep(self, qemu: FakeQemu) -> FakeQemu:
+        """Note a new process: under the guest's name, or beside the one that has it."""
+        name = qemu.vm.name
+        self.qemus[f"{name} beside" if name in self.qemus else name] = qemu
+        return qemu
+
     def qemu_ended(self, qemu: FakeQemu, words: str) -> None:
         """Forget a process that has ended, but not its last words."""
-        self.qemus.pop(qemu.vm.name, None)
+        name = qemu.vm.name
+        others = [one for one in self.qemus.values() if one.vm.name == name and one is not qemu]
+        self.qemus = {key: one for key, one in self.qemus.items() if one.vm.name != name}
+        if others:
+            self.qemus[name] = others[0]
         self.last_words[qemu.vm.name] = words
 
     def monitors(self) -> list[FakeGuest]:
@@ -187,7 +207,9 @@ class FakeHost(FakeTransfers, GivesFiles):
             cpu_count=4,
             memory_total=self._memory,
             memory_available=self._memory - used,
-            qemu=QemuFacts(program, VERSION, tuple(name for _, name in aliases), aliases) if self._has_qemu else None,
+            qemu=QemuFacts(program, VERSION, tuple(name for _, name in aliases), aliases, shares_memory=True)
+            if self._has_qemu and program not in self.missing_programs
+            else None,
             accelerators=("tcg",),
             bridges=tuple(BridgeFacts(name, 1500, up=True) for name in self._bridges),
             migration_address=self.migration_address,
@@ -251,29 +273,37 @@ class FakeHost(FakeTransfers, GivesFiles):
             await self._reach()
         except HostUnreachableError as error:
             return GuestView(RunState.UNREACHABLE, detail=error.message)
-        qemu = self.qemus.get(vm.name)
+        qemu = self.process_of(vm)
         if qemu is None:
             return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
-        if not await self.world.until(lambda: not qemu.hung or not qemu.alive, SILENCE):
-            return GuestView(RunState.UNREACHABLE, pid=qemu.pid, detail="its monitor is silent")
+        answers = await self.world.until(lambda: not qemu.hung or not qemu.alive, SILENCE)
         if not qemu.alive:
             return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
-        if vm.observe is None and qemu.monitor is not None:
-            return GuestView(RunState.UNREACHABLE, pid=qemu.pid, detail="its only monitor is held by another client")
+        silent = "" if answers else "its monitor is silent"
+        if not qemu.born:
+            silent = "it lives and has no monitor yet"
+        elif vm.observe is None and qemu.monitor is not None:
+            silent = silent or "its only monitor is held by another client"
+        if silent:
+            return GuestView(RunState.UNREACHABLE, pid=qemu.pid, detail=silent)
         return qemu.view()
 
-    async def attach(self, vm: Vm) -> FakeGuest:
-        """Open the control monitor, which serves one client.
+    async def attach(self, vm: Vm, *, patience: float = 0.0) -> FakeGuest:
+        """Open the control monitor, which serves one client; waits `patience` seconds for one that is not there yet.
 
         Raises MonitorBusyError after 3 s of silence, QemuDiedError where there is no process.
         """
         await self._reach()
-        qemu = self.qemus.get(vm.name)
+        qemu = self.process_of(vm)
         if qemu is not None:
+            await self.world.until(lambda: not qemu.alive or qemu.born, patience)
             await self.world.until(lambda: not qemu.alive or (not qemu.hung and qemu.monitor is None), SILENCE)
         if qemu is None or not qemu.alive:
             message = f"{vm.name} does not run on {self.name}: {self.last_words.get(vm.name, 'no such process')}"
             raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs")
+        if not qemu.born:
+            message = f"{vm.control} on {self.name} does not exist"
+            raise MonitorLostError(message)
         if qemu.hung or qemu.monitor is not None:
             message = f"the monitor of {vm.name} on {self.name} is silent for {SILENCE:g} s: another client holds it"
             raise MonitorBusyError(message, remedy="close the other client of this socket")
@@ -282,7 +312,7 @@ class FakeHost(FakeTransfers, GivesFiles):
     async def prepare_launch(self, vm: Vm, launch: Launch) -> None:
         """Make what the launch needs. Raises HostError for a bridge that is missing, BusyError for a name taken."""
         await self._reach()
-        if vm.name in self.qemus:
+        if self.process_of(vm) is not None:
             message = f"{vm.name} runs on {self.name} already"
             raise BusyError(message)
         for tap in launch.taps:
@@ -296,12 +326,21 @@ class FakeHost(FakeTransfers, GivesFiles):
 
         Raises QemuMissingError, or QemuDiedError with QEMU's words.
         """
+        return (await self._launched(vm, launch, incoming=incoming, paused=paused)).pid
+
+    async def launch_taker(self, vm: Vm, launch: Launch, path: str) -> None:
+        """Start a QEMU that waits at `path` for another process's memory, and has no monitor until it comes."""
+        await self._launched(vm, launch, incoming=True, taker=path)
+
+    async def _launched(
+        self, vm: Vm, launch: Launch, *, incoming: bool, paused: bool = False, taker: str = ""
+    ) -> FakeQemu:
         await self._reach()
-        if not self._has_qemu:
+        if not self._has_qemu or launch.argv[0] in self.missing_programs:
             message = f"{self.name} has no {launch.argv[0]}"
             raise QemuMissingError(message, remedy=f"install QEMU on {self.name}")
         words = self.world.planted_refusal(self, "launch")
-        if vm.name in self.qemus:
+        if self.process_of(vm) is not None:
             words = f"qemu-system-x86_64: -qmp unix:{vm.control}: Address already in use"
         else:
             words = words or self.world.lock_held(self, vm, launch, incoming=incoming)
@@ -311,13 +350,12 @@ class FakeHost(FakeTransfers, GivesFiles):
         workload = self.world.workloads.setdefault(vm.name, Workload())
         await self.world.clock.sleep(BOOT * self.world.chance.uniform(0.9, 1.1))
         await self._reach()
-        self.qemus[vm.name] = FakeQemu(self, vm, launch, workload, incoming=incoming, paused=paused)
-        return self.qemus[vm.name].pid
+        return self._keep(FakeQemu(self, vm, launch, workload, incoming=incoming, paused=paused, taker=taker))
 
     async def destroy(self, vm: Vm) -> None:
         """End the guest's QEMU if there is one; a stopped process is killed like any other."""
         await self._reach()
-        qemu = self.qemus.get(vm.name)
+        qemu = self.process_of(vm)
         if qemu is not None:
             qemu.exit("it was destroyed")
         self._prepared.discard(vm.name)

@@ -185,6 +185,18 @@ class FakeGuest:
         """Start the stream to `uri`."""
         await self._tell("migrate", lambda: self._qemu.migrate(uri))
 
+    async def hand_over_hindrances(self) -> tuple[str, ...]:
+        """Return why another process cannot take the guest's memory as it stands."""
+        return await self._tell("query-migrate", self._qemu.hand_over_hindrances)
+
+    async def hand_over(self, path: str) -> None:
+        """Start a stream that hands the memory over to the process that waits at `path`."""
+        await self._tell("migrate", lambda: self._qemu.hand_over(path))
+
+    async def forget_hand_over(self) -> None:
+        """Let the next stream be an ordinary one: a simulated QEMU keeps no mode."""
+        await self._tell("migrate-set-parameters", lambda: None)
+
     async def sample(self) -> Sample | None:
         """Read the stream's counters, or None before there are any and on the target."""
         return await self._tell("query-migrate", self._sample)

@@ -73,9 +73,17 @@ class FakeQemu:
     """One QEMU process on one host. `memory` names the content of its memory: a copy that ran on has another name."""
 
     def __init__(
-        self, host: FakeHost, vm: Vm, launch: Launch, workload: Workload, *, incoming: bool, paused: bool = False
+        self,
+        host: FakeHost,
+        vm: Vm,
+        launch: Launch,
+        workload: Workload,
+        *,
+        incoming: bool,
+        paused: bool = False,
+        taker: str = "",
     ) -> None:
-        """Start the process: running, paused, or waiting for a stream."""
+        """Start the process: running, paused, waiting for a stream, or, without a monitor, for memory to `taker`."""
         self.host, self.vm, self.launch, self.workload = host, vm, launch, workload
         self.world: FakeWorld = host.world
         self.pid = self.world.next_number()
@@ -86,6 +94,8 @@ class FakeQemu:
         self.capabilities = dict.fromkeys(sorted(CAPABILITIES), False)
         self.parameters: dict[str, int | str | bool] = dict(PARAMETERS)
         self.port: int | None = None
+        self.path = taker
+        self.born = not taker
         self.disks_port: int | None = None
         self.frozen: set[str] = set()
         self.frozen_port: int | None = None
@@ -192,7 +202,7 @@ class FakeQemu:
 
     def receive(self, source: FakeQemu) -> None:
         """Have everything: stand still, or run at once if `cont` came too early."""
-        self.memory, self.raw, self.port = source.memory, "paused", None
+        self.memory, self.raw, self.port, self.path = source.memory, "paused", None, ""
         self.set_migration("completed")
         if self.armed:
             self.execute()
@@ -263,6 +273,10 @@ class FakeQemu:
         """Obey migrate-incoming, and return where."""
         if self.raw != "inmigrate":
             self.refuse("migrate-incoming", "'-incoming' was not specified on the command line")
+        if uri.startswith("unix:"):
+            self.path = uri.removeprefix("unix:")
+            self.set_migration("setup")
+            return uri
         if not uri.startswith("tcp:"):
             self.stream = FakeFileStream(self, uri, reading=True)
             return uri
@@ -297,6 +311,31 @@ class FakeQemu:
         target.port = None
         self.stream = target.stream = FakeStream(self.world.clock, link, self, target)
         self.stream.start()
+
+    def hand_over_hindrances(self) -> tuple[str, ...]:
+        """Say what keeps another process from taking the memory, as QEMU says it in mode cpr-transfer."""
+        shared = any("aux-ram-share=on" in word for word in self.launch.argv)
+        return () if shared else ("Memory region pc.ram is not compatible with CPR.",)
+
+    def hand_over(self, path: str) -> None:
+        """Obey migrate in mode cpr-transfer: the other process makes its machine, and only then the guest stops."""
+        if self.migration in LIVE:
+            self.refuse("migrate", "There's a migration process in progress")
+        if blockers := self.hand_over_hindrances():
+            self.refuse("migrate", blockers[0])
+        target = next((qemu for qemu in self.host.qemus.values() if qemu.path == path and not qemu.born), None)
+        if target is None:
+            self.refuse("migrate", f"Failed to connect to '{path}': Connection refused")
+            return
+        target.path = ""
+        target.capabilities |= {"events": True, "return-path": True}
+        self.stream = target.stream = FakeStream(self.world.clock, self.host.here, self, target, in_place=True)
+        self.stream.start()
+
+    def bear(self) -> None:
+        """Have a monitor from now on."""
+        self.born = True
+        self.world.stir()
 
     def cancel(self) -> None:
         """Obey migrate_cancel."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DEVICE_STATE: Final = 0.002
 """Seconds to save the devices on the source, and to load them on the target."""
 
+MACHINE: Final = 0.015
+"""Seconds from a QEMU's first monitor until its machine is made around the memory that it was given."""
+
 MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
@@ -61,12 +64,13 @@ class Link:
 class FakeStream:
     """One stream from `source` to `target`. It owns both sides' migration status while it lives."""
 
-    def __init__(self, clock: Clock, link: Link, source: FakeQemu, target: FakeQemu) -> None:
-        """Prepare the stream; `start` lets it flow."""
+    def __init__(self, clock: Clock, link: Link, source: FakeQemu, target: FakeQemu, *, in_place: bool = False) -> None:
+        """Prepare the stream; `start` lets it flow. `in_place` sends no memory: the target has it already."""
+        self.in_place = in_place
         self.source, self.target, self.link = source, target, link
         self.iteration = 0
         self.transferred = 0.0
-        self.remaining = float(source.workload.used)
+        self.remaining = 0.0 if in_place else float(source.workload.used)
         self.dirty_rate = 0.0
         self.result: dict[str, float] = {}
         self._clock = clock
@@ -152,10 +156,14 @@ class FakeStream:
     async def _run(self) -> None:
         self._say("setup")
         await self._pause(4 * self.link.latency + DEVICE_STATE)
+        if self.in_place:
+            self.target.bear()
+            await self._pause(MACHINE)
         self._say("active")
         self.link.streams += 1
         try:
-            await self._precopy()
+            if not self.in_place:
+                await self._precopy()
             await self._switch_over()
         finally:
             self.link.streams -= 1

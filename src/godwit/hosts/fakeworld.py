@@ -218,6 +218,9 @@ class FakeWorld:
 
     def listener(self, source: FakeHost, uri: str) -> tuple[FakeQemu | None, Link | None]:
         """Return the QEMU that waits at a migration URI, and the way there."""
+        if uri.startswith("unix:"):
+            here = (qemu for qemu in source.qemus.values() if qemu.path == uri.removeprefix("unix:"))
+            return next(here, None), source.here
         address, _, port = uri.removeprefix("tcp:").rpartition(":")
         host = next((host for host in self.hosts.values() if host.migration_address == address.strip("[]")), None)
         if host is None or host is source or host.crashed:

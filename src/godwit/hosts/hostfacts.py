@@ -65,12 +65,13 @@ keep() {
     cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
 }
 known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
-known "qemu-$name" "$key" || {
+known "program-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
     section accelerators; "$qemu" -accel help < /dev/null 2>&1
-} | keep "qemu-$name"
+    section machine-options; "$qemu" -machine none,help < /dev/null 2>&1
+} | keep "program-$name"
 
 probe() {
     section kvm-key; echo "$1"

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from godwit.core.upgrading import STREAM, TAKER
 from godwit.errors import (
     GodwitError,
     HostError,
@@ -172,16 +173,17 @@ _TROUBLES: Final = (
 )
 
 
-async def start(transport: Transport, vm: Vm, launch: Launch) -> int:
+async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = "") -> int:
     """Start QEMU detached; return its pid, or 0 where it daemonizes itself, once its control socket exists.
 
-    Its output goes to the guest's log. Raises QemuMissingError, QemuDiedError, HypervisorError.
+    `awaited` is another socket to wait for. Its output goes to the guest's log. Raises QemuMissingError, QemuDiedError,
+    HypervisorError.
     """
     daemonizes = any(argument in {"-daemonize", "--daemonize"} for argument in launch.argv)
     completed = await run_script(
         transport,
         _LAUNCH,
-        vm.control,
+        awaited or vm.control,
         vm.log or "",
         _log_name(vm),
         launch.working_directory,
@@ -258,8 +260,15 @@ async def end(transport: Transport, vm: Vm) -> None:
             message = f"{vm.name} runs on {transport.where} still, or again: {_pids(left)}"
             raise HostError(message, remedy="something on the host restarts it: stop that first")
     sockets = [path for path in (vm.control, vm.observe, vm.console) if path]
+    if vm.sibling:
+        sockets += stream_sockets(vm)
     taps = [tap.interface for tap in vm.launch.taps]
     await run_script(transport, _CLEAN + UNPLUG, vm.pidfile or "", str(len(sockets)), *sockets, *taps)
+
+
+def stream_sockets(vm: Vm) -> list[str]:
+    """Return the sockets at which this process may have waited for its sibling's stream; see godwit.core.upgrading."""
+    return [f"{vm.control}{suffix}" for suffix in (STREAM, TAKER, f"{TAKER}-main")]
 
 
 async def _kill(transport: Transport, vm: Vm, processes: tuple[QemuProcess, ...]) -> None:

@@ -30,6 +30,7 @@ from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
+from godwit.qemu.beside import taking_argv
 from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
@@ -77,6 +78,7 @@ DIGEST_DEADLINE: Final = 3600.0
 """Seconds that reading a whole backing file may take: who asks for it knows how large it is."""
 
 _FIRST_RETRY: Final = 0.01
+_SOON: Final = 0.005
 _ENDING: Final = 1.0
 """Seconds that a QEMU whose monitor has closed may take to end."""
 
@@ -216,14 +218,14 @@ class PlainHost(Transfers, GivesFiles):
         detail = f"pid {left[-1].pid} lives and does not answer: {silence}"
         return GuestView(RunState.UNREACHABLE, pid=left[-1].pid, detail=detail)
 
-    async def attach(self, vm: Vm) -> PlainGuest:
-        """Open the guest's control monitor.
+    async def attach(self, vm: Vm, *, patience: float = 0.0) -> PlainGuest:
+        """Open the guest's control monitor; one that is only coming into being is waited for for `patience` seconds.
 
         Raises MonitorBusyError after MONITOR_DEADLINE seconds of silence, MonitorProtocolError, QemuDiedError where
         there is no process.
         """
         try:
-            connection = await self._transport.open_unix(vm.control, deadline=MONITOR_DEADLINE)
+            connection = await self._open_soon(vm.control, patience)
             monitor = await Monitor.open(connection, where=f"{vm.name} on {self.name}", deadline=MONITOR_DEADLINE)
         except MonitorLostError as error:
             if await launching.running(self._transport, vm):
@@ -231,6 +233,17 @@ class PlainHost(Transfers, GivesFiles):
             message = f"{vm.name} does not run on {self._transport.where}: {error.message}"
             raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs") from None
         return PlainGuest(vm, monitor, self._transport)
+
+    async def _open_soon(self, path: str, patience: float) -> socket.socket:
+        """Connect to a socket within `patience` seconds; no event tells that it came into being: look every 5 ms."""
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return await self._transport.open_unix(path, deadline=MONITOR_DEADLINE)
+            except MonitorLostError:
+                if time.monotonic() >= end:
+                    raise
+                await asyncio.sleep(_SOON)
 
     async def find_qemu(self, socket: str) -> ProcessFacts:
         """Return the process that serves the QMP socket `socket`, for a guest that is to be adopted.
@@ -275,6 +288,14 @@ class PlainHost(Transfers, GivesFiles):
             message = f"the monitor of {vm.name} on {self._transport.where} does not answer"
             raise HypervisorError(message, remedy="see its log on the host") from None
         return pid or await self._pid(vm)
+
+    async def launch_taker(self, vm: Vm, launch: Launch, path: str) -> None:
+        """Start a QEMU that takes a guest's memory from another process, paused; returns when it waits at `path`.
+
+        Raises QemuDiedError, QemuMissingError, HypervisorError.
+        """
+        launch = await self._with_free_vnc(launch)
+        await launching.start(self._transport, vm, replace(launch, argv=taking_argv(launch, path)), awaited=path)
 
     async def _with_free_vnc(self, launch: Launch) -> Launch:
         """Move the guest's VNC server to a free port if somebody here has its port already."""

@@ -260,12 +260,16 @@ def processes_of(vm: Vm, seen: Scan) -> tuple[QemuProcess, ...]:
 
 
 def namesakes(vm: Vm, seen: Scan) -> tuple[QemuProcess, ...]:
-    """Return QEMU processes that carry the guest's name and are not ours."""
+    """Return QEMU processes that carry the guest's name and are neither ours nor the one that we take turns with."""
     ours = processes_of(vm, seen)
     return tuple(
         process
         for process in seen.processes
-        if process not in ours and not process.ended and is_qemu(process) and guest_name(process) == vm.name
+        if process not in ours
+        and not process.ended
+        and is_qemu(process)
+        and guest_name(process) == vm.name
+        and not (vm.sibling and names_socket(process, vm.sibling))
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME_LENGTH: Final = 64
 DISKS: Final = 10
 NICS: Final = 8
+DEFAULT_PROGRAM: Final = "qemu-system-x86_64"
 
 _SHOWN: Final = 60
 
@@ -145,6 +146,7 @@ class GuestDefinition(_Strict):
 
     `agent`, `balloon` and `hotplug_ports` (empty root ports of a q35 machine, whose root bus takes no devices while the
     guest runs) each cost a blackout some milliseconds: every PCI device rebuilds the target's memory map as it loads.
+    `shared_memory` lets a new QEMU on the same host take the guest's memory as it stands, where QEMU can do that.
     """
 
     name: Annotated[str, AfterValidator(valid_name)]
@@ -162,8 +164,9 @@ class GuestDefinition(_Strict):
     address: Annotated[str, AfterValidator(_address)] | None = None
     agent: bool = True
     balloon: bool = True
+    shared_memory: bool = True
     hotplug_ports: Annotated[int, Field(ge=0, le=8)] = 4
-    qemu: Annotated[str, AfterValidator(_program)] = "qemu-system-x86_64"
+    qemu: Annotated[str, AfterValidator(_program)] = DEFAULT_PROGRAM
     extra_arguments: Annotated[list[str], AfterValidator(_no_conflict)] = []
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, fleecing, media, mirrors, power, snapshots, stamps
+from godwit.qemu import facts, features, fleecing, handover, media, mirrors, power, snapshots, stamps
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
@@ -96,6 +96,18 @@ class QemuGuest:
     async def migrate(self, uri: str) -> None:
         """Start the stream to `uri`; returns when QEMU accepted the command."""
         await self._monitor.execute("migrate", {"uri": uri})
+
+    async def hand_over_hindrances(self) -> tuple[str, ...]:
+        """Return why another process on this host cannot take the guest's memory as it stands; empty if it can."""
+        return await handover.hindrances(self._monitor)
+
+    async def hand_over(self, path: str) -> None:
+        """Start a stream that hands the memory over to the process that waits at `path`."""
+        await handover.begin(self._monitor, path)
+
+    async def forget_hand_over(self) -> None:
+        """Let the next stream be an ordinary one. Idempotent."""
+        await handover.forget(self._monitor)
 
     async def sample(self) -> Sample | None:
         """Read the stream's counters, or None before there are any."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Protocol, cast
 from godwit.errors import HypervisorError, InputError, QemuMissingError
 from godwit.model import Launch, Vm
 from godwit.qemu import offline
+from godwit.qemu.beside import beside, unshared
 from godwit.qemu.commandline import guest_name
-from godwit.qemu.define import load_definition, valid_name
+from godwit.qemu.define import DEFAULT_PROGRAM, load_definition, valid_name
 from godwit.qemu.vmline import to_vm
 
 if TYPE_CHECKING:
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import GuestFacts, HostFacts
+    from godwit.model import GuestFacts, HostFacts, QemuFacts
     from godwit.ports import Host
     from godwit.qemu.process import ProcessFacts
 
@@ -42,7 +43,22 @@ class QemuHypervisor:
         elif accelerator not in host.accelerators:
             message = f"{host.name} cannot run guests under {accelerator}: {'; '.join(host.notes)}"
             raise InputError(message, remedy=f"usable there: {', '.join(host.accelerators)}")
-        return to_vm(definition, host=host.name, machine=machine, accelerator=accelerator, source_text=text)
+        return to_vm(
+            definition,
+            host=host.name,
+            machine=machine,
+            accelerator=accelerator,
+            source_text=text,
+            shares_memory=host.qemu.shares_memory and definition.qemu in {DEFAULT_PROGRAM, host.qemu.path},
+        )
+
+    def beside(self, vm: Vm, launch: Launch, program: str) -> Vm:
+        """Return the guest under names that may exist beside those that it has; see the port."""
+        return beside(vm, launch, program)
+
+    def fitted(self, launch: Launch, qemu: QemuFacts) -> Launch:
+        """Return the launch without what this QEMU lacks and the guest does not see; see the port."""
+        return launch if qemu.shares_memory else unshared(launch)
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
         """Describe the QEMU that serves `socket` on `host`; see the port."""

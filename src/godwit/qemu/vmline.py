@@ -6,6 +6,8 @@
 - No vapic, which only 32-bit Windows of the XP age gains from, and virtio devices without the registers of virtio 0.9:
   each lengthens every blackout by one or two milliseconds under TCG.
 - Two QMP sockets: one to control, one to observe, since each serves one client.
+- All memory is shared, where QEMU can do that: a new QEMU on the same host takes it as it stands (cpr-transfer). Its
+  block is called what QEMU itself calls it, so that the stream is the same as that of a guest without.
 - No -daemonize: whoever starts it detaches it, and what it says until its end goes to its log.
 """
 
@@ -33,23 +35,38 @@ _NIC_SLOTS: Final = 0x10
 _PORT_SLOT: Final = 0x1C
 """Slots 0, 1 and 0x1f belong to the chipsets of q35 and i440fx."""
 
+SHARING: Final = "aux-ram-share"
+"""The machine's property that shares what memory it has beside the guest's own: ROMs, and a display's."""
+
+_MEMORY_BLOCK: Final = "pc.ram"
+"""What QEMU calls a PC's memory in a stream (default_ram_id in hw/i386/pc.c)."""
+
 
 def tap_name(name: str, index: int) -> str:
     """Return the host interface of a guest's NIC: at most 15 characters (IFNAMSIZ), and its own for every guest."""
     return f"gw{hashlib.sha256(name.encode()).hexdigest()[:8]}{index}"
 
 
-def to_vm(definition: GuestDefinition, *, host: str, machine: str, accelerator: str, source_text: str = "") -> Vm:
+def to_vm(
+    definition: GuestDefinition,
+    *,
+    host: str,
+    machine: str,
+    accelerator: str,
+    source_text: str = "",
+    shares_memory: bool = False,
+) -> Vm:
     """Make the guest that a definition describes, to be started on `host`.
 
     `machine` is the canonical machine type that stands for the definition's on that host's QEMU, `accelerator` "kvm"
-    or "tcg". Raises InvalidDefinitionError for a machine type without PCI as PCs have it.
+    or "tcg"; `shares_memory` says that this QEMU can share all of a guest's memory. Raises InvalidDefinitionError for
+    a machine type without PCI as PCs have it.
     """
     folder = f"{RUN_FOLDER}/{definition.name}"
     taps = tuple(Tap(tap_name(definition.name, index), nic.bridge) for index, nic in enumerate(definition.nics))
     argv = (
         definition.qemu,
-        *_base(definition, machine, accelerator),
+        *_base(definition, machine, accelerator, shared=shares_memory and definition.shared_memory),
         *_channels(definition, folder),
         *_devices(definition, _root_bus(machine), accelerator),
         *definition.extra_arguments,
@@ -77,13 +94,16 @@ def _root_bus(machine: str) -> str:
     raise InvalidDefinitionError(message)
 
 
-def _base(definition: GuestDefinition, machine: str, accelerator: str) -> Iterator[str]:
+def _base(definition: GuestDefinition, machine: str, accelerator: str, *, shared: bool) -> Iterator[str]:
     yield from ("-name", f"guest={definition.name},process=qemu:{definition.name},debug-threads=on")
-    yield from ("-machine", f"{machine},accel={accelerator}")
+    sharing = f",memory-backend={_MEMORY_BLOCK},{SHARING}=on" if shared else ""
+    yield from ("-machine", f"{machine},accel={accelerator}{sharing}")
     # `max` means another CPU in every version of QEMU; qemu64 under TCG is the same everywhere.
     yield from ("-cpu", definition.cpu or ("host" if accelerator == "kvm" else "qemu64"))
     if accelerator == "tcg":
         yield from ("-global", "apic.vapic=off")
+    if shared:
+        yield from ("-object", json.dumps(_memory(definition.memory), separators=(",", ":")))
     yield from ("-m", f"size={definition.memory // MIB}M")
     yield from ("-smp", f"cpus={definition.vcpus}")
     yield from ("-nodefaults", "-no-user-config", "-display", "none", "-msg", "timestamp=on")
@@ -92,6 +112,12 @@ def _base(definition: GuestDefinition, machine: str, accelerator: str) -> Iterat
     for option, value in (("kernel", definition.kernel), ("initrd", definition.initrd), ("append", definition.append)):
         if value is not None:
             yield from (f"-{option}", value)
+
+
+def _memory(size: int) -> dict[str, object]:
+    """Return the memory as an object that another process may open."""
+    block = {"id": _MEMORY_BLOCK, "x-use-canonical-path-for-ramblock-id": False}
+    return {"qom-type": "memory-backend-memfd", **block, "size": size, "share": True}
 
 
 def _channels(definition: GuestDefinition, folder: str) -> Iterator[str]:

@@ -9,13 +9,14 @@ from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
 from godwit.core.preflight.machine import machine_findings
 from godwit.core.preflight.storage import storage_findings
+from godwit.core.preflight.upgrading import upgrade_findings
 from godwit.core.preflight.ways import way_findings
 from godwit.model import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Evidence", "blocking", "check"]
+__all__ = ["Evidence", "blocking", "check", "check_upgrade"]
 
 
 def check(evidence: Evidence) -> tuple[Finding, ...]:
@@ -23,6 +24,12 @@ def check(evidence: Evidence) -> tuple[Finding, ...]:
     order = list(Severity)
     found = chain(host_findings(evidence), machine_findings(evidence), storage_findings(evidence))
     return tuple(sorted(way_findings(evidence, found), key=lambda finding: order.index(finding.severity)))
+
+
+def check_upgrade(evidence: Evidence) -> tuple[Finding, ...]:
+    """Return all findings about a guest whose QEMU is to be replaced on its host, those that block first."""
+    order = list(Severity)
+    return tuple(sorted(upgrade_findings(evidence), key=lambda finding: order.index(finding.severity)))
 
 
 def blocking(findings: Iterable[Finding]) -> tuple[Finding, ...]:

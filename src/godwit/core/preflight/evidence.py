@@ -49,7 +49,8 @@ class DiskProof:
 class Evidence:
     """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
 
-    `monitor_shared` says that the target sees the very folder in which the guest's monitor lies.
+    `monitor_shared` says that the target sees the very folder in which the guest's monitor lies. `hindrances` keep a
+    new QEMU on the same host from taking the guest's memory as it stands.
     """
 
     vm: Vm
@@ -61,3 +62,4 @@ class Evidence:
     disks: tuple[DiskProof, ...]
     reachable: bool
     monitor_shared: bool = False
+    hindrances: tuple[str, ...] = ()

@@ -22,8 +22,8 @@ CLOCK_TOLERANCE: Final = 1.0
 def host_findings(e: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the hosts."""
     yield from _target_is_another(e)
-    yield from _name_is_free(e)
-    yield from _memory_fits(e)
+    yield from name_is_free(e)
+    yield from memory_fits(e)
     yield from _bridges_exist(e)
     yield from _path_works(e)
     yield from _clocks_agree(e)
@@ -43,7 +43,8 @@ def _target_is_another(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _name_is_free(e: Evidence) -> Iterator[Finding]:
+def name_is_free(e: Evidence) -> Iterator[Finding]:
+    """Yield that the target has a guest of that name, or that nobody can say."""
     if e.on_target.state is RunState.UNREACHABLE:
         yield Finding(
             "name-unknown",
@@ -66,7 +67,8 @@ def _name_is_free(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _memory_fits(e: Evidence) -> Iterator[Finding]:
+def memory_fits(e: Evidence) -> Iterator[Finding]:
+    """Yield that the target has no room for the guest's memory."""
     needed = e.guest.memory + MEMORY_OVERHEAD
     if e.target.memory_available < needed:
         yield Finding(

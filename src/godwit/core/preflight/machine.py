@@ -93,7 +93,7 @@ def _qemu_is_there(e: Evidence) -> Iterator[Finding]:
             "qemu-older",
             Severity.WARN,
             e.target.name,
-            f"QEMU {_dotted(e.guest.qemu_version)} on {e.source.name}, {_dotted(qemu.version)} on {e.target.name}",
+            f"QEMU {dotted(e.guest.qemu_version)} on {e.source.name}, {dotted(qemu.version)} on {e.target.name}",
             "a move to an older QEMU can fail late, when device state of the newer one arrives",
             f"upgrade QEMU on {e.target.name}",
         )
@@ -103,7 +103,7 @@ def _qemu_is_there(e: Evidence) -> Iterator[Finding]:
             "tcg-corrupts",
             Severity.WARN,
             e.vm.name,
-            f"TCG on QEMU {_dotted(versions)}",
+            f"TCG on QEMU {dotted(versions)}",
             "before 8.2 its dirty tracking has a race: a guest that writes can arrive corrupted",
             "use QEMU 8.2 or newer, or KVM",
         )
@@ -116,7 +116,7 @@ def _machine_type(e: Evidence) -> Iterator[Finding]:
             "machine-type",
             Severity.BLOCK,
             e.guest.machine,
-            f"QEMU {_dotted(qemu.version)} on {e.target.name} has no machine type {e.guest.machine}",
+            f"QEMU {dotted(qemu.version)} on {e.target.name} has no machine type {e.guest.machine}",
             "the guest must find the same board on the other side",
             f"install a QEMU on {e.target.name} that has it",
         )
@@ -169,5 +169,6 @@ def _cpu(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _dotted(version: tuple[int, int, int]) -> str:
+def dotted(version: tuple[int, int, int]) -> str:
+    """Print a version."""
     return ".".join(map(str, version))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def storage_findings(e: Evidence) -> Iterator[Finding]:
     """Yield the disks that the target does not see, or sees another of, and those that QEMU could not hand over."""
-    yield from _images_are_found_again(e)
+    yield from images_are_found_again(e)
     yield from _disks_are_known(e)
     copied = {disk.name for disk in e.disks if is_copied(e.policy, disk)}
     for disk in e.disks:
@@ -55,7 +55,8 @@ def _disks_are_known(e: Evidence) -> Iterator[Finding]:
             )
 
 
-def _images_are_found_again(e: Evidence) -> Iterator[Finding]:
+def images_are_found_again(e: Evidence) -> Iterator[Finding]:
+    """Yield the images that QEMU would not find again by the names that it has for them."""
     for image in e.guest.stray_images:
         folder, slash, _ = image.name.rpartition("/")
         prepare = f"mkdir -p {quote('/' + folder)}; " if slash else ""
