@@ -2,18 +2,20 @@
 
 `python -m bench.disks --moves 5` moves a guest with a thin disk of 10 GiB, 5 % of it in use, there and back again,
 while a program in the guest writes to that disk and syncs. The copy that each move leaves behind is removed before the
-next one.
+next one. With `--overlay` the disk is an overlay that holds 40 MiB, on a base that lies on both hosts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bench.ground import (
@@ -44,7 +46,10 @@ if TYPE_CHECKING:
     from godwit.service import Service
 
 NAME: Final = "benchdisks"
-_FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=512 conv=fsync 2>/dev/null"
+_FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count={} conv=fsync 2>/dev/null"
+_WHOLE, _OVERLAY = 512, 40
+"""Mebibytes that are written to the disk before it travels."""
+
 _BEGIN_DEADLINE: Final = 60.0
 _WRITER: Final = (
     "n=0; while :; do echo $n | dd of=/data/counter bs=4096 conv=sync,notrunc,fsync 2>/dev/null; n=$((n+1)); "
@@ -79,7 +84,7 @@ def allocated(lab: Laboratory, host: str, path: str) -> int:
     return int(blocks) * int(size)
 
 
-async def measure(moves: int, rate: int) -> Result:
+async def measure(moves: int, rate: int, *, overlay: bool) -> Result:
     """Build a laboratory whose hosts share nothing, move, take it down."""
     assets = await asyncio.to_thread(prepare, cache_folder(), print)
     plan = LabPlan(NAME, link_rate=rate, shared_storage=False)
@@ -88,10 +93,15 @@ async def measure(moves: int, rate: int) -> Result:
         vm = await add_guest(service, lab, assets, GuestPlan())
         path = f"/mnt/images/{vm.name}.qcow2"
         await service.stop_vm(vm.name, force=True)
-        inside(lab, "host1", ["qemu-img", "create", "-q", "-f", "qcow2", path, "10G"])
+        if overlay:
+            lay_over(lab, path)
+        else:
+            inside(lab, "host1", ["qemu-img", "create", "-q", "-f", "qcow2", path, "10G"])
         await service.start_vm(vm.name)
         async with Users(lab, vm.address or "") as users, writing(lab, vm):
-            await asyncio.to_thread(subprocess.run, [*login(lab, vm), _FILL], check=True)
+            await asyncio.to_thread(
+                subprocess.run, [*login(lab, vm), _FILL.format(_OVERLAY if overlay else _WHOLE)], check=True
+            )
             trips = []
             for number in range(moves):
                 here, there = ("host1", "host2") if number % 2 == 0 else ("host2", "host1")
@@ -99,6 +109,14 @@ async def measure(moves: int, rate: int) -> Result:
                 trips.append(await travel(service, lab, vm, (here, there), rate))
                 print(json.dumps(asdict(trips[-1])), flush=True)
             return Result(tuple(trips), await users.witness())
+
+
+def lay_over(lab: Laboratory, path: str) -> None:
+    """Make an overlay on the guest's disk, and put that disk on the other host, too."""
+    base = f"{path}.base"
+    inside(lab, "host1", ["mv", path, base])
+    shutil.copyfile(*(lab.images(host) / Path(base).name for host in ("host1", "host2")))
+    inside(lab, "host1", ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path])
 
 
 @asynccontextmanager
@@ -166,15 +184,16 @@ def table(trips: tuple[Trip, ...]) -> str:
         told = [value for value in values if value is not None]
         rows.append(f"| {name} | {statistics.median(told):.3f} ({max(told):.3f}) {unit} |".replace(" |", " |"))
     size = statistics.median(one.allocated for one in trips) / MIB
-    return "\n".join([*rows, "", f"The disk had {size:.0f} MiB of 10 GiB in use."])
+    return "\n".join([*rows, "", f"The disk had {size:.0f} MiB in use."])
 
 
 def main() -> int:
     """Parse, measure, print."""
     arguments = parser(__doc__)
     arguments.add_argument("--moves", type=int, default=5, help="moves, there and back in turns")
+    arguments.add_argument("--overlay", action="store_true", help="only an overlay travels, onto a base that is there")
     options = arguments.parse_args()
-    result = run(lambda: measure(options.moves, options.rate))
+    result = run(lambda: measure(options.moves, options.rate, overlay=options.overlay))
     keep(result, options.json)
     print(table(result.trips))
     print()

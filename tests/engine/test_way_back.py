@@ -11,7 +11,7 @@ from stage import Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.hosts.fakedisks import CHANGE
-from godwit.model import DiskMode, OutcomeStatus, Policy, RunState
+from godwit.model import DiskMode, OutcomeStatus, Policy, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +46,12 @@ def inode(scene: Stage, disk: str, host: str) -> int:
     return file.inode
 
 
-@pytest.mark.parametrize("disk", [RAW, QCOW2])
-def test_on_every_way_back_only_what_was_written_since_is_copied(disk: str) -> None:
+@pytest.mark.parametrize(
+    ("disk", "way"), [(RAW, Way.LIVE), (QCOW2, Way.LIVE), (RAW, Way.STATIC), (QCOW2, Way.STATIC), (QCOW2, Way.OFF)]
+)
+def test_on_every_way_back_only_what_was_written_since_is_copied(disk: str, way: Way) -> None:
     async def scenario() -> None:
-        scene = apart(disk)
+        scene = apart(disk, Policy(way=way))
         assert (await moved(scene)).disk_bytes == WHOLE
         for number in range(2, 6):
             scene = scene.turned(number)
@@ -57,7 +59,8 @@ def test_on_every_way_back_only_what_was_written_since_is_copied(disk: str) -> N
             outcome = await moved(scene)
             assert outcome.status is OutcomeStatus.COMPLETED
             assert 0 < outcome.disk_bytes < 20 * CHANGE
-            assert "only what was written since" in outcome.findings[0].found
+            found = next(one for one in outcome.findings if one.code == "disk-copied")
+            assert "only what was written since" in found.found
             live = scene.world.disks.stamps[inode(scene, disk, scene.two.name)]
             assert list(live) == [f"godwit-handover-web-{number}"]
 

@@ -130,6 +130,33 @@ async def test_an_old_copy_that_was_written_to_is_left_alone(ground: Ground) -> 
     await ground.assert_settled(there)
 
 
+async def test_a_disk_that_was_taken_back_to_a_snapshot_has_lost_its_stamp(ground: Ground) -> None:
+    await filled(ground)
+    await moved(ground)
+    made = await ground.godwit("snapshot", "create", ground.name, "before")
+    assert made.status == 0, made.err
+    applied = await ground.godwit("snapshot", "apply", ground.name, "before", "--yes")
+    assert applied.status == 0, applied.err
+    await ground.answers()
+    assert "before" in (await ground.godwit("monitor", ground.name, "-c", "info snapshots")).out
+    assert (await ground.godwit("monitor", ground.name, "-c", "loadvm before")).status == 0
+    assert (await ground.godwit("snapshot", "delete", ground.name, "before")).status == 0
+    outcome, said = await moved(ground)
+    assert outcome.disk_bytes > LARGE
+    assert "has not been recorded without a gap" in said
+
+
+async def test_a_guest_that_is_switched_off_for_it_has_its_short_way_back_too(ground: Ground) -> None:
+    await filled(ground)
+    for turn in range(2):
+        _, there = await ground.whereabouts()
+        ran = await ground.godwit("migrate", ground.name, ground.host(there), "--static", "--off")
+        assert ran.status == 0, ran.err
+        await ground.answers()
+        outcome = await (await ground.latest()).outcome()
+        assert (outcome.disk_bytes < LARGE / 2) is (turn == 1), outcome.disk_bytes
+
+
 async def test_no_keep_leaves_nothing_behind(ground: Ground) -> None:
     here, _ = await filled(ground)
     await moved(ground, "--no-keep")
