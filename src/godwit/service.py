@@ -22,7 +22,7 @@ from godwit.engine.parts import Parts
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import new_identifier, new_job_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -257,6 +257,13 @@ class Service:
             message = f"{vm} is on {target} already"
             raise InputError(
                 message, remedy="godwit vm list shows where guests are, godwit host list where they can go"
+            )
+        if policy.verify_disks and policy.way is Way.OFF:
+            message = (
+                "--verify-disks compares disks as they were when a running guest was handed over: --off has no such"
+            )
+            raise InputError(
+                f"{message} instant", remedy="move it with --static alone, or compare by hand while it is off"
             )
         return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults)
 

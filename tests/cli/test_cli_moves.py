@@ -361,3 +361,14 @@ def test_an_upgrade_that_cannot_be_meant(
     assert says in capsys.readouterr().err
     assert main(["upgrade", "web9"]) == 2
     assert stage.rows() == []
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_disks_of_a_guest_that_is_switched_off_are_not_compared(
+    more: list[str], stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["migrate", "web1", "host2", "--static", "--off", "--verify-disks", *more]) == 2
+    said = capsys.readouterr().err
+    assert "--off has no such instant" in said
+    assert "mend: " in said
+    assert stage.rows() == []
