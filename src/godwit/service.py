@@ -259,12 +259,8 @@ class Service:
                 message, remedy="godwit vm list shows where guests are, godwit host list where they can go"
             )
         if policy.verify_disks and policy.way is Way.OFF:
-            message = (
-                "--verify-disks compares disks as they were when a running guest was handed over: --off has no such"
-            )
-            raise InputError(
-                f"{message} instant", remedy="move it with --static alone, or compare by hand while it is off"
-            )
+            message = "--verify-disks compares disks as they were at the switchover, and --off has no such instant"
+            raise InputError(message, remedy="move it with --static alone, or compare them by hand while it is off")
         return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults)
 
     async def migrate(

@@ -171,6 +171,17 @@ def test_no_keep_removes_the_old_copy() -> None:
     simulate(scenario)
 
 
+def test_no_keep_removes_nothing_that_is_not_proven_to_be_the_same_there() -> None:
+    async def scenario() -> None:
+        scene = apart(QCOW2, Policy(keep_old=False, verify_disks=True))
+        scene.world.differing[QCOW2] = "Content mismatch at offset 0!"
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.UNVERIFIED
+        assert scene.world.file(QCOW2, "one") is not None
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER])
 @pytest.mark.parametrize("delay", [0.0, 0.03])
 @pytest.mark.parametrize("disk", [RAW, QCOW2])

@@ -330,10 +330,14 @@ class KeepImages:
 
 @dataclass(frozen=True, slots=True)
 class LeaveOldCopies:
-    """Mark what stays behind on the source, for the way back; `alive` says how the guest was found on the target."""
+    """Mark what stays behind on the source, for the way back.
+
+    `doubted` says that the guest does not answer on the target, or that its disks are not proven to be the same there:
+    then nothing is removed, whatever the policy says.
+    """
 
     copies: tuple[DiskCopy, ...]
-    alive: bool | None = None
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

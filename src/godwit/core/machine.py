@@ -215,12 +215,16 @@ def _running(state: State, _: e.Event) -> Step:
 def _duties(state: State) -> dict[str, e.Command]:
     duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
     if state.copies:
-        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, state.alive)
+        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, _doubted(state))
     if any(copy.verify for copy in state.copies):
         duties["CompareDisks"] = e.CompareDisks(state.copies)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
+
+
+def _doubted(state: State) -> bool:
+    return state.alive is False or (state.comparison is not None and not state.comparison.equal)
 
 
 def _due(state: State) -> tuple[e.Command, ...]:

@@ -175,7 +175,7 @@ class Mirroring:
         if view.state is not RunState.ABSENT:
             message = f"the old disks on {parts.source.name} are not marked: {parts.vm.name} is {view.state} there"
             raise HostError(message)
-        wanted = parts.spec.policy.keep_old or command.alive is False
+        wanted = parts.spec.policy.keep_old or command.doubted
         for copy in command.copies:
             await parts.source.leave_image(copy.image.path, copy.image.format, parts.vm.name, copy.stamp)
             if not wanted:
