@@ -145,11 +145,8 @@ class Guest(Protocol):
         """Take disks no longer: what came is all there is. Idempotent."""
         ...
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
-        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on.
-
-        Returns why an older copy is copied onto as a whole although it was to be filled up; empty otherwise.
-        """
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
         ...
 
     async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:

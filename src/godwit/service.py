@@ -225,6 +225,11 @@ class Service:
                     message, remedy="wait until it has ended; any godwit command takes it up if it was killed"
                 )
 
+    async def _refuse_sending(self, name: str) -> None:
+        for record in await self.inventory.sends():
+            if record.vm == name:
+                raise self.being_sent(record)
+
     def being_sent(self, record: SendRecord) -> BusyError:
         """Return the error that says that a guest is being sent, and what to type."""
         message = f"{record.vm} is being sent to {record.target} with {record.tag} ({record.step})"
@@ -280,9 +285,7 @@ class Service:
         """
         spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
         await self._refuse_saving(vm)
-        for record in await self.inventory.sends():
-            if record.vm == vm:
-                raise self.being_sent(record)
+        await self._refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
@@ -295,6 +298,8 @@ class Service:
         It goes on whatever becomes of the caller, as a migration does. Raises InputError, BusyError, JournalError.
         """
         spec = await self._upgrade_spec(vm, qemu, policy or Policy(), probe)
+        await self._refuse_saving(vm)
+        await self._refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
@@ -449,6 +454,7 @@ class Service:
         return await self._begin(Job(name, Work.RESTORE, vm, host, path, self.clock.now(), verify=verify))
 
     async def _begin(self, job: Job) -> str:
+        await self._refuse_sending(job.vm)
         await self.journal.jobs.create(job)
         self.runners.start(job.id, job.vm)
         return job.id

@@ -432,7 +432,9 @@ class Walk:
             self.demand(world.target_ever_ran, "done, and the target never ran")
             self.demand(world.target.state is RunState.RUNNING or TARGET in world.killed, "done, and nothing runs")
             self.demand(world.source.state is RunState.ABSENT or bool(state.leftovers), "source left, unnamed")
-            marked = world.left_behind or not world.copying
+            doubted = state.comparison is not None and not state.comparison.equal
+            self.demand(not (doubted and world.left_behind), "marked as what the new disks are not proven to be")
+            marked = world.left_behind or doubted or not world.copying
             self.demand(marked or bool(state.leftovers), "old copies are not marked, unnamed")
         elif state.owner is Owner.SOURCE:
             out_of_reach = self.silent is SOURCE or {"cut", "silence"} <= set(self.faults)

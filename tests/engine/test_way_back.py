@@ -178,6 +178,11 @@ def test_no_keep_removes_nothing_that_is_not_proven_to_be_the_same_there() -> No
         outcome = await scene.move()
         assert outcome.status is OutcomeStatus.UNVERIFIED
         assert scene.world.file(QCOW2, "one") is not None
+        assert scene.world.disks.left == {}, "what may not be the same is never filled up"
+        back = scene.turned(2)
+        back = replace(back, spec=replace(back.spec, policy=Policy()))
+        refused = await back.move()
+        assert refused.status is OutcomeStatus.REFUSED
 
     simulate(scenario)
 

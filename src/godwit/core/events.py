@@ -332,12 +332,11 @@ class KeepImages:
 class LeaveOldCopies:
     """Mark what stays behind on the source, for the way back.
 
-    `doubted` says that the guest does not answer on the target, or that its disks are not proven to be the same there:
-    then nothing is removed, whatever the policy says.
+    `unseen` says that the guest does not answer on the target: then nothing is removed, whatever the policy says.
     """
 
     copies: tuple[DiskCopy, ...]
-    doubted: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,16 +215,12 @@ def _running(state: State, _: e.Event) -> Step:
 def _duties(state: State) -> dict[str, e.Command]:
     duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
     if state.copies:
-        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, _doubted(state))
+        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, unseen=state.alive is False)
     if any(copy.verify for copy in state.copies):
         duties["CompareDisks"] = e.CompareDisks(state.copies)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
-
-
-def _doubted(state: State) -> bool:
-    return state.alive is False or (state.comparison is not None and not state.comparison.equal)
 
 
 def _due(state: State) -> tuple[e.Command, ...]:
@@ -247,11 +243,13 @@ def _duty_done(state: State, event: e.Event) -> Step:
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
         case e.DisksCompared(comparison=comparison):
-            state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"})
+            # What the stamps say, that both were the same, is refuted or in doubt: the old disks are left alone.
+            left_alone = set() if comparison.equal else {"LeaveOldCopies"}
+            state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"} - left_alone)
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
-        case e.Undone(step="KeepImages" | "LeaveOldCopies" as name):
-            state = replace(state, duties=state.duties - {name})
+        case e.Undone(step="KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
+            state = _with_leftover(replace(state, duties=state.duties - {name}), leftover)
         case e.Undone(step="RestoreSendQueue", leftover=leftover):
             held = state.held - {Held.SEND_QUEUE}
             state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)

@@ -34,8 +34,8 @@ def powered_off(state: State, _: e.Event) -> Step:
 
 
 def mirrors_ended(state: State, _: e.Event) -> Step:
-    """Take the disks on the target for whole: they have no mirror any more that could be undone."""
-    return _end_source(replace(state, mirrored=True, held=state.held - {Held.MIRRORS}))
+    """Take the disks on the target for whole. What the copies put into the source's QEMU is there still."""
+    return _end_source(replace(state, mirrored=True))
 
 
 def _end_source(state: State) -> Step:

@@ -172,6 +172,8 @@ async def _describe_medium(parts: Parts, disk: DiskFacts, proof: DiskProof) -> D
 
 async def _describe(parts: Parts, disk: DiskFacts, proof: DiskProof) -> DiskProof:
     """Look at a disk that is to be copied, and at the place where it is to go."""
+    if disk.path.startswith("/dev/"):
+        return replace(proof, error="it is a block device, and only image files can be copied")
     try:
         image, place = await asyncio.gather(parts.source.image(disk.path, disk.format), parts.target.place(disk.path))
     except (HostError, HypervisorError) as reason:

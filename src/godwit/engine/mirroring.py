@@ -58,9 +58,7 @@ class Mirroring:
         shares = Shares(self.actions.parts.spec.policy.bandwidth or 0)
         speed = shares.of(len(command.copies))
         for copy in command.copies:
-            whole = await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
-            if whole:
-                self.actions.note("note", text=f"disk {copy.name} is copied as a whole after all: {whole}")
+            await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
         alike: set[str] = set()
         while True:
             views = await guest.mirrors(command.copies)
@@ -175,15 +173,26 @@ class Mirroring:
         if view.state is not RunState.ABSENT:
             message = f"the old disks on {parts.source.name} are not marked: {parts.vm.name} is {view.state} there"
             raise HostError(message)
-        wanted = parts.spec.policy.keep_old or command.doubted
+        wanted = parts.spec.policy.keep_old or command.unseen
+        left = []
         for copy in command.copies:
-            await parts.source.leave_image(copy.image.path, copy.image.format, parts.vm.name, copy.stamp)
-            if not wanted:
-                await parts.source.discard_image(copy.image.path)
-        end = "stays there, for a short way back" if wanted else "was removed"
-        for copy in command.copies:
-            self.actions.note("note", text=f"the old {copy.image.path} on {parts.source.name} {end}")
-        return e.Undone("LeaveOldCopies")
+            try:
+                await self._leave(copy, wanted=wanted)
+            except GodwitError as error:
+                left.append(f"the old {copy.image.path} on {parts.source.name} is not marked: {error.message}")
+        return e.Undone("LeaveOldCopies", "; ".join(left))
+
+    async def _leave(self, copy: DiskCopy, *, wanted: bool) -> None:
+        """Mark one old disk, or remove it; one that a former runner has removed is gone already."""
+        parts, path = self.actions.parts, copy.image.path
+        if not (await parts.source.find_token(path))[1]:
+            return
+        await parts.source.leave_image(path, copy.image.format, parts.vm.name, copy.stamp)
+        if not wanted:
+            await parts.source.discard_image(path)
+        gone = not (await parts.source.find_token(path))[1]
+        end = "was removed" if gone else "stays there, for a short way back"
+        self.actions.note("note", text=f"the old {path} on {parts.source.name} {end}")
 
     async def _weigh(self, copy: DiskCopy) -> None:
         """Note what a copied disk takes now, beside what it took where it was."""
@@ -202,12 +211,12 @@ class Mirroring:
         await Media(self.actions, self.copied).end_all(command.copies)
         for copy in command.copies:
             try:
+                if copy.verify:
+                    await target.remove_image(copy.frozen, owner)
                 if copy.since:
                     await target.give_back_image(copy.image.path, owner)
                 else:
                     await target.remove_image(copy.image.path, owner)
-                if copy.verify:
-                    await target.remove_image(copy.frozen, owner)
             except GodwitError as error:
                 left.append(f"{copy.image.path} may be left on {self.actions.parts.target.name}: {error.message}")
         return e.Undone("RemoveImages", "; ".join(left))

@@ -148,6 +148,9 @@ class Standing:
 
     async def _start_on_the_source(self, launch: Launch) -> e.Event:
         parts = self.actions.parts
+        # A target that was started anew has its disks open to write, unlike one that waits for a stream: what cannot be
+        # proven gone may be their second writer.
+        await parts.target.destroy(parts.vm)
         await parts.source.destroy(parts.vm)
         await parts.source.prepare_launch(parts.vm, launch)
         await parts.source.launch(parts.vm, launch)

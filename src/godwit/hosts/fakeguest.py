@@ -218,10 +218,9 @@ class FakeGuest:
         """Take disks no longer."""
         await self._tell("nbd-server-stop", self._qemu.stop_serving)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
         """Copy a disk to where it is served."""
         await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port, speed))
-        return ""
 
     async def freeze(self, copies: Sequence[DiskCopy]) -> None:
         """Keep disks that are to be compared as they are now."""

@@ -62,23 +62,19 @@ class Names:
 async def put_on_top(monitor: Asks, copy: DiskCopy, row: Mapping[str, object]) -> str:
     """Put a raw node between a disk and its device, whose row of query-block is given; returns the disk's own node.
 
-    Raises MonitorCommandError, with nothing changed, where QEMU does not let the device be moved.
+    Raises HypervisorError, with nothing changed, where QEMU does not let the device be moved. A whole copy onto the
+    older one would not do then: it zeroes all of it first, and an older copy that is left half way must stay one.
     """
     top = Names(copy.job).top
     node = text(inner(row, "inserted"), "node-name")
     await monitor.execute("blockdev-add", {"driver": "raw", "node-name": top, "file": node})
     try:
         await monitor.execute("qom-set", {"path": _device(row), "property": "drive", "value": top})
-    except MonitorCommandError:
+    except MonitorCommandError as error:
         await monitor.execute("blockdev-del", {"node-name": top})
-        raise
+        message = f"disk {copy.name} cannot be copied in part: {error.message}"
+        raise HypervisorError(message, remedy=f"copy all of it: --disk {copy.name}=full") from error
     return node
-
-
-async def is_on(monitor: Asks, copy: DiskCopy) -> bool:
-    """Say whether the raw node is there: then the older copy is filled up, and not copied onto as a whole."""
-    rows = as_objects(await monitor.execute("query-named-block-nodes", {"flat": True}), "query-named-block-nodes")
-    return Names(copy.job).top in {text(row, "node-name") for row in rows}
 
 
 async def take_off(monitor: Asks, copy: DiskCopy) -> None:

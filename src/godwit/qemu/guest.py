@@ -136,14 +136,10 @@ class QemuGuest:
         """Take disks no longer: what came is all there is. Idempotent."""
         await mirrors.stop_serving(self._monitor)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> str:
-        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on.
-
-        Returns why an older copy is copied onto as a whole although it was to be filled up; empty otherwise.
-        """
-        said = await mirrors.start(self._monitor, copy, address, port, speed)
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
+        await mirrors.start(self._monitor, copy, address, port, speed)
         self._nodes[copy.name] = await mirrors.own_node(self._monitor, copy)
-        return said
 
     async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
         """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""

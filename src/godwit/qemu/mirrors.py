@@ -52,33 +52,24 @@ async def stop_serving(monitor: Asks) -> None:
             raise
 
 
-async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int) -> str:
-    """Begin to copy a disk, or go on with it where a former runner left it.
-
-    Returns why an older copy is copied onto as a whole although it could have been filled up; empty otherwise.
-    """
+async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+    """Begin to copy a disk, or go on with it where a former runner left it."""
     far: dict[str, object] = {"driver": "nbd", "export": copy.job}
     far |= {"server": {"type": "inet", "host": address, "port": str(port)}}
     # Zeroes that the source has written become holes on the target.
     far |= {"discard": "unmap", "detect-zeroes": "unmap"}
     under_way = copy.job in await _jobs(monitor)
-    if not copy.since or (under_way and not await fillup.is_on(monitor, copy)):
+    if not copy.since:
         if not under_way:
             node = found(await nodes_of(monitor), copy.name)
             await _mirror(monitor, copy, node, far, {"sync": _SYNC[copy.mode], "speed": speed})
-        return ""
+        return
     top = fillup.Names(copy.job).top
     if not under_way:
         await fillup.take_off(monitor, copy)
-        try:
-            await fillup.put_on_top(monitor, copy, found(await rows_of(monitor), copy.name))
-        except MonitorCommandError as error:
-            node = found(await nodes_of(monitor), copy.name)
-            await _mirror(monitor, copy, node, far, {"sync": "full", "speed": speed})
-            return error.message
+        await fillup.put_on_top(monitor, copy, found(await rows_of(monitor), copy.name))
         await _mirror(monitor, copy, top, far, {"sync": "none", "copy-mode": "write-blocking"})
     await fillup.fill(monitor, copy, await fillup.below(monitor, copy, top), far, speed)
-    return ""
 
 
 async def _mirror(
@@ -118,8 +109,7 @@ async def views(monitor: Asks, copies: Sequence[DiskCopy]) -> tuple[MirrorView, 
         if row is None:
             continue
         view = MirrorView(copy.name, whole(row, "offset"), whole(row, "len"), ready=flag(row, "ready"))
-        filled = copy.since and await fillup.is_on(monitor, copy)
-        seen.append(fillup.view(copy, view, filling) if filled else view)
+        seen.append(fillup.view(copy, view, filling) if copy.since else view)
     return tuple(view for view in seen if view is not None)
 
 

@@ -40,6 +40,8 @@ LEAVE: Final = (
     + r"""
 vm=$2 stamp=$3
 shift 3
+# Of a block device no time tells that it was written to, and of a link only the link would be removed.
+if [ -L "$path" ] || [ ! -f "$path" ]; then echo "$path is no plain file" >&2; exit 1; fi
 # What QEMU wrote may be in memory still; the times are taken when it is on the disk.
 sync -- "$@" || exit 1
 {
