@@ -191,7 +191,7 @@ async def test_b_copies_the_whole_disk_and_then_the_guest(pair: Pair) -> None:
     shown, _, after = said.partition("Completed 100 %\n")
     percentages = [int(one) for one in re.findall(r"Completed (\d+) %\r", shown)]
     assert percentages == sorted(set(percentages))
-    assert len(percentages) > 2
+    assert len(percentages) > 1
     assert "Migration status: completed" in after
     assert re.search(r"total ram: \d+ kbytes", after)
     assert re.search(r"transferred disk: (\d+) kbytes\nremaining disk: 0 kbytes\ntotal disk: \1 kbytes\n", after)

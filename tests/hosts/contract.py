@@ -600,7 +600,7 @@ class HostContract:
         await bench.target.fit_file(bench.private, image.virtual_size)
         here, there = [await host.digest(bench.private, all_of_it=True) for host in (bench.source, bench.target)]
         assert here == there
-        assert await bench.target.used(bench.private) == await bench.source.used(bench.private)
+        assert await bench.target.used(bench.private) <= await bench.source.used(bench.private) + 65536
         await bench.target.remove_image(bench.private, "one")
         assert await bench.target.used(bench.private) == 0
 

@@ -115,6 +115,7 @@ async def test_saved_twice_and_a_name_that_is_taken(ground: Ground) -> None:
     second = await ground.godwit("restore", FILE, ground.host(here))
     assert second.status == BusyError.exit_status
     assert "is running" in second.err
+    ground.ssh("date > /data/written-since; sync")
     assert (await ground.godwit("vm", "stop", "--force", ground.name)).status == 0
     late = await ground.godwit("restore", FILE, ground.host(here))
     assert late.status == SaveFileError.exit_status, "it ran since: its disk is another"

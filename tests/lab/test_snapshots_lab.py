@@ -190,7 +190,8 @@ async def test_a_guest_is_sent_and_goes_on_in_the_middle_of_its_work(ground: Gro
     sizes = [int(ground.inside(machine, "stat", "-c", "%b", image(ground))) for machine in (here, there)]
     assert sizes[1] <= 1.1 * sizes[0] + 2048, "holes stay holes"
     assert "my_tag" in (await ground.godwit("snapshot", "list", ground.name)).out
-    ground.inside(here, "qemu-img", "check", "-q", image(ground))
+    # Its QEMU was ended by force: clusters may have leaked (status 3), and nothing worse.
+    ground.inside(here, "sh", "-c", f"qemu-img check -q {image(ground)} || [ $? -eq 3 ]")
 
 
 async def test_an_existing_snapshot_is_sent_when_that_is_meant(ground: Ground) -> None:

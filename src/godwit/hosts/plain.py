@@ -225,14 +225,26 @@ class PlainHost(Transfers, GivesFiles):
         there is no process.
         """
         try:
-            connection = await self._open_soon(vm.control, patience)
-            monitor = await Monitor.open(connection, where=f"{vm.name} on {self.name}", deadline=MONITOR_DEADLINE)
+            monitor = await self._open_monitor(vm, patience)
         except MonitorLostError as error:
             if await launching.running(self._transport, vm):
                 raise
             message = f"{vm.name} does not run on {self._transport.where}: {error.message}"
             raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs") from None
         return PlainGuest(vm, monitor, self._transport)
+
+    async def _open_monitor(self, vm: Vm, patience: float) -> Monitor:
+        """Open the control monitor, once more where something came between the greeting and the first answer.
+
+        That may be an event: QEMU emits events as soon as it has understood the command whose answer is still to come.
+        """
+        where = f"{vm.name} on {self.name}"
+        connection = await self._open_soon(vm.control, patience)
+        try:
+            return await Monitor.open(connection, where=where, deadline=MONITOR_DEADLINE)
+        except MonitorProtocolError:
+            connection = await self._open_soon(vm.control, patience)
+            return await Monitor.open(connection, where=where, deadline=MONITOR_DEADLINE)
 
     async def _open_soon(self, path: str, patience: float) -> socket.socket:
         """Connect to a socket within `patience` seconds; no event tells that it came into being: look every 5 ms."""
