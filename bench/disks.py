@@ -176,6 +176,11 @@ def table(trips: tuple[Trip, ...]) -> str:
     for name, values, unit in (
         ("client gap", [one.move.client_gap_ms for one in trips], "ms"),
         ("blackout, STOP to RESUME", [one.move.blackout_ms for one in trips], "ms"),
+        (
+            "over the link, of (allocated + memory)",
+            [(one.wire + one.move.bytes) / (one.allocated + one.move.bytes) for one in trips],
+            "x",
+        ),
         ("bytes of the disk on the wire, of those allocated", [one.wire / one.allocated for one in trips], "x"),
         ("allocated on the target, of that on the source", [one.there / one.allocated for one in trips], "x"),
         ("time, of (allocated + memory) / link", [one.seconds / one.ideal_seconds for one in trips], "x"),
