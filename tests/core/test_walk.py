@@ -32,13 +32,13 @@ def test_every_walk_keeps_the_law_and_ends(
 
 
 @pytest.mark.parametrize("way", Way)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_many_more_walks_keep_the_law(seed: int, way: Way) -> None:
     """Hypothesis finds the short stories; the long ones take numbers."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     reached = {
         walk(tape, length, silent, copying=number % 2 == 1, way=way).state.phase
-        for number, (tape, length, silent) in enumerate(tapes(chance, 1000))
+        for number, (tape, length, silent) in enumerate(tapes(chance, 700))
     }
 
     assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
@@ -64,9 +64,9 @@ def test_what_does_no_harm_never_ends_in_limbo(way: Way) -> None:
     chance = random.Random(7)  # noqa: S311 - not for secrets
     harmless = [
         made
-        for number, (tape, length, _) in enumerate(tapes(chance, 1500))
+        for number, (tape, length, _) in enumerate(tapes(chance, 1000))
         if set((made := walk(tape, length, copying=number % 2 == 1, way=way)).faults) <= HARMLESS and made.faults
     ]
 
-    assert len(harmless) > 100
+    assert len(harmless) > 60
     assert all(made.state.finished for made in harmless)
