@@ -89,7 +89,8 @@ async def test_before_the_switchover(ground: Ground, row: str) -> None:
         await assert_end(ground, move, ways, fault)
         failure = (await move.state()).failure
         assert failure is not None
-        assert failure.code == "guest-lost"
+        # A step that was under way may have told of it before anybody had looked.
+        assert failure.code in {"guest-lost", "monitor-lost"}
 
 
 async def test_a_source_that_hangs_for_a_while_goes_on(ground: Ground) -> None:
