@@ -329,6 +329,7 @@ async def test_a_unix_socket_does(pair: Pair) -> None:
 # -- what dies on the way --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["disks", "memory"])
 @pytest.mark.parametrize("victim", ["source", "target", "console"])
 async def test_somebody_is_killed_on_the_way(pair: Pair, victim: str, stage: str) -> None:
@@ -366,6 +367,7 @@ def guard_of(console: subprocess.Popen[bytes]) -> int:
     raise AssertionError("the console has no guard")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["disks", "memory"])
 async def test_console_and_guard_are_killed_and_migrate_cancel_mends_it(pair: Pair, stage: str) -> None:
     await pair.both()

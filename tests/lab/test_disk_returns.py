@@ -164,6 +164,7 @@ async def test_no_keep_leaves_nothing_behind(ground: Ground) -> None:
     assert marks(ground, here) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", [Phase.MIRRORING, Phase.PRECOPY])
 @pytest.mark.parametrize("fault", ["cancel", "target dies"])
 async def test_a_way_back_that_ends_early_can_be_gone_again(ground: Ground, phase: Phase, fault: str) -> None:

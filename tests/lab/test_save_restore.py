@@ -183,6 +183,7 @@ DEATHS: Final = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DEATHS)
 async def test_a_save_that_is_killed_is_taken_back_by_the_next_command(ground: Ground, name: str) -> None:
     """Runner and supervisor die at once, as with their machine; `godwit save` of the same guest mends it."""
