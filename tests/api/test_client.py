@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 import godwit
 from godwit.api.client import Godwit, connect, error_of, error_of_job
 from godwit.core.saves import Job, Step, Way
-from godwit.engine.engine import Engine
-from godwit.engine.jobs import carry
 from godwit.errors import (
     BusyError,
     GuestCrashedError,
@@ -26,15 +23,14 @@ from godwit.errors import (
 )
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
-from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
+from godwit.simulation import TaskRunners
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from godwit.core.snapshots import DiskSnapshots
@@ -42,43 +38,6 @@ if TYPE_CHECKING:
 
 ADDRESS = "198.18.0.100"
 LAUNCH = Launch(("qemu-system-x86_64", "-name", "web1", "-m", "512", "-drive", "file=/images/web1.raw"))
-
-
-class Runners:
-    """Runners as tasks: they outlive the task that asked for them, as processes do."""
-
-    def __init__(self) -> None:
-        self.service: Service | None = None
-        self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.held: set[str] = set()
-
-    def start(self, identifier: str, vm: str) -> None:
-        self.tasks[vm] = asyncio.get_running_loop().create_task(self._run(identifier))
-
-    async def _run(self, identifier: str) -> None:
-        assert self.service is not None
-        if is_job(identifier):
-            await carry(await self.service.desk(identifier))
-            return
-        epoch = await self.service.journal.take_over(identifier)
-        row, state = await self.service.journal.load(identifier)
-        parts = await self.service.parts(row.spec, epoch=epoch, requested=row.created)
-        await Engine(parts, state).run()
-
-    def alive(self, vm: str) -> bool:
-        task = self.tasks.get(vm)
-        return task is not None and not task.done()
-
-    @asynccontextmanager
-    async def hold(self, vm: str) -> AsyncIterator[None]:
-        if self.alive(vm) or vm in self.held:
-            message = f"somebody else works on {vm}"
-            raise BusyError(message)
-        self.held.add(vm)
-        try:
-            yield
-        finally:
-            self.held.discard(vm)
 
 
 class NoHypervisor(QemuHypervisor):
@@ -109,7 +68,7 @@ class Place:
         hosts: dict[str, Host] = {name: FakeHost(world, name) for name in ("host1", "host2")}
         world.add_file("/images/web1.raw")
         vm = world.start_guest("host1", Vm("web1", "host1", LAUNCH, control="/run/web1.qmp", address=ADDRESS))
-        inventory, runners = MemoryInventory(), Runners()
+        inventory, runners = MemoryInventory(), TaskRunners()
         for name in hosts:
             await inventory.put_host(HostRecord(name, f"ssh://{name}"))
         await inventory.put_vm(vm)

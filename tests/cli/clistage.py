@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,6 @@ from godwit.cli.main import main
 from godwit.core.state import Phase, State
 from godwit.engine.engine import Engine
 from godwit.engine.jobs import carry
-from godwit.errors import BusyError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
@@ -29,6 +28,7 @@ from godwit.ports import Entry
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
+from godwit.simulation import TaskRunners
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -81,35 +81,18 @@ def ends(status: OutcomeStatus, *, error: str = "", remedy: str = "") -> Act:
     return act
 
 
-@dataclass(slots=True)
-class TaskRunners:
-    """Runners as tasks of the loop that asks for them; they die with it, as with a machine."""
+class ActingRunners(TaskRunners):
+    """Runners that do what a test wants, in place of carrying a migration."""
 
-    act: Act
-    service: Service | None = None
-    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    started: list[str] = field(default_factory=list)
-    held: set[str] = field(default_factory=set)
+    def __init__(self, act: Act) -> None:
+        super().__init__()
+        self.act = act
+        self.started: list[str] = []
 
     def start(self, identifier: str, vm: str) -> None:
         assert self.service is not None
         self.started.append(identifier)
         self.tasks[vm] = asyncio.get_running_loop().create_task(self.act(self.service, identifier))
-
-    def alive(self, vm: str) -> bool:
-        task = self.tasks.get(vm)
-        return task is not None and not task.done()
-
-    @asynccontextmanager
-    async def hold(self, vm: str) -> AsyncIterator[None]:
-        if self.alive(vm) or vm in self.held:
-            message = f"somebody else works on {vm}"
-            raise BusyError(message)
-        self.held.add(vm)
-        try:
-            yield
-        finally:
-            self.held.discard(vm)
 
 
 class NoHypervisor(QemuHypervisor):
@@ -136,7 +119,7 @@ class Stage:
         self._workload = workload
         self.journal = MemoryJournal()
         self.inventory = MemoryInventory()
-        self.runners = TaskRunners(act)
+        self.runners = ActingRunners(act)
         hypervisor: Hypervisor = NoHypervisor()
         self.service = Service(
             journal=self.journal,

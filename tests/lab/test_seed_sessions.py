@@ -99,7 +99,7 @@ class Room:
                 for line in lines:
                     process.stdin.write(f"{line}\n".encode())
                     process.stdin.flush()
-                    time.sleep(pause)
+                    time.sleep(pause)  # the pace of a person who types
             out, err = process.communicate(timeout=2 * DEADLINE)
         assert process.returncode == status, err.decode()
         assert "Traceback" not in err.decode()
@@ -114,7 +114,7 @@ class Room:
         end = time.monotonic() + DEADLINE
         while (number := self.number(host)) <= above:
             assert time.monotonic() < end, number
-            time.sleep(0.2)
+            time.sleep(0.2)  # a cell of the guest's memory gives no event; the loop has a deadline
         return number
 
     def clear(self) -> None:
@@ -148,7 +148,9 @@ def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prepared = assets.prepare(assets.cache_folder(), print, old_qemu=request.param == "7.2")
     tree = prepared.hosttree_old if request.param == "7.2" else prepared.hosttree
     if tree is None:
-        pytest.skip("this release has no older QEMU")
+        pytest.skip(
+            "NOT SHOWN HERE: the seed's sessions on an older QEMU, since this Debian release has none of its own"
+        )
     lab = Laboratory.up(LabPlan(f"seed-{request.param.replace('.', '')}", link_rate=None), tree)
     try:
         made = Room(lab, request.param, tmp_path_factory.mktemp("godwit"))
@@ -288,11 +290,10 @@ def test_d_and_cancel(room: Room) -> None:
     room.counts("kvm-host1", before)
 
 
+@pytest.mark.parametrize("room", ["10.0"], indirect=True)  # an older QEMU copies disks itself, without Godwit
 @pytest.mark.parametrize("stage", ["disks", "memory"])
 def test_a_cut_link_is_mended_by_ctrl_c(room: Room, stage: str) -> None:
     """Frames vanish without a sound: nothing fails by itself for minutes."""
-    if room.old:
-        pytest.skip("there QEMU does it itself")
     line = START.format(image="rhel7.img")
     room.on("kvm-host1", "cp --sparse=always /mnt/rhel7.img rhel7.img")
     room.on("kvm-host2", "qemu-img create -q -f raw rhel7.img 64M")
