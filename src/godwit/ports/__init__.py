@@ -1,0 +1,28 @@
+"""What the engine needs of the world. Each port has a real implementation and one that ships for the simulation."""
+
+from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
+from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
+from godwit.ports.host import Addresses, Completed, Host, SaveFiles, ServedFile, Transfers
+from godwit.ports.journal import Entry, Inventory, JobBook, Journal, MigrationRow
+
+__all__ = [
+    "Addresses",
+    "Clock",
+    "Completed",
+    "Entry",
+    "Guest",
+    "GuestEvent",
+    "GuestEventKind",
+    "Host",
+    "Hypervisor",
+    "Inventory",
+    "JobBook",
+    "Journal",
+    "MigrationRow",
+    "Runners",
+    "SaveFiles",
+    "ServedFile",
+    "Transfers",
+    "Watch",
+    "Watcher",
+]

@@ -1,0 +1,221 @@
+"""A running guest behind its monitor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from godwit.core.snapshots import DiskSnapshots
+    from godwit.model import DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
+
+
+GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEvent:
+    """Something that a guest's QEMU said unasked.
+
+    `status` is QEMU's word for a MIGRATION event, `number` the pass of a MIGRATION_PASS; of a mirror `status` names the
+    job, and `detail` says what went wrong, empty where nothing did. `host_time` is the
+    host's clock (None for LOST, which the client makes when the connection ends), `received` the controller's clock.
+    """
+
+    kind: GuestEventKind
+    received: float
+    host_time: float | None = None
+    status: str = ""
+    number: int = 0
+    detail: str = ""
+
+
+class Guest(Protocol):
+    """An open monitor of one guest. Every call ends within its deadline or raises.
+
+    Raises MonitorCommandError when QEMU refuses, MonitorLostError when the connection ended.
+    """
+
+    async def features(self) -> Features:
+        """Return what this QEMU can do, by introspection."""
+        ...
+
+    def events(self) -> AsyncIterator[GuestEvent]:
+        """Yield events from the moment of the call on, in order; ends after LOST."""
+        ...
+
+    async def view(self) -> GuestView:
+        """Return run state and stream status of this instant."""
+        ...
+
+    async def facts(self) -> GuestFacts:
+        """Describe the running machine and how to start it elsewhere."""
+        ...
+
+    async def set_capabilities(self, capabilities: dict[str, bool]) -> None:
+        """Switch migration capabilities; only before a stream starts."""
+        ...
+
+    async def set_parameters(self, parameters: dict[str, int | str | bool]) -> None:
+        """Set migration parameters, in QEMU's own units; valid while a stream runs."""
+        ...
+
+    async def listen(self, uri: str) -> str:
+        """Make an `-incoming defer` guest accept a stream at `uri`, once; returns where it does.
+
+        Of a range of ports (`tcp:HOST:FIRST,to=LAST`) it takes the first that it can have.
+        """
+        ...
+
+    async def migrate(self, uri: str) -> None:
+        """Start the stream to `uri`; returns when QEMU accepted the command."""
+        ...
+
+    async def hand_over_hindrances(self) -> tuple[str, ...]:
+        """Return why another process on this host cannot take the guest's memory as it stands; empty if it can."""
+        ...
+
+    async def hand_over(self, path: str) -> None:
+        """Start a stream that hands the memory over to the process launched by `Host.launch_taker` at `path`."""
+        ...
+
+    async def forget_hand_over(self) -> None:
+        """Let the next stream be an ordinary one, after `hand_over`. Idempotent."""
+        ...
+
+    async def sample(self) -> Sample | None:
+        """Read the stream's counters, or None before there are any."""
+        ...
+
+    async def migration_result(self) -> dict[str, float]:
+        """Return QEMU's final figures: `total-time`, `downtime`, `setup-time` (ms), `transferred` (bytes), `passes`."""
+        ...
+
+    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Take disks over the network at `address`:`port` until `stop_serving`; only before the stream has ended."""
+        ...
+
+    async def stop_serving(self) -> None:
+        """Take disks no longer: what came is all there is. Idempotent."""
+        ...
+
+    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+        """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
+        ...
+
+    async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
+        """Limit a copy that is under way to `speed` bytes a second (0: no limit)."""
+        ...
+
+    async def keep_alike(self, copy: DiskCopy) -> bool:
+        """Let each write of the guest wait for a copy that is ready; False where that cannot be changed on the way."""
+        ...
+
+    async def mirrors(self, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
+        """Say how far the copies of these disks are; those that are not under way are absent."""
+        ...
+
+    async def end_mirror(self, copy: DiskCopy) -> None:
+        """Let a copy that is ready end whole; returns when QEMU accepted it, MIRROR_ENDED says when it has."""
+        ...
+
+    async def forget_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """Close the connections to where copies went that have ended. Idempotent."""
+        ...
+
+    async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
+        """End copies before their time, and forget where they went. Idempotent."""
+        ...
+
+    async def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
+        """Set the handover stamps of copies whose guest stands still; returns why, for disks that cannot have any."""
+        ...
+
+    async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
+        """Remove all handover stamps from these disks but the copies' own. Idempotent."""
+
+    async def freeze(self, copies: Sequence[DiskCopy]) -> None:
+        """Keep disks that are to be compared as they are now, whatever the guest writes; does nothing for others."""
+        ...
+
+    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+        """Serve disks as they were when they were frozen, read-only, each under its job's name."""
+        ...
+
+    async def thaw(self, copies: Sequence[DiskCopy]) -> None:
+        """Serve frozen disks no longer, and keep them no more. Idempotent."""
+        ...
+
+    async def continue_stream(self) -> None:
+        """Let a stream that is held before the switchover go on."""
+        ...
+
+    async def resume(self) -> None:
+        """Tell the guest to run (`cont`); returning does not mean that it runs."""
+        ...
+
+    async def pause(self) -> None:
+        """Stop the guest's CPUs (`stop`)."""
+        ...
+
+    async def cancel_migration(self) -> None:
+        """Cancel the stream; returns when QEMU accepted it, not when it ended."""
+        ...
+
+    async def announce(self) -> None:
+        """Send the guest's addresses to the network again (`announce-self`)."""
+        ...
+
+    async def powerdown(self) -> None:
+        """Press the guest's power button."""
+        ...
+
+    async def keep_after_power_off(self, *, keep: bool) -> None:
+        """Let QEMU outlive a guest that switches itself off (POWERED_OFF); or let it do again what it was started for.
+
+        Raises MonitorCommandError where QEMU cannot (before 6.0).
+        """
+        ...
+
+    async def reset(self) -> None:
+        """Press the guest's reset button (`system_reset`); one that is off stands still then, able to run."""
+        ...
+
+    async def human(self, line: str, *, deadline: float = 30.0) -> str:
+        """Type a line at the human monitor and return what it prints; `deadline` in seconds.
+
+        A command that QEMU refuses there is no error but a text that says so.
+        """
+        ...
+
+    async def snapshots(self) -> tuple[DiskSnapshots, ...]:
+        """List the guest's disks and the snapshots that their images hold."""
+        ...
+
+    async def save_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Keep memory (in the node `vmstate`), devices and disks as `tag`; returns the standstill's seconds.
+
+        A guest that ran goes on, whatever happens. Until this has ended no monitor of the guest answers.
+        """
+        ...
+
+    async def load_snapshot(self, tag: str, vmstate: str, nodes: Sequence[str]) -> float:
+        """Take the guest back to `tag`; one that ran goes on from there. Returns the standstill's seconds.
+
+        After a MonitorCommandError it is stopped, and what it holds is not defined.
+        """
+        ...
+
+    async def delete_snapshot(self, tag: str, nodes: Sequence[str]) -> None:
+        """Remove `tag` from these disks; one that does not have it is none the worse."""
+        ...
+
+    async def quit(self) -> None:
+        """End QEMU; returns when the monitor has closed."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection; the guest is not touched. Never raises."""
+        ...

@@ -1,0 +1,177 @@
+"""What is written down: stories of migrations, jobs, and the hosts and guests that are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from godwit.core.saves import Job
+    from godwit.core.sending import SendRecord
+    from godwit.core.state import Phase, State
+    from godwit.model import HostRecord, Outcome, Spec, Vm
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a migration's journal. `data` is plain JSON; `sequence` counts from 1 within the migration."""
+
+    sequence: int
+    at: float
+    kind: str
+    data: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationRow:
+    """A migration as the journal lists it."""
+
+    spec: Spec
+    created: float
+    phase: Phase
+    epoch: int
+    outcome: Outcome | None
+
+
+class JobBook(Protocol):
+    """The record of every save and restore, written before it is acted upon. Raises JournalError."""
+
+    async def create(self, job: Job) -> None:
+        """Write a new job down. Raises BusyError when one of the same guest, or a migration of it, is unfinished."""
+        ...
+
+    async def take_over(self, identifier: str) -> tuple[int, Job]:
+        """Return a new epoch, and the job: who had an earlier one can write nothing any more."""
+        ...
+
+    async def taken_over(self, identifier: str) -> bool:
+        """Say whether who began it has been followed by another."""
+        ...
+
+    async def write(self, job: Job, epoch: int, *, durable: bool) -> None:
+        """Write how far it is; durable means on disk when the call returns. Raises SupersededError."""
+        ...
+
+    async def load(self, identifier: str) -> Job:
+        """Return a job. Raises UnknownMigrationError."""
+        ...
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[Job]:
+        """List jobs, the newest first."""
+        ...
+
+    async def request_cancel(self, identifier: str) -> None:
+        """Ask whoever does it to go back."""
+        ...
+
+    async def cancel_requested(self, identifier: str) -> bool:
+        """Say whether somebody asked for that."""
+        ...
+
+
+class Journal(Protocol):
+    """The story of every migration, written before it is acted upon. Raises JournalError."""
+
+    async def create(self, spec: Spec, at: float) -> None:
+        """Begin a story. Raises BusyError when an unfinished one of the same guest exists."""
+        ...
+
+    async def take_over(self, identifier: str) -> int:
+        """Return a new epoch: from now on a runner of an earlier one can write no transition any more."""
+        ...
+
+    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        """Write a new state with the event that led to it; durable means on disk when the call returns.
+
+        Transitions that are not durable are written soon, in order. Raises JournalError for an old epoch.
+        """
+        ...
+
+    def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
+        """Write something that nobody acts upon (a sample, a finding, a mark) soon."""
+        ...
+
+    async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
+        """Write how it ended, durably."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        ...
+
+    async def load(self, identifier: str) -> tuple[MigrationRow, State]:
+        """Return a migration and its last state. Raises UnknownMigrationError."""
+        ...
+
+    async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
+        """Return the journal's lines after that sequence number."""
+        ...
+
+    async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
+        """List migrations, the newest first."""
+        ...
+
+    async def request_cancel(self, identifier: str, by: str, at: float) -> None:
+        """Ask whoever runs it to cancel."""
+        ...
+
+    async def cancel_requested(self, identifier: str) -> str | None:
+        """Return who asked to cancel, or None."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits and let go."""
+        ...
+
+    @property
+    def jobs(self) -> JobBook:
+        """The saves and restores that are under way, and those that were."""
+        ...
+
+
+class Inventory(Protocol):
+    """The hosts and guests that Godwit knows. Raises JournalError."""
+
+    async def hosts(self) -> list[HostRecord]:
+        """List all hosts by name."""
+        ...
+
+    async def host(self, name: str) -> HostRecord:
+        """Return a host. Raises UnknownHostError, naming those that exist."""
+        ...
+
+    async def put_host(self, record: HostRecord) -> None:
+        """Add or replace a host."""
+        ...
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host. Raises UnknownHostError."""
+        ...
+
+    async def vms(self) -> list[Vm]:
+        """List all guests by name."""
+        ...
+
+    async def vm(self, name: str) -> Vm:
+        """Return a guest. Raises UnknownVmError, naming those that exist."""
+        ...
+
+    async def put_vm(self, vm: Vm) -> None:
+        """Add or replace a guest."""
+        ...
+
+    async def remove_vm(self, name: str) -> None:
+        """Forget a guest. Raises UnknownVmError."""
+        ...
+
+    async def sends(self) -> list[SendRecord]:
+        """List the guests that are being sent with a snapshot, or were when whoever sent them died."""
+        ...
+
+    async def put_send(self, record: SendRecord) -> None:
+        """Write durably how far a guest is that is being sent."""
+        ...
+
+    async def remove_send(self, vm: str) -> None:
+        """Forget that a guest is being sent: it has ended. Idempotent."""
+        ...
