@@ -129,7 +129,7 @@ class Place:
         assert await self.home() == host
         assert await self.inventory.sends() == []
         assert self.world.owned == {}
-        assert all(one.served == {} for one in self.hosts.values())
+        assert all((one.takes, one.sends) == ({}, set()) for one in self.hosts.values())
         assert self.runners.held == set()
         if host == "one":
             there = self.world.file(DISK, "two")

@@ -319,7 +319,7 @@ class Snapshots:
             raise RefusedError(message, remedy=blocked[0].mend)
         facts = evidence.guest
         files = sending.to_carry(evidence.disks, await self._alike(parts, evidence.disks), parts.target.name)
-        address = evidence.source.migration_address
+        address = evidence.target.migration_address
         if files:
             await self._refuse_cut_off(parts, {path: growth.get(path, 0) for path in files}, address)
         record = SendRecord(
@@ -350,8 +350,8 @@ class Snapshots:
 
     async def _refuse_cut_off(self, parts: Parts, files: dict[str, int], address: str) -> None:
         """Raise RefusedError where files could not be carried: no way, no place, no room for what they grow to."""
-        if not await parts.target.reaches(address, await parts.source.free_port()):
-            message = f"{parts.target.name} does not reach {address} of {parts.source.name}, where it would fetch files"
+        if not await parts.source.reaches(address, await parts.target.free_port()):
+            message = f"{parts.source.name} does not reach {address} of {parts.target.name}, where files would be taken"
             raise RefusedError(message, remedy="open the ports 49152 to 49215 between them, both ways")
         for path, growth in files.items():
             place = await parts.target.place(path)
@@ -378,7 +378,7 @@ class Snapshots:
             silent = parts.target.name if record.step is SendStep.ARMED else parts.source.name
             message = f"{silent} is silent, and what it says of {record.vm} decides"
             raise LimboError(message, remedy=f"when {silent} answers: {record.command}")
-        address = (await parts.source.facts()).migration_address if verdict is Verdict.ON and record.files else ""
+        address = (await parts.target.facts()).migration_address if verdict is Verdict.ON and record.files else ""
         work = self._sending(parts, record, address, tell)
         began = self.service.clock.now()
         if verdict is Verdict.ANEW:

@@ -6,7 +6,6 @@ The bench's `disk` is a qcow2 image that both hosts see, the guest's only one; `
 from __future__ import annotations
 
 import asyncio
-import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import pytest
 
 from godwit.core.snapshots import DiskSnapshots, catalogue, nodes, state_node
 from godwit.engine.carrying import Carrier
-from godwit.errors import BusyError, HostError, MonitorCommandError
+from godwit.errors import BusyError, HostError, HypervisorError, MonitorCommandError
 from godwit.model import RunState
 
 if TYPE_CHECKING:
@@ -119,53 +118,36 @@ class SnapshotContract:
 class FileContract:
     """Whole files from host to host."""
 
-    async def test_a_file_is_fetched_and_is_its_owner_s(self, bench: Bench) -> None:
-        address = (await bench.source.facts()).migration_address
-        lease = secrets.token_hex(8)
-        served = await bench.source.serve_file(bench.private, lease, address)
-        assert served.size > 0
-        await bench.source.renew_lease(lease)
-        await bench.target.fetch_file(served, bench.private, "me")
-        await bench.source.stop_serving_file(lease)
-        await bench.source.stop_serving_file(lease)
-        await bench.source.renew_lease(lease)
+    async def test_a_file_is_carried_and_is_its_owner_s(self, bench: Bench, clock: Clock) -> None:
+        carrier = await self.carrier(bench, clock)
+        await carrier.carry(bench.private)
         here, there = await asyncio.gather(
             *(host.digest(bench.private, all_of_it=True) for host in (bench.source, bench.target))
         )
         assert here == there
         assert await bench.target.used(bench.private) <= await bench.source.used(bench.private)
+        await carrier.end(bench.private)
+        await carrier.end(bench.private)
         await bench.target.remove_image(bench.private, "another")
         assert (await bench.target.place(bench.private)).exists
         await bench.target.remove_image(bench.private, "me")
         assert not (await bench.target.place(bench.private)).exists
         assert await bench.target.used(bench.private) == 0
 
-    async def test_what_is_there_is_not_overwritten(self, bench: Bench) -> None:
-        address = (await bench.source.facts()).migration_address
-        served = await bench.source.serve_file(bench.private, "lease-1", address)
-        try:
-            with pytest.raises((HostError, BusyError)):
-                await bench.target.fetch_file(served, bench.disk, "me")
-        finally:
-            await bench.source.stop_serving_file("lease-1")
-        await bench.target.remove_image(bench.disk, "me")
-        assert (await bench.target.place(bench.disk)).exists
+    async def test_what_is_there_is_not_overwritten(self, bench: Bench, clock: Clock) -> None:
+        before = await bench.target.digest(bench.disk, all_of_it=True)
+        with pytest.raises((HostError, BusyError)):
+            await (await self.carrier(bench, clock)).carry(bench.disk)
+        assert await bench.target.digest(bench.disk, all_of_it=True) == before
 
-    async def test_what_is_not_there_cannot_be_served_nor_what_is_not_served_fetched(self, bench: Bench) -> None:
-        address = (await bench.source.facts()).migration_address
-        with pytest.raises(HostError):
-            await bench.target.serve_file(bench.private, "lease-2", address)
-        served = await bench.source.serve_file(bench.private, "lease-3", address)
-        await bench.source.stop_serving_file("lease-3")
-        with pytest.raises(HostError):
-            await bench.target.fetch_file(served, bench.private, "me")
-        await bench.target.remove_image(bench.private, "me")
-        assert not (await bench.target.place(bench.private)).exists
+    async def test_what_is_not_there_cannot_be_carried(self, bench: Bench, clock: Clock) -> None:
+        with pytest.raises((HostError, HypervisorError)):
+            await (await self.carrier(bench, clock)).carry(f"{bench.private}.none")
+        assert not (await bench.target.place(f"{bench.private}.none")).exists
 
     async def test_a_carrier_proves_what_it_carried(self, bench: Bench, clock: Clock) -> None:
-        address = (await bench.source.facts()).migration_address
         told: list[tuple[int, int]] = []
-        carrier = Carrier(bench.source, bench.target, address, "me", clock)
+        carrier = await self.carrier(bench, clock)
         size = await carrier.carry(bench.private, told=lambda done, whole: told.append((done, whole)))
         assert size == await bench.target.used(bench.private)
         assert told[-1][0] == told[-1][1] > 0
@@ -173,6 +155,11 @@ class FileContract:
             await replace(carrier, owner="two").carry(bench.private)
         assert (await bench.target.place(bench.private)).exists
         await bench.target.keep_image(bench.private, "me")
+
+    @staticmethod
+    async def carrier(bench: Bench, clock: Clock) -> Carrier:
+        """Carry from the source to where the target takes."""
+        return Carrier(bench.source, bench.target, (await bench.target.facts()).migration_address, "me", clock)
 
     async def test_the_memory_of_a_process(self, bench: Bench) -> None:
         await bench.start()

@@ -17,7 +17,7 @@ from godwit.model import Launch, Vm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from godwit.ports import Clock, ServedFile
+    from godwit.ports import Clock
 
 VIRTUAL_TIME = True
 
@@ -27,10 +27,10 @@ VM = Vm("web", "one", LAUNCH, "/run/web/control", observe="/run/web/observe")
 
 
 class Silent(FakeHost):
-    """A host to which not a byte comes."""
+    """A host from which not a byte comes."""
 
-    async def fetch_file(self, served: ServedFile, path: str, owner: str) -> None:
-        self.world.make_image(path, self.name, served.size, owner)
+    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
+        del path, owner, url, size, speed
         await asyncio.Event().wait()
 
 
@@ -42,6 +42,7 @@ def world() -> FakeWorld:
     Silent(made, "three")
     made.add_file(DISK)
     made.add_file(PRIVATE, ["one"])
+    made.add_file(PRIVATE, ["three"])
     return made
 
 
@@ -62,35 +63,40 @@ class TestFakeSnapshots(SnapshotContract): ...
 class TestFakeFiles(FileContract): ...
 
 
+def carrier(bench: Bench, world: FakeWorld) -> Carrier:
+    return Carrier(bench.source, bench.target, world.hosts["two"].migration_address, "me", world.clock)
+
+
 @pytest.mark.parametrize("when", [0.1, LOOK + 0.1])
 async def test_a_carrier_that_is_cancelled_leaves_nothing(bench: Bench, world: FakeWorld, when: float) -> None:
     world.shape("one", "two", 1_000_000)
-    carrying = asyncio.create_task(Carrier(bench.source, bench.target, "198.18.0.1", "me", world.clock).carry(PRIVATE))
+    carrying = asyncio.create_task(carrier(bench, world).carry(PRIVATE))
     await world.clock.sleep(when)
     assert world.file(PRIVATE, "two") is not None
     carrying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await carrying
     assert world.file(PRIVATE, "two") is None
-    assert world.hosts["one"].served == {}
+    assert (world.hosts["one"].sends, world.hosts["two"].takes) == (set(), {})
 
 
 async def test_a_link_that_is_cut_ends_in_words_and_leaves_nothing(bench: Bench, world: FakeWorld) -> None:
     world.shape("one", "two", 1_000_000)
-    carrying = asyncio.create_task(Carrier(bench.source, bench.target, "198.18.0.1", "me", world.clock).carry(PRIVATE))
+    carrying = asyncio.create_task(carrier(bench, world).carry(PRIVATE))
     await world.clock.sleep(1.0)
     world.cut("one", "two")
-    with pytest.raises(HostError, match="could not copy"):
+    with pytest.raises(HostError, match="not a byte"):
         await carrying
     assert world.file(PRIVATE, "two") is None
+    assert (world.hosts["one"].sends, world.hosts["two"].takes) == (set(), {})
 
 
 async def test_a_way_without_a_byte_is_given_up(bench: Bench, world: FakeWorld) -> None:
     began = world.clock.now()
     with pytest.raises(HostError, match="not a byte"):
-        await Carrier(bench.source, world.hosts["three"], "198.18.0.1", "me", world.clock).carry(PRIVATE)
+        await Carrier(world.hosts["three"], bench.target, "198.18.0.2", "me", world.clock).carry(PRIVATE)
     assert STALLED < world.clock.now() - began < 2 * STALLED
-    assert world.file(PRIVATE, "three") is None
+    assert world.file(PRIVATE, "two") is None
 
 
 async def test_a_copy_that_differs_is_removed(bench: Bench, world: FakeWorld) -> None:
@@ -100,7 +106,7 @@ async def test_a_copy_that_differs_is_removed(bench: Bench, world: FakeWorld) ->
 
     target = Damaging(world, "four")
     with pytest.raises(HostError, match="is not what"):
-        await Carrier(bench.source, target, "198.18.0.1", "me", world.clock).carry(PRIVATE)
+        await Carrier(bench.source, target, target.migration_address, "me", world.clock).carry(PRIVATE)
     assert world.file(PRIVATE, "four") is None
 
 

@@ -83,7 +83,7 @@ def exporters(ground: Ground) -> list[str]:
     found = []
     for machine in ("host1", "host2"):
         listed = ground.inside(machine, "sh", "-c", "ps -eo args | grep '[q]emu-nbd' || true")
-        left = ground.inside(machine, "sh", "-c", "ls /run/godwit/files 2>/dev/null || true")
+        left = ground.inside(machine, "sh", "-c", "ls /run/godwit | grep -E '^(take|send)-' || true")
         found += [*listed.splitlines(), *left.splitlines()]
     return found
 

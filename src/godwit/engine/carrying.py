@@ -1,15 +1,15 @@
-"""A whole file from host to host: given away by one, fetched by the other, compared at both ends.
+"""A whole file from host to host: the target takes it, the source sends it, both ends read it whole afterwards.
 
-For disk images with what is inside them, read-only media, backing files: any file that lies on one host and is to lie
-on another at the same or another place.
+For disk images with what is inside them, and media that a guest only reads: any file that lies on one host and is to
+lie on another, that nobody writes to meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from godwit.errors import GodwitError, HostError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK: Final = 1.0
-"""Seconds between looks at how far a file is; the lease of who gives it away is renewed as often."""
+"""Seconds between looks at how far a file is."""
 
 STALLED: Final = 300.0
 """Seconds without a byte more on the target after which a way counts as cut. Zeroes are read, and not written."""
@@ -30,9 +30,9 @@ STALLED: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Carrier:
-    """Carries files from one host to another, which reaches it at `address`; copies are `owner`'s until they are kept.
+    """Carries files from one host to another, which takes them at `address`; copies are `owner`'s until they are kept.
 
-    See `Host.keep_image` and `Host.remove_image` for what that means.
+    See `Host.keep_image` and `Host.remove_image` for what that means. `speed` is in bytes a second, 0 for no limit.
     """
 
     source: Host
@@ -40,77 +40,102 @@ class Carrier:
     address: str
     owner: str
     clock: Clock
+    speed: int = 0
 
-    async def carry(self, path: str, to: str = "", told: Callable[[int, int], None] | None = None) -> int:
-        """Copy `path` to the target (at `to`, by default the same place), and prove that it is the same there.
+    async def carry(self, path: str, told: Callable[[int, int], None] | None = None) -> int:
+        """Copy `path` to the same place on the target, and prove that it is the same there.
 
-        `told` hears how many bytes of how many are there. A copy that was cancelled or has failed is removed again.
-        Nobody may write the file meanwhile. Returns the bytes that the copy takes. Raises HostError.
+        `told` hears how many bytes of how many are there. A copy that was cancelled or has failed is removed again;
+        what somebody who died had under way is ended first. Returns the bytes that the copy takes.
+
+        Raises HostError, HypervisorError.
         """
-        to = to or path
-        lease = secrets.token_hex(16)
+        reading = asyncio.create_task(self.source.digest(path, all_of_it=True))
         try:
+            await self.end(path)
             size = await self.source.used(path)
-            served = await self.source.serve_file(path, lease, self.address)
-            fetching = asyncio.ensure_future(self.target.fetch_file(served, to, self.owner))
-            try:
-                await self._watched(fetching, lease, to, lambda done: told(min(done, size), size) if told else None)
-            finally:
-                fetching.cancel()
-                await asyncio.wait([fetching])
-            await self._compare(path, to)
+            await self._send(path, lambda done: told(min(done, size), size) if told else None)
+            here = await reading
+            await self.target.fit_file(path, int(here.partition(" ")[0]))
+            await self._compare(path, here)
             if told:
                 told(size, size)
         except BaseException:
-            await settled(self._undone(lease, to))
+            await settled(self._undone(path))
             raise
-        await self.source.stop_serving_file(lease)
-        return await self.target.used(to)
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+        return await self.target.used(path)
 
-    async def _watched(
-        self, fetching: asyncio.Future[None], lease: str, path: str, told: Callable[[int], None]
-    ) -> None:
-        """Wait for a file, keep it being served, and tell how far it is. Raises what fetching raises, and HostError."""
+    async def end(self, path: str) -> None:
+        """End what sends and takes a file, on both hosts. Idempotent. Raises HostError."""
+        for host in (self.source, self.target):
+            await host.end_transfer(self.name(path))
+
+    def name(self, path: str) -> str:
+        """Return a name by which a transfer is found again by whoever comes after."""
+        return f"{self.owner}.{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+
+    async def _send(self, path: str, told: Callable[[int], None]) -> None:
+        """Send a file into an empty one that is made for it, and end both ends."""
+        image = await self.source.image(path, "raw")
+        await self.target.create_image(replace(image, path=path), self.owner)
+        port, name = await self.target.free_port(), self.name(path)
+        await self.target.take_file(path, name, self.address, port, image.virtual_size)
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        sending = asyncio.ensure_future(
+            self.source.send_file(path, name, f"nbd://{host}:{port}/{name}", size=image.virtual_size, speed=self.speed)
+        )
+        try:
+            await self._watched(sending, path, told)
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+        await self.end(path)
+
+    async def _watched(self, sending: asyncio.Future[None], path: str, told: Callable[[int], None]) -> None:
+        """Wait for a file, and tell how far it is. Raises what sending raises, and HostError."""
         seen, last = -1, self.clock.now()
-        while not await self._ended(fetching):
-            await self.source.renew_lease(lease)
+        while not await self._ended(sending):
             done = await self.target.used(path)
             told(done)
             if done != seen:
                 seen, last = done, self.clock.now()
             elif self.clock.now() - last > STALLED:
                 message = f"not a byte of {path} has reached {self.target.name} for {STALLED:.0f} s"
-                remedy = f"see whether {self.target.name} reaches {self.source.name} on the migration network"
+                remedy = f"see whether {self.source.name} reaches {self.target.name} on the migration network"
                 raise HostError(message, remedy=remedy)
-        fetching.result()
+        sending.result()
 
-    async def _ended(self, fetching: asyncio.Future[None]) -> bool:
+    async def _ended(self, sending: asyncio.Future[None]) -> bool:
         """Wait until it ends, LOOK seconds at most; say whether it has."""
         pause = asyncio.ensure_future(self.clock.sleep(LOOK))
         try:
-            await asyncio.wait([fetching, pause], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([sending, pause], return_when=asyncio.FIRST_COMPLETED)
         finally:
             pause.cancel()
-        return fetching.done()
+        return sending.done()
 
-    async def _compare(self, path: str, to: str) -> None:
-        """Read both files whole. Raises HostError where they differ."""
-        here, there = await asyncio.gather(
-            self.source.digest(path, all_of_it=True), self.target.digest(to, all_of_it=True)
-        )
+    async def _compare(self, path: str, here: str) -> None:
+        """Read the copy whole. Raises HostError where it differs."""
+        there = await self.target.digest(path, all_of_it=True)
         if here != there:
-            message = f"{to} on {self.target.name} is not what {path} on {self.source.name} is"
+            message = (
+                f"{path} on {self.target.name} is not what it is on {self.source.name} ({here} here, {there} there)"
+            )
             raise HostError(message, remedy="it was written meanwhile, or damaged: see who has it open, and try again")
 
-    async def _undone(self, lease: str, to: str) -> None:
-        """Let nobody serve, and remove what was made; a silent host keeps it, marked, and its lease ends.
+    async def _undone(self, path: str) -> None:
+        """Let nobody send or take, and remove what was made; a silent host keeps it, marked, and ends by itself.
 
-        The giver first: then nobody writes into the copy any more.
+        The sender first: then nobody writes into the copy any more.
         """
+        for host in (self.source, self.target):
+            with suppress(GodwitError):
+                await host.end_transfer(self.name(path))
         with suppress(GodwitError):
-            await self.source.stop_serving_file(lease)
-        with suppress(GodwitError):
-            await self.target.remove_image(to, self.owner)
+            await self.target.remove_image(path, self.owner)
 
 
 async def settled(work: Coroutine[Any, Any, T]) -> T:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from godwit.core import events as e
-from godwit.errors import GodwitError, MigrationFailedError
+from godwit.engine.carrying import Carrier
+from godwit.errors import GodwitError
 
 if TYPE_CHECKING:
     from godwit.engine.actions import Actions
     from godwit.model import DiskCopy
-
-PERIOD: Final = 0.5
-"""Seconds between looks at how much has arrived."""
 
 
 @dataclass(slots=True)
@@ -24,69 +21,26 @@ class Media:
     actions: Actions
     copied: dict[str, int]
 
+    def _carrier(self) -> Carrier:
+        parts = self.actions.parts
+        speed = parts.spec.policy.bandwidth or 0
+        return Carrier(parts.source, parts.target, self.actions.address, parts.spec.id, parts.clock, speed)
+
     async def copy(self, command: e.CopyMedia) -> e.Event:
-        """Copy all files. Raises HostError, MigrationFailedError for one that has arrived as another."""
+        """Copy all files. Raises HostError, for one that has arrived as another, too."""
         for copy in command.media:
-            await self._copy(copy)
+            await self._carrier().carry(copy.image.path, lambda done, size, copy=copy: self._note(copy, done, size))  # type: ignore[misc]
         return e.MediaCopied()
 
-    async def _copy(self, copy: DiskCopy) -> None:
-        parts, name = self.actions.parts, transfer_name(self.actions, copy)
-        path, size = copy.image.path, copy.image.virtual_size
-        speed = parts.spec.policy.bandwidth or 0
-        digest = asyncio.create_task(parts.source.digest(path, all_of_it=True))
-        try:
-            await parts.target.create_image(copy.image, parts.spec.id)
-            port = await parts.target.free_port()
-            address = self.actions.address
-            await parts.target.take_file(path, name, address, port, size)
-            url = f"nbd://[{address}]:{port}/{name}" if ":" in address else f"nbd://{address}:{port}/{name}"
-            sending = asyncio.create_task(parts.source.send_file(path, name, url, size=size, speed=speed))
-            await self._follow(copy, sending)
-            here = await digest
-        finally:
-            digest.cancel()
-            await self._end(name)
-        await parts.target.fit_file(path, int(here.partition(" ")[0]))
-        there = await parts.target.digest(path, all_of_it=True)
-        if here != there:
-            message = f"{path} has arrived on {parts.target.name} as another file ({here} here, {there} there)"
-            raise MigrationFailedError(message, remedy="see whether somebody writes to it, and the target's storage")
-
-    async def _follow(self, copy: DiskCopy, sending: asyncio.Task[None]) -> None:
-        """Note how much has arrived until all has; what is cancelled takes the sending along."""
-        try:
-            while not sending.done():
-                pause = asyncio.ensure_future(self.actions.parts.clock.sleep(PERIOD))
-                await asyncio.wait([sending, pause], return_when=asyncio.FIRST_COMPLETED)
-                pause.cancel()
-                await self._note(copy, ready=sending.done())
-        finally:
-            sending.cancel()
-            await asyncio.wait([sending])
-        sending.result()
-
-    async def _note(self, copy: DiskCopy, *, ready: bool) -> None:
-        needed = copy.image.allocated
-        done = min(needed, await self.actions.parts.target.used(copy.image.path))
+    def _note(self, copy: DiskCopy, done: int, needed: int) -> None:
         self.copied[copy.name] = done
-        self.actions.note("mirror", name=copy.name, done=done, needed=needed, ready=ready)
+        self.actions.note("mirror", name=copy.name, done=done, needed=needed, ready=done >= needed)
 
-    async def _end(self, name: str) -> None:
-        """End both ends of a transfer; one that cannot be ended now is limited in time."""
-        parts = self.actions.parts
-        for host in (parts.source, parts.target):
-            try:
-                await host.end_transfer(name)
-            except GodwitError as error:
-                self.actions.note("note", text=f"a transfer on {host.name} may go on for a while: {error.message}")
-
-    async def end_all(self, media: tuple[DiskCopy, ...]) -> None:
+    async def end_all(self, copies: tuple[DiskCopy, ...]) -> None:
         """End what a former runner may have left under way, before its files are removed."""
-        for copy in media:
-            await self._end(transfer_name(self.actions, copy))
-
-
-def transfer_name(actions: Actions, copy: DiskCopy) -> str:
-    """Return a name by which a transfer is found again: the migration's, and the disk's."""
-    return f"{actions.parts.spec.id}.{copy.job}"
+        for copy in copies:
+            try:
+                await self._carrier().end(copy.image.path)
+            except GodwitError as error:  # both ends are limited in time
+                words = f"a transfer of {copy.image.path} may go on for a while: {error.message}"
+                self.actions.note("note", text=words)

@@ -49,7 +49,7 @@ class Told:
 
 @dataclass(slots=True)
 class Sending:
-    """One guest on its way. `address` is where the target reaches the source."""
+    """One guest on its way. `address` is where the target takes files from the source."""
 
     record: SendRecord
     vm: Vm
@@ -109,11 +109,15 @@ class Sending:
 
     async def _carry(self) -> None:
         await self._write(SendStep.CARRYING)
-        carrier = Carrier(self.source, self.target, self.address, self.record.id, self.clock)
+        carrier = self._carrier()
         for path in self.record.files:
+            await carrier.end(path)
             await self.target.remove_image(path, self.record.id)  # what a predecessor left half done
             self.tell(Told(f"carrying {path} to {self.target.name}"))
-            await carrier.carry(path, told=lambda done, whole, path=path: self.tell(Told(path, done, whole)))  # type: ignore[misc]
+            await carrier.carry(path, lambda done, whole, path=path: self.tell(Told(path, done, whole)))  # type: ignore[misc]
+
+    def _carrier(self) -> Carrier:
+        return Carrier(self.source, self.target, self.address, self.record.id, self.clock)
 
     async def _start_there(self) -> Guest:
         """Start the target's QEMU paused, and let it go to the snapshot."""
@@ -238,6 +242,7 @@ class Sending:
         try:
             await self.target.destroy(self.vm)
             for path in self.record.files:
+                await self._carrier().end(path)
                 await self.target.remove_image(path, self.record.id)
         except GodwitError as error:
             if self.record.shared and self.record.step is SendStep.STARTING:

@@ -23,7 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
-from godwit.hosts.fakefiles import THIN, GivesFiles
+from godwit.hosts.fakefiles import THIN, LooksIntoFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
@@ -76,7 +76,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, GivesFiles):
+class FakeHost(FakeTransfers, LooksIntoFiles):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -105,7 +105,6 @@ class FakeHost(FakeTransfers, GivesFiles):
         self.missing_programs: set[str] = set()
         self.here = Link(LOCAL_BANDWIDTH, 0.00005)
         self.leases: dict[str, int] = {}
-        self.served: dict[str, str] = {}
         self.migration_address = f"198.18.0.{len(world.hosts) + 1}"
         self.qemus: dict[str, FakeQemu] = {}
         self.last_words: dict[str, str] = {}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from godwit.errors import HostError
+from godwit.hosts.fakefiles import THIN
 from godwit.storage.sharedproof import check_token
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ STEP = 0.05
 
 SILENCE = 3.0
 """Seconds of a cut link after which a comparison gives up."""
-
-THIN = 16
-"""The share of a simulated file that is in use: one part in so many."""
 
 
 class FakeTransfers:
@@ -64,7 +62,7 @@ class FakeTransfers:
             left = size / THIN
             while left > 0:
                 await self.world.clock.sleep(STEP)
-                if owner not in there.takes or owner not in self.sends:
+                if owner not in there.takes or owner not in self.sends or there.name in self.world.full:
                     message = f"sending {path} on {self.name}: Input/output error"
                     raise HostError(message)
                 if link.up:
@@ -72,7 +70,7 @@ class FakeTransfers:
         finally:
             self.sends.discard(owner)
         target, _ = there.takes.pop(owner)
-        self.world.fill_file(target, there.name, file.content or str(file.inode))
+        self.world.complete(target, there.name, file)
 
     def _taker(self, owner: str, url: str) -> tuple[FakeTransfers, Link]:
         for host in self.world.hosts.values():

@@ -142,13 +142,6 @@ class FakeWorld:
         self.incomplete.add(file.inode)
         self.owned[file.inode] = owner
 
-    def fill_file(self, path: str, host: str, content: str) -> None:
-        """Let a file on one host hold what another holds."""
-        file = self.file(path, host)
-        if file is not None:
-            self.replace_file(path, host, replace(file, content=content))
-            self.incomplete.discard(file.inode)
-
     def replace_file(self, path: str, host: str, file: File) -> None:
         """Put a changed file in the place of the one that a host sees."""
         before = self.file(path, host)
@@ -158,8 +151,7 @@ class FakeWorld:
         """Let a file be a whole copy of another one, snapshots included."""
         file = self.file(path, host)
         if file is not None:
-            content = original.content or str(original.inode)
-            self._files[path][self._files[path].index(file)] = replace(file, content=content)
+            self.replace_file(path, host, replace(file, content=original.content or str(original.inode)))
             self.incomplete.discard(file.inode)
             self.images[file.inode] = self.images.get(original.inode, ())
             self.disks.content[file.inode] = self.disks.holds(original.inode)

@@ -23,7 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
-from godwit.hosts.files import GivesFiles
+from godwit.hosts.files import LooksIntoFiles
 from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
@@ -120,7 +120,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, GivesFiles):
+class PlainHost(Transfers, LooksIntoFiles):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

@@ -2,7 +2,7 @@
 
 from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
-from godwit.ports.host import Addresses, Completed, Host, SaveFiles, ServedFile, Transfers
+from godwit.ports.host import Addresses, Completed, Host, SaveFiles, Transfers
 from godwit.ports.journal import Entry, Inventory, JobBook, Journal, MigrationRow
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "MigrationRow",
     "Runners",
     "SaveFiles",
-    "ServedFile",
     "Transfers",
     "Watch",
     "Watcher",

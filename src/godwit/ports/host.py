@@ -24,16 +24,6 @@ class Completed:
     stderr: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ServedFile:
-    """A file that a host gives away to one other host: its path and size in bytes there, and where it is to be had."""
-
-    path: str
-    size: int
-    uri: str
-    lease: str
-
-
 class Transfers(Protocol):
     """Whole files and comparisons between hosts, over the migration network. Raises HostError."""
 
@@ -268,28 +258,6 @@ class Host(Transfers, Addresses, Protocol):
 
     async def delete_image_snapshot(self, path: str, tag: str) -> None:
         """Remove a snapshot from an image that no QEMU has open. Raises HypervisorError."""
-        ...
-
-    async def serve_file(self, path: str, lease: str, address: str) -> ServedFile:
-        """Give a file away to one other host at `address` of this one, until it has it or the lease ends.
-
-        `renew_lease` keeps it for a while. `lease` is a name that nobody can guess. Raises HostError.
-        """
-        ...
-
-    async def renew_lease(self, lease: str) -> None:
-        """Let what is served under `lease` be served for another while. Idempotent."""
-        ...
-
-    async def stop_serving_file(self, lease: str) -> None:
-        """Serve it no longer. Idempotent."""
-        ...
-
-    async def fetch_file(self, served: ServedFile, path: str, owner: str) -> None:
-        """Make a copy at `path` of what another host serves; holes stay holes. It is `owner`'s, as an image made is.
-
-        Raises HostError where there is a file of that name, or no room; what was made then is still `owner`'s.
-        """
         ...
 
     async def resident(self, pid: int) -> int:
