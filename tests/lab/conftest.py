@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.register_assert_rewrite("labtools")
+pytest.register_assert_rewrite("labtools", "diskground")
 
 from labtools import Ground  # noqa: E402 - rewritten on import
 
@@ -124,3 +124,13 @@ def leftovers(name: str, number: int, directory: Path) -> list[str]:
         if seen is not None and any(f"{name}/" in argument for argument in seen[1]):
             found.append(f"{entry.name}: {seen}")
     return [*found, *(str(path) for path in (state.folder(name), directory) if path.exists())]
+
+
+@pytest.fixture(scope="module")
+def apart(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return a laboratory whose hosts share nothing, with a guest on host1."""
+    prepared = assets.prepare(assets.cache_folder(), print)
+    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
+    asyncio.run(made.settle())
+    yield made
+    made.end_runners()

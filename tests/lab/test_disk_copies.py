@@ -7,28 +7,20 @@ import json
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
-from labtools import MEMORY, Ground, Move, until
+from diskground import FILL, SEEN_ANEW, SLOW, assert_as_before, fill, image, made_there
+from labtools import MEMORY, Ground, until
 
 from godwit import app
 from godwit.core.state import Phase
 from godwit.errors import MigrationFailedError, RefusedError
-from godwit.lab import assets
 from godwit.lab.furnish import GuestPlan, place_image
-from godwit.model import OutcomeStatus, Owner
+from godwit.model import OutcomeStatus
 from godwit.units import MIB
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from godwit.lab.laboratory import Laboratory
-
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
-
-SLOW: Final = 40_000_000
-"""Bits a second at which the disk of these tests takes some seconds."""
 
 OVERLAID: Final = """\
 name = "{name}"
@@ -47,45 +39,11 @@ BASE: Final = (
 )
 """An overlay on a base of 64 MiB, 12 of them in use beyond what the guest's file system will touch first."""
 
-FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync"
-SEEN_ANEW: Final = "sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /data/filling; cat /data/token"
-
 
 @pytest.fixture(scope="module")
-def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(apart: Ground) -> Ground:
     """Return a laboratory whose hosts share nothing, with a guest on host1."""
-    prepared = assets.prepare(assets.cache_folder(), print)
-    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
-    asyncio.run(made.settle())
-    yield made
-    made.end_runners()
-
-
-def image(ground: Ground) -> str:
-    return f"/mnt/images/{ground.name}.qcow2"
-
-
-def made_there(ground: Ground, machine: str) -> list[str]:
-    """Return the guest's image and the mark of a copy on a host."""
-    folder = ground.lab.images(machine)
-    return sorted(path.name for path in folder.iterdir() if path.name == f"{ground.name}.qcow2" or "copy" in path.name)
-
-
-async def fill(ground: Ground) -> tuple[str, str]:
-    """Put some data on the guest's disk, take an old copy out of the way; returns where the guest is and goes."""
-    here, there = await ground.whereabouts()
-    (ground.lab.images(there) / f"{ground.name}.qcow2").unlink(missing_ok=True)
-    ground.ssh(f"{FILL}; echo {here} > /data/token; sync")
-    return here, there
-
-
-async def assert_as_before(ground: Ground, move: Move, here: str, there: str) -> None:
-    """The guest runs where it was, on its own disk, and nothing of the copy is left."""
-    outcome = await move.outcome()
-    assert outcome.owner is Owner.SOURCE
-    await ground.assert_settled(here)
-    assert made_there(ground, there) == []
-    assert ground.ssh("echo works > /data/probe && sync && cat /data/probe") == "works"
+    return apart
 
 
 async def test_there_and_back_with_the_disk(ground: Ground) -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from diskground import image
 from labtools import Ground, until
 
 from godwit.core.state import Phase
 from godwit.errors import RefusedError
-from godwit.lab import assets
 from godwit.model import OutcomeStatus
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from godwit.lab.laboratory import Laboratory
     from godwit.model import Outcome
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
@@ -35,17 +31,9 @@ SEEN_ANEW: Final = "sync; echo 3 >/proc/sys/vm/drop_caches; cat /data/filling /d
 
 
 @pytest.fixture(scope="module")
-def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(apart: Ground) -> Ground:
     """Return a laboratory whose hosts share nothing, with a guest on host1."""
-    prepared = assets.prepare(assets.cache_folder(), print)
-    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
-    asyncio.run(made.settle())
-    yield made
-    made.end_runners()
-
-
-def image(ground: Ground) -> str:
-    return f"/mnt/images/{ground.name}.qcow2"
+    return apart
 
 
 def marks(ground: Ground, machine: str) -> list[str]:

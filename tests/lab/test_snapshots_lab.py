@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from diskground import image
 from labtools import Ground, until
 
 from godwit import app
@@ -66,10 +67,6 @@ def counts(ground: Ground) -> tuple[int, int]:
     """Stop the writer; return its counter in memory and on the disk, read anew."""
     in_memory, on_disk = ground.ssh(BOTH).split()
     return int(in_memory), int(on_disk)
-
-
-def image(ground: Ground) -> str:
-    return f"/mnt/images/{ground.name}.qcow2"
 
 
 def made_there(ground: Ground, machine: str) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from diskground import image
 from labtools import until
-from test_snapshots_lab import counting, counts, image
+from test_snapshots_lab import counting, counts
 
 from godwit.errors import MigrationFailedError
 

@@ -8,55 +8,24 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import Ground, Move
+from diskground import SEEN_ANEW, SLOW, assert_as_before, fill, made_there
+from labtools import until
 
 from godwit.core.state import Phase
-from godwit.lab import assets
-from godwit.model import OutcomeStatus, Owner
+from godwit.model import OutcomeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from godwit.lab.laboratory import Laboratory
+    from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
-SLOW: Final = 40_000_000
 BOOT: Final = "cat /proc/sys/kernel/random/boot_id"
-FILL: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync"
-SEEN_ANEW: Final = "sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /data/filling; cat /data/token"
 
 
 @pytest.fixture(scope="module")
-def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(apart: Ground) -> Ground:
     """Return a laboratory whose hosts share nothing, with a guest on host1."""
-    prepared = assets.prepare(assets.cache_folder(), print)
-    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
-    asyncio.run(made.settle())
-    yield made
-    made.end_runners()
-
-
-def made_there(ground: Ground, machine: str) -> list[str]:
-    """Return the guest's image and the mark of a copy on a host."""
-    folder = ground.lab.images(machine)
-    return sorted(path.name for path in folder.iterdir() if path.name == f"{ground.name}.qcow2" or "copy" in path.name)
-
-
-async def fill(ground: Ground) -> tuple[str, str]:
-    """Put some data on the guest's disk, take an old copy out of the way; returns where the guest is and goes."""
-    here, there = await ground.whereabouts()
-    (ground.lab.images(there) / f"{ground.name}.qcow2").unlink(missing_ok=True)
-    ground.ssh(f"{FILL}; echo {here} > /data/token; sync")
-    return here, there
-
-
-async def assert_as_before(ground: Ground, move: Move, here: str, there: str) -> None:
-    outcome = await move.outcome(90)
-    assert outcome.owner is Owner.SOURCE
-    await ground.assert_settled(here)
-    assert made_there(ground, there) == []
-    assert ground.ssh("echo works > /data/probe && sync && cat /data/probe") == "works"
+    return apart
 
 
 async def test_every_acknowledged_write_arrives_and_the_work_goes_on(ground: Ground) -> None:
@@ -71,7 +40,8 @@ async def test_every_acknowledged_write_arrives_and_the_work_goes_on(ground: Gro
     ran = await ground.godwit("migrate", ground.name, ground.host(there), "--static")
     assert ran.status == 0, ran
     assert "copying disks while the guest stands still" in ran.out
-    await asyncio.sleep(1)
+    then = int(ground.ssh("cat /data/count"))
+    await until(lambda: int(ground.ssh("cat /data/count") or 0) > then, "the writer counts on")
     ground.ssh("touch /tmp/enough")
     said, _ = await writer.communicate()
     last = int(said.split()[-1])
@@ -87,7 +57,7 @@ async def test_a_target_that_is_killed_while_the_disk_is_copied(ground: Ground) 
     async with ground.client():
         move = await (await ground.begin(there, "--static")).reaches(Phase.MIRRORING)
         os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
-        await assert_as_before(ground, move, here, there)
+        await assert_as_before(ground, move, here, there, 90)
 
 
 async def test_a_runner_that_is_killed_while_the_disk_is_copied(ground: Ground) -> None:
@@ -135,5 +105,5 @@ async def test_a_target_that_is_killed_while_the_guest_switches_itself_off(groun
     os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
     assert (await move.outcome(120)).status is OutcomeStatus.FAILED
     await ground.answers()
-    await assert_as_before(ground, move, here, there)
+    await assert_as_before(ground, move, here, there, 90)
     assert ground.ssh(BOOT) != boot
