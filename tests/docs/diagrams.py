@@ -116,9 +116,14 @@ def _essence(state: State) -> State:
 
     From where a way leads no other way than a live move does, it is none of its own.
     """
+    if state.phase in TERMINAL:
+        return State(phase=state.phase, owner=state.owner)
     merged = _WAYS_ARE_ONE | ({Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER} if state.way is Way.STATIC else set())
+    if state.phase in _WAYS_ARE_ONE:  # what it holds, and what is still to be done, lead on from here, and nothing else
+        state = replace(state, copies=(), media=(), mirrored=False, launch=None)
     return replace(
         state,
+        comparison=None,
         failure=_FAILURE if state.failure else None,
         leftovers=("something is left",),
         prepared=state.prepared if state.phase is Phase.PREPARING else frozenset(),
