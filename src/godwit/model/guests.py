@@ -1,0 +1,158 @@
+"""Guests: how they are started, and what their QEMUs say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from godwit.model.disks import DiskFacts, StrayImage
+
+
+class RunState(StrEnum):
+    """What one host says of a guest at one instant."""
+
+    ABSENT = "absent"
+    """The host answers and has no process of this guest."""
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Stopped and able to run: an operator's pause, or a target that has received everything."""
+    INCOMING = "incoming"
+    """Waiting for, or receiving, a migration stream: cannot run yet."""
+    STOPPED_FOR_SWITCHOVER = "stopped-for-switchover"
+    """A source between its stop and the end of the stream."""
+    POSTMIGRATE = "postmigrate"
+    """A source that has handed everything over and could still be told to run."""
+    POWERED_OFF = "powered-off"
+    """A guest that has switched itself off, in a QEMU that outlived it: it cannot run until it is reset."""
+    OTHER = "other"
+    UNREACHABLE = "unreachable"
+    """The host, or the guest's monitor, did not answer: nothing is known."""
+
+
+class StreamStatus(StrEnum):
+    """QEMU's migration status, reduced to what decisions need; `raw` words travel beside it."""
+
+    NONE = "none"
+    SETUP = "setup"
+    ACTIVE = "active"
+    HELD = "held"
+    """Before the switchover, with the guest stopped, until it is told to go on (`pause-before-switchover`)."""
+    SWITCHOVER = "switchover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A host network interface that a guest's NIC is plugged into."""
+
+    interface: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a QEMU process is started: what its own command line says, and where it says it.
+
+    `argv[0]` is the program. `sockets` are the folders that must exist before the start,
+    `taps` the interfaces that must exist and be plugged into their bridges (QEMU's own
+    scripts make the others).
+    """
+
+    argv: tuple[str, ...]
+    working_directory: str = "/"
+    folders: tuple[str, ...] = ()
+    taps: tuple[Tap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A guest that Godwit knows.
+
+    `control` and `observe` are QMP sockets on the guest's host (a socket serves one client at a time);
+    an adopted guest may have only `control`. `address` is where clients reach the guest, if known.
+    `source_text` keeps the definition file of a defined guest, for `vm show`. `sibling` is the control socket of the
+    other process of this very guest on the same host, while one of them replaces the other: it is no namesake.
+    """
+
+    name: str
+    host: str
+    launch: Launch
+    control: str
+    observe: str | None = None
+    console: str | None = None
+    pidfile: str | None = None
+    log: str | None = None
+    address: str | None = None
+    adopted: bool = False
+    source_text: str = ""
+    sibling: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NicFacts:
+    """One network interface of a running guest."""
+
+    name: str
+    mac: str
+    tap: Tap | None
+
+
+@dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What a running guest's QEMU says of it.
+
+    `machine` is never an alias. `launch` starts the same guest elsewhere: its command line as it is
+    now, with what was hot-plugged since, without an earlier `-incoming` or `-S`.
+    `blockers` are QEMU's own reasons why it cannot be migrated, `refusals` ours why it cannot be started elsewhere
+    exactly as it is.
+    """
+
+    vm: str
+    run_state: RunState
+    qemu_version: tuple[int, int, int]
+    machine: str
+    accelerator: str
+    cpu_model: str
+    memory: int
+    vcpus: int
+    disks: tuple[DiskFacts, ...]
+    nics: tuple[NicFacts, ...]
+    launch: Launch
+    pid: int
+    libvirt: bool = False
+    inherited_descriptors: tuple[str, ...] = ()
+    blockers: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
+    stray_images: tuple[StrayImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """One side's answer to "what is this guest doing": the evidence that recovery decides on."""
+
+    state: RunState
+    stream: StreamStatus = StreamStatus.NONE
+    raw: str = ""
+    pid: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingQemu:
+    """A QEMU that listens for a stream: its QMP sockets, as paths on its host, and whether it was started with -S."""
+
+    pid: int
+    monitors: tuple[str, ...]
+    stays_stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a QEMU can do, found by introspection."""
+
+    commands: frozenset[str]
+    capabilities: frozenset[str]
+    parameters: frozenset[str]

@@ -1,0 +1,93 @@
+"""Hosts: as the user registered them, and what they say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIGRATION_PORTS: Final = range(49152, 49216)
+"""TCP ports for streams. libvirt migrates over these, too: firewalls between hosts are often open for them already."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """A host as the user registered it.
+
+    `url` is "local" or "ssh://user@host[:port]". `migration_address` is where other hosts send the
+    stream to; empty means the address of the URL.
+    """
+
+    name: str
+    url: str
+    identity_file: str | None = None
+    known_hosts: str | None = None
+    use_agent: bool = True
+    migration_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QemuFacts:
+    """One QEMU binary on a host."""
+
+    path: str
+    version: tuple[int, int, int]
+    machine_types: tuple[str, ...] = ()
+    """Canonical machine types, aliases resolved."""
+    machine_aliases: tuple[tuple[str, str], ...] = ()
+    """(alias, canonical) pairs, such as ("q35", "pc-q35-10.0")."""
+    shares_memory: bool = False
+    """Whether all of a guest's memory can be such that another process may take it over (`aux-ram-share`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeFacts:
+    """One bridge on a host."""
+
+    name: str
+    mtu: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFacts:
+    """One file system of a host that lies on a disk or comes over the network; `size` and `available` in bytes.
+
+    `source` is the device or export, with the folder in brackets where only that is mounted.
+    """
+
+    path: str
+    kind: str
+    source: str
+    size: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What a host says of itself.
+
+    `clock_offset` is the host's clock minus the controller's in seconds, known to within
+    `clock_uncertainty`. `accelerators` lists those that really run a guest, found by a probe
+    with a deadline; `notes` says what was found on the way ("kvm opens, but a guest hangs").
+    """
+
+    name: str
+    hostname: str
+    machine_id: str
+    kernel: str
+    architecture: str
+    cpu_model: str
+    cpu_vendor: str
+    cpu_flags: frozenset[str]
+    cpu_count: int
+    memory_total: int
+    memory_available: int
+    qemu: QemuFacts | None
+    accelerators: tuple[str, ...]
+    bridges: tuple[BridgeFacts, ...]
+    migration_address: str
+    clock_offset: float
+    clock_uncertainty: float
+    can_shorten_send_queue: bool
+    storage: tuple[StorageFacts, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,213 @@
+"""Moves: what was asked for, what was found, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from godwit.model.disks import Allocation, Comparison, DiskMode
+from godwit.model.guests import Vm
+
+
+class Owner(StrEnum):
+    """Which side may execute the guest."""
+
+    SOURCE = "source"
+    TARGET = "target"
+    UNKNOWN = "unknown"
+
+
+class Side(StrEnum):
+    """One of the two hosts of a migration."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+class Way(StrEnum):
+    """How a guest travels: running, standing still from the first byte on, or switched off and started anew."""
+
+    LIVE = "live"
+    STATIC = "static"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
+
+    `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
+    they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
+    `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
+    is to be switched off may take to obey its power button.
+    """
+
+    max_downtime: float = 0.3
+    deadline: float | None = None
+    bandwidth: int | None = None
+    disks: DiskMode = DiskMode.AUTO
+    disk_modes: tuple[tuple[str, DiskMode], ...] = ()
+    compare_all: bool = False
+    keep_old: bool = True
+    way: Way = Way.LIVE
+    off_timeout: float = 60.0
+    verify_disks: bool = False
+
+    def mode_of(self, disk: str) -> DiskMode:
+        """Return how the disk of that name is to travel."""
+        return dict(self.disk_modes).get(disk, self.disks)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """An outside probe that is to watch a migration: what to ask, how often, and from which vantage point.
+
+    `interval` is in seconds, None means what suits the kind; `vantage` is a registered host, None this machine.
+    """
+
+    target: str
+    vantage: str | None = None
+    interval: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A migration to another QEMU process on the same host: the guest under its names before, and after.
+
+    The program of `after` is what it is to run in. They are kept with the migration, since the inventory has the new
+    names before the old process is gone.
+    """
+
+    before: Vm
+    after: Vm
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One migration, as it was asked for. `defaults` leaves every decision to QEMU, for comparison.
+
+    `upgrade` is there where the guest stays on its host, and only its QEMU is replaced.
+    """
+
+    id: str
+    vm: str
+    source: str
+    target: str
+    policy: Policy = field(default_factory=Policy)
+    probe: ProbeRequest | None = None
+    defaults: bool = False
+    upgrade: Upgrade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One reading of a running stream.
+
+    `transferred`, `remaining` and `total` are bytes of memory; `rate` is the stream's bytes a second,
+    `dirty_rate` bytes dirtied a second (0 until the first pass has ended); `iteration` counts passes from 1.
+    `expected_downtime` is QEMU's own estimate in seconds.
+    """
+
+    at: float
+    iteration: int
+    transferred: int
+    remaining: int
+    total: int
+    rate: float
+    dirty_rate: float
+    expected_downtime: float | None = None
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    BLOCK = "block"
+    WARN = "warn"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that preflight found: what, why it matters, and the mend."""
+
+    code: str
+    severity: Severity
+    subject: str
+    found: str
+    why: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Downtime:
+    """The three figures, always together, in milliseconds; None where one could not be measured.
+
+    `qemu_ms` is what QEMU reports, `blackout_ms` STOP on the source to RESUME on the target, put on one
+    clock; `client_gap_ms` the longest time that an outside client waited. `breakdown` names the blackout's
+    parts; `clock_uncertainty_ms` says how well the two hosts' clocks are known against each other.
+    """
+
+    qemu_ms: float | None = None
+    blackout_ms: float | None = None
+    client_gap_ms: float | None = None
+    probe_lag_ms: float | None = None
+    clock_uncertainty_ms: float | None = None
+    breakdown: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchResult:
+    """What an outside client felt. `series` is plain JSON, see godwit.measure.series; None where nothing answered."""
+
+    client_gap_ms: float | None
+    probe_lag_ms: float | None
+    lost: int
+    errors: int
+    series: dict[str, object]
+
+
+class OutcomeStatus(StrEnum):
+    """How a migration ended."""
+
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    REFUSED = "refused"
+    GUEST_CRASHED = "guest-crashed"
+    UNVERIFIED = "unverified"
+    """The guest runs on the target, and its copied disks differ from the source's, or could not be compared."""
+    LIMBO = "limbo"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a migration ended, and what it cost.
+
+    `total_s` runs from the request to the end; `stream_s` is the time from stream start to RESUME.
+    `bytes` are those of the memory's stream, `disk_bytes` what was copied of disks before it.
+    `guest_alive` is None where nobody could look from outside or inside; `leftovers` says what could not be removed.
+    `qemus` are the old and the new QEMU's versions where the guest stayed on its host and its QEMU was replaced.
+    """
+
+    id: str
+    vm: str
+    source: str
+    target: str
+    status: OutcomeStatus
+    owner: Owner
+    total_s: float
+    stream_s: float | None = None
+    start_delay_s: float | None = None
+    bytes: int = 0
+    disk_bytes: int = 0
+    passes: int = 0
+    downtime: Downtime = field(default_factory=Downtime)
+    guest_alive: bool | None = None
+    error: str = ""
+    remedy: str = ""
+    findings: tuple[Finding, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    simulated: bool = False
+    allocations: tuple[Allocation, ...] = ()
+    comparison: Comparison | None = None
+    qemus: tuple[str, str] | None = None
