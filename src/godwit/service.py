@@ -7,6 +7,7 @@ wants to know follows the journal.
 from __future__ import annotations
 
 import asyncio
+import functools
 import getpass
 import re
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from godwit.core.state import Phase
 from godwit.engine.gather import gather
 from godwit.engine.jobs import Desk
 from godwit.engine.parts import Parts
+from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import new_identifier, new_job_identifier
@@ -175,24 +177,28 @@ class Service:
         return vm
 
     async def stop_vm(self, name: str, *, force: bool = False) -> None:
-        """Press the guest's power button and wait, or end its QEMU at once if `force`. Raises BusyError, HostError."""
+        """Let the guest switch itself off, or end its QEMU at once if `force`. Raises BusyError, HostError."""
         vm = await self.inventory.vm(name)
         await self.refuse_migrating(name)
         async with _Opened(self, vm) as host:
             if not force and (await host.observe(vm)).state is RunState.RUNNING:
-                guest = await host.attach(vm)
-                await guest.powerdown()
-                await guest.close()
-                await self._wait_absent(host, vm)
+                await self._switch_off(host, vm)
             await host.destroy(vm)
 
-    async def _wait_absent(self, host: Host, vm: Vm) -> None:
-        end = self.clock.now() + _POWERDOWN_DEADLINE
-        while (await host.observe(vm)).state is not RunState.ABSENT:
-            if self.clock.now() >= end:
-                message = f"{vm.name} did not switch itself off within {_POWERDOWN_DEADLINE:.0f} s"
-                raise BusyError(message, remedy=f"godwit vm stop --force {vm.name}")
-            await self.clock.sleep(0.2)
+    async def _switch_off(self, host: Host, vm: Vm) -> None:
+        async def ask(first: bool) -> None:  # noqa: FBT001 - the shape that switch_off calls
+            guest = await host.attach(vm)
+            try:
+                await ask_to_switch_off(guest, agent=first)
+            finally:
+                await guest.close()
+
+        look = functools.partial(host.observe, vm)
+        over = {RunState.ABSENT, RunState.POWERED_OFF}
+        view = await switch_off(ask, look, self.clock, over=over, within=_POWERDOWN_DEADLINE)
+        if view.state not in over:
+            message = f"{vm.name} did not switch itself off within {_POWERDOWN_DEADLINE:.0f} s"
+            raise BusyError(message, remedy=f"godwit vm stop --force {vm.name}")
 
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""

@@ -105,6 +105,7 @@ class Stage:
     runners: int = 0
     died: asyncio.Event = field(default_factory=asyncio.Event)
     requested: float = 0.0
+    probe_takes: float = 0.0
 
     async def begin(self) -> None:
         """Write to the journal what was asked for."""
@@ -127,7 +128,7 @@ class Stage:
             journal=self.journal,
             inventory=self.inventory,
             clock=self.world.clock,
-            watcher=FakeWatcher(self.world, {ADDRESS: "web"}),
+            watcher=FakeWatcher(self.world, {ADDRESS: "web"}, self.probe_takes),
             epoch=epoch,
             requested=self.requested,
             hypervisor=QemuHypervisor(),

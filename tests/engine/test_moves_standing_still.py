@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import DISK, LONG, SMALL, HookedJournal, Stage, simulate, stage
+from stage import ADDRESS, DISK, LONG, SMALL, HookedJournal, Stage, simulate, stage
 
 from godwit.core.state import Phase
-from godwit.model import OutcomeStatus, Policy, RunState, Way
+from godwit.model import OutcomeStatus, Policy, ProbeRequest, RunState, Way
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -267,6 +267,18 @@ def test_the_runner_dies_while_a_guest_that_was_off_is_taken_back(phase: Phase, 
     simulate(scenario)
 
 
+@pytest.mark.parametrize("way", BOTH)
+def test_the_guest_goes_on_until_the_probe_that_is_to_see_the_gap_watches(way: Way) -> None:
+    def slowly(scene: Stage) -> None:
+        scene.spec = replace(scene.spec, probe=ProbeRequest(ADDRESS))
+        scene.probe_takes = 3.0
+
+    _, outcome = moved(way, slowly)
+    assert outcome.status is COMPLETED
+    assert outcome.downtime.client_gap_ms is not None
+    assert outcome.downtime.blackout_ms is None or outcome.downtime.client_gap_ms >= outcome.downtime.blackout_ms
+
+
 # -- a guest that is switched off --------------------------------------------------------------------------------------
 
 
@@ -278,6 +290,28 @@ def test_a_guest_that_ignores_its_power_button_runs_on_undisturbed(*, shared: bo
     assert "--off-timeout" in outcome.remedy
     assert len(scene.world.runs) == 1, "it was not interrupted once"
     assert 7 < outcome.total_s < 9
+
+
+def test_a_press_that_a_booting_guest_does_not_hear_is_repeated() -> None:
+    _, outcome = moved(OFF, workload=replace(SMALL, presses_missed=2))
+    assert outcome.status is COMPLETED
+    assert 20 < outcome.total_s < 25
+
+
+def test_a_guest_that_ignores_its_button_may_have_an_agent() -> None:
+    _, outcome = moved(OFF, workload=replace(SMALL, power_off=None, agent=True))
+    assert outcome.status is COMPLETED
+    assert outcome.total_s < 5
+
+
+def test_an_agent_that_does_not_answer_is_no_reason_not_to_press_the_button() -> None:
+    async def scenario() -> None:
+        scene = scene_of(OFF, shared=True, workload=replace(SMALL, agent=False))
+        assert (await scene.move()).status is COMPLETED
+        notes = [line.data.get("text") for line in await scene.journal.entries(scene.spec.id) if line.kind == "note"]
+        assert "the power button is pressed: no guest agent answered within 3 s" in notes
+
+    simulate(scenario)
 
 
 @STORAGE

@@ -141,9 +141,9 @@ class Ground:
             await register(service, self.lab)
         await self.fresh_guest()
 
-    async def fresh_guest(self, host: str = "host1") -> None:
-        """Start a guest that no earlier test has touched."""
-        plan = GuestPlan(name=f"web{self.guests}", number=self.guests, memory=MEMORY)
+    async def fresh_guest(self, host: str = "host1", *, agent: bool = False) -> None:
+        """Start a guest that no earlier test has touched, with a channel for its agent if asked for."""
+        plan = GuestPlan(name=f"web{self.guests}", number=self.guests, memory=MEMORY, agent=agent)
         number, self.guests = self.guests, self.guests + 1
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)

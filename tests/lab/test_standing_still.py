@@ -135,6 +135,24 @@ async def test_a_guest_that_ignores_its_button_runs_on(ground: Ground) -> None:
     await ground.assert_settled(here)
 
 
+async def test_a_guest_that_ignores_its_button_and_has_an_agent(ground: Ground) -> None:
+    await ground.healthy_guest()
+    others = (ground.name, ground.number)
+    await ground.fresh_guest(agent=True)
+    _, there = await ground.whereabouts()
+    boot = ground.ssh(BOOT)
+    ground.ssh("killall acpid")
+    ran = await ground.godwit("migrate", ground.name, ground.host(there), *OFF, deadline=120)
+    assert ran.status == 0, ran
+    await ground.answers()
+    await ground.assert_settled(there)
+    assert ground.ssh(BOOT) != boot
+    ground.ssh("killall acpid")
+    assert (await ground.godwit("vm", "stop", ground.name, deadline=90)).status == 0
+    assert not any(ground.qemus().values())
+    ground.use(*others)
+
+
 @pytest.mark.parametrize(
     "trap",
     [

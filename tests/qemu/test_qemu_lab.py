@@ -83,7 +83,10 @@ async def move(machines: Machines, source: QemuGuest, number: int) -> QemuGuest:
     assert said == ("completed", "completed"), machines.log(number)
     view = await target.view()
     assert (view.state, view.stream) == (RunState.PAUSED, StreamStatus.COMPLETED)
-    assert (await source.view()).state is RunState.POSTMIGRATE
+    async with asyncio.timeout(30):
+        # The run state follows the stream's end, without an event of its own.
+        while (await source.view()).state is not RunState.POSTMIGRATE:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     await target.resume()
     assert (await target.view()).state is RunState.RUNNING
     await source.quit()

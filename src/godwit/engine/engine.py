@@ -232,8 +232,10 @@ class Engine:
     async def _perform(self, command: e.Command) -> e.Event | None:
         if isinstance(command, e.Observe):
             return await self._observer.observe(command.delay, restarted=self._restarted)
-        if isinstance(command, e.StartStream) and self._parts.spec.upgrade is not None:
-            await self._outside.ready()  # the memory is there in an instant, and with it the gap
+        if isinstance(command, (e.StopSource, e.PowerOff)) or (
+            isinstance(command, e.StartStream) and self._parts.spec.upgrade is not None
+        ):
+            await self._outside.ready()  # the gap begins with this command, or an instant later
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
         if (

@@ -5,10 +5,12 @@ The commands of a guest that is switched off are idempotent: each looks first, s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.engine.powering import PERIOD, ask_to_switch_off, switch_off
 from godwit.errors import GodwitError, HostUnreachableError, HypervisorError
 from godwit.model import RunState, Side
 from godwit.units import format_duration
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from godwit.engine.actions import Actions
     from godwit.model import GuestView, Launch
     from godwit.ports import Guest
-
-PERIOD: Final = 0.1
-"""Seconds between looks at a guest that is to stop, to switch itself off, or to start."""
 
 _OBEYS: Final = 5.0
 """Seconds that QEMU may take to stop, reset or start a guest."""
@@ -53,18 +52,17 @@ class Standing:
     # -- a guest that is switched off ------------------------------------------------------------------------------
 
     async def power_off(self, _: e.PowerOff) -> e.Event:
-        """Let the guest's QEMU outlive it, press its power button, and wait until it is off.
+        """Let the guest's QEMU outlive it, ask the guest to switch itself off, and wait until it is.
 
         Raises HypervisorError for a guest that has not obeyed within the time that the policy gives it.
         """
         parts = self.actions.parts
         guest = await self.actions.sides.attach(Side.SOURCE)
         await guest.keep_after_power_off(keep=True)
-        if (await guest.view()).state is RunState.RUNNING:
-            await guest.powerdown()
         timeout = parts.spec.policy.off_timeout
         over = {RunState.POWERED_OFF, RunState.ABSENT}
-        view = await self._until(Side.SOURCE, timeout, lambda view: view.state in over)
+        look = functools.partial(self.actions.sides.look, Side.SOURCE)
+        view = await switch_off(self._ask, look, parts.clock, over=over, within=timeout)
         if view.state is RunState.POWERED_OFF:
             return e.PoweredOff()
         if view.state is RunState.ABSENT:
@@ -80,6 +78,11 @@ class Standing:
             f"more with --off-timeout; should it obey later, godwit vm start {parts.vm.name} starts it again"
         )
         raise HypervisorError(message, remedy=remedy)
+
+    async def _ask(self, first: bool) -> None:  # noqa: FBT001 - the shape that switch_off calls
+        guest = await self.actions.sides.attach(Side.SOURCE)
+        if why := await ask_to_switch_off(guest, agent=first):
+            self.actions.note("note", text=f"the power button is pressed: {why}")
 
     async def end_source(self, _: e.EndSource) -> e.Event:
         """End the source's QEMU, with proof. Raises HypervisorError for a guest that is not off."""

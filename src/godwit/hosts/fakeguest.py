@@ -301,6 +301,10 @@ class FakeGuest:
         """Press the power button; what comes of it is up to the guest (`Workload.power_off`)."""
         await self._tell("system_powerdown", self._qemu.power_down)
 
+    async def power_off_by_agent(self) -> bool:
+        """Ask the guest's agent; what comes of it is up to the guest (`Workload.agent`)."""
+        return await self._tell("guest-shutdown", self._qemu.obey_agent)
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
         await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import MonitorCommandError
+from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.hosts.fakemirror import FakeMirror
 from godwit.hosts.fakesaves import FakeFileStream
 from godwit.hosts.fakestream import LIVE, FakeStream
@@ -108,6 +108,7 @@ class FakeQemu:
         self.armed = False
         self.announced = 0
         self.outlives = False
+        self.presses = 0
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         self.fresh = not incoming
@@ -231,8 +232,21 @@ class FakeQemu:
 
     def power_down(self) -> None:
         """Obey system_powerdown: the guest listens to its button, or not, and takes its time."""
-        if self.raw == "running" and self.workload.power_off is not None:
+        if self.raw != "running" or self.workload.power_off is None:
+            return
+        self.presses += 1
+        if self.presses > self.workload.presses_missed:
             asyncio.get_running_loop().call_later(self.workload.power_off, self._switched_off)
+
+    def obey_agent(self) -> bool:
+        """Let the guest's agent switch it off; returns False where there is none. Raises HypervisorError."""
+        if self.workload.agent is None:
+            return False
+        if not self.workload.agent:
+            message = "no guest agent answered within 3 s"
+            raise HypervisorError(message)
+        asyncio.get_running_loop().call_later(0.02, self._switched_off)
+        return True
 
     def _switched_off(self) -> None:
         if not self.alive or self.raw != "running":

@@ -37,7 +37,9 @@ class Workload:
     """What a simulated guest does with its memory: sizes in bytes, `dirty_rate` in bytes a second.
 
     `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
-    it takes to switch itself off when its power button is pressed, None where it does not listen to it.
+    it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
+    `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
+    has no channel for one.
     """
 
     memory: int = 512 * MIB
@@ -45,6 +47,8 @@ class Workload:
     hot_set: int = 16 * MIB
     dirty_rate: float = 8.0 * MIB
     power_off: float | None = 0.02
+    presses_missed: int = 0
+    agent: bool | None = None
 
     def dirtied(self, seconds: float) -> float:
         """Return the distinct bytes that are dirtied in `seconds`."""

@@ -25,10 +25,14 @@ _UNANSWERED: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class FakeWatcher:
-    """Starts simulated probes. `addresses` gives the guest's name for each address that can be probed."""
+    """Starts simulated probes, each within `takes` seconds.
+
+    `addresses` gives the guest's name for each address that can be probed.
+    """
 
     world: FakeWorld
     addresses: Mapping[str, str]
+    takes: float = 0.0
 
     async def start(self, request: ProbeRequest) -> FakeWatch:
         """Start to probe. Raises ProbeError for an address that no guest has."""
@@ -36,6 +40,8 @@ class FakeWatcher:
         if vm is None:
             message = f"no simulated guest has the address {request.target}"
             raise ProbeError(message)
+        if self.takes:
+            await self.world.clock.sleep(self.takes)
         return FakeWatch(self.world, vm, request.target, request.interval or INTERVAL, self.world.clock.now())
 
 

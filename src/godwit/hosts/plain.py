@@ -30,6 +30,7 @@ from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
+from godwit.qemu import agent
 from godwit.qemu.beside import taking_argv
 from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
@@ -98,6 +99,18 @@ class PlainGuest(QemuGuest):
             message = f"no process of {self._vm.name} can be seen on {self._transport.where}"
             raise HostError(message, remedy="log in as root, or as the user that runs the guest")
         return await processes.read_process(self._transport, found[-1])
+
+    async def power_off_by_agent(self) -> bool:
+        """Ask the guest's agent to switch the guest off; returns False where it has no channel for one."""
+        path = agent.channel_of(await self._look())
+        if path is None:
+            return False
+        try:
+            connection = await self._transport.open_unix(path, deadline=agent.ANSWERS)
+        except MonitorLostError as error:  # of the agent's channel, not of QEMU's monitor
+            raise HypervisorError(error.message, remedy=error.remedy) from None
+        await agent.power_off(connection)
+        return True
 
     async def facts(self) -> GuestFacts:
         """Describe the running machine; the bridge of each tap, and whether an image is lost, comes from the host."""

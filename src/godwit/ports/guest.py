@@ -172,6 +172,13 @@ class Guest(Protocol):
         """Press the guest's power button."""
         ...
 
+    async def power_off_by_agent(self) -> bool:
+        """Ask the guest's agent to switch the guest off; returns False where it has no channel for one.
+
+        Raises HypervisorError where no agent answers, or with its words where it refuses.
+        """
+        ...
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off (POWERED_OFF); or let it do again what it was started for.
 

@@ -223,6 +223,10 @@ class QemuGuest:
         """Press the guest's power button."""
         await self._monitor.execute("system_powerdown")
 
+    async def power_off_by_agent(self) -> bool:
+        """Return False: the agent's channel is a socket of the host's, which a monitor alone does not lead to."""
+        return False
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off; or let it do again what its command line says."""
         actions = power.OUTLIVE if keep else power.actions_of((await self._read_process()).argv)

@@ -1,0 +1,111 @@
+"""The guest agent (qemu-ga): asking it to switch the guest off. docs/interop/qemu-ga-ref in QEMU.
+
+Its channel serves one client at a time, like a monitor, and there is nobody at the other end unless the guest runs the
+agent: whoever asks begins with a word to synchronise with, and takes silence for "nobody there".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import HypervisorError
+from godwit.qemu.commandline import parse, resolver_of
+from godwit.qemu.options import CommandLineError
+from godwit.qemu.paths import split
+
+if TYPE_CHECKING:
+    import socket
+
+    from godwit.qemu.process import ProcessFacts
+
+CHANNEL: Final = "org.qemu.guest_agent.0"
+"""The name of the virtio serial port at which the agent listens in the guest."""
+
+ANSWERS: Final = 3.0
+"""Seconds within which an agent that is there has answered: one that listens does so within milliseconds."""
+
+OBJECTS: Final = 1.0
+"""Seconds within which it says that it cannot switch off; it says nothing where it can."""
+
+_SENTINEL: Final = b"\xff"
+_LONGEST: Final = 65536
+
+
+def channel_of(process: ProcessFacts) -> str | None:
+    """Return the UNIX socket behind which a QEMU has its guest's agent, None if its command line has none."""
+    sockets: dict[str | None, str] = {}
+    backends: list[str | None] = []
+    try:
+        found = parse(process.argv)
+        for option in found:
+            if option.name == "chardev":
+                chardev = dict(split(option).items())
+                path, serves = chardev.get("path"), chardev.get("server", "off")  # `server` alone has no value: None
+                if path and serves != "off":
+                    sockets[chardev.get("id")] = path
+            elif option.name == "device":
+                pairs = split(option)
+                if pairs.get("name") == CHANNEL:
+                    backends.append(pairs.get("chardev"))
+        resolver = resolver_of(process, found)
+        return next((resolver.path(sockets[backend]) for backend in backends if backend in sockets), None)
+    except CommandLineError:
+        return None
+
+
+async def power_off(connection: socket.socket) -> None:
+    """Ask the agent at the other end of `connection`, which this closes, to switch its guest off.
+
+    Returns when it has not refused. Raises HypervisorError when nobody answers, or with the agent's words.
+    """
+    reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST)
+    try:
+        await _synchronise(reader, writer)
+        _say(writer, {"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OBJECTS):
+                _check(await reader.readline())
+    except (OSError, asyncio.LimitOverrunError, ValueError) as error:
+        message = f"the guest agent cannot be spoken to: {error}"
+        raise HypervisorError(message) from None
+    finally:
+        writer.close()
+
+
+async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Get past what another client may have left in the channel."""
+    number = secrets.randbits(31)
+    writer.write(_SENTINEL)
+    _say(writer, {"execute": "guest-sync-delimited", "arguments": {"id": number}})
+    try:
+        async with asyncio.timeout(ANSWERS):
+            while True:
+                line = await reader.readline()
+                if not line:
+                    message = "the guest agent's channel was closed"
+                    raise HypervisorError(message)
+                answer = line.rpartition(_SENTINEL)[2]
+                with contextlib.suppress(ValueError):
+                    if json.loads(answer) == {"return": number}:
+                        return
+    except TimeoutError:
+        message = f"no guest agent answered within {ANSWERS:g} s"
+        raise HypervisorError(message) from None
+
+
+def _say(writer: asyncio.StreamWriter, document: dict[str, object]) -> None:
+    writer.write(json.dumps(document).encode() + b"\n")
+
+
+def _check(line: bytes) -> None:
+    """Raise HypervisorError for a refusal; an empty line is the channel's end, and a guest that ends closes it."""
+    if not line:
+        return
+    document = json.loads(line.rpartition(_SENTINEL)[2])
+    if isinstance(document, dict) and isinstance(said := document.get("error"), dict):
+        message = f"the guest agent refuses: {said.get('desc', said)}"
+        raise HypervisorError(message)

@@ -1,0 +1,98 @@
+"""The guest agent: where its channel is, and what becomes of what is said to it, over a socket pair."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.errors import HypervisorError
+from godwit.qemu import agent
+from godwit.qemu.process import ProcessFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PORT = ("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0")
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ((*PORT, "-chardev", "socket,id=ga,path=/run/ga.sock,server=on,wait=off"), "/run/ga.sock"),
+        (("-chardev", "socket,path=/run/ga.sock,server,nowait,id=ga", *PORT), "/run/ga.sock"),
+        (("-chardev", "socket,id=ga,path=ga.sock,server=on", *PORT), "/srv/ga.sock"),
+        (("-chardev", "socket,id=ga,path=/run/ga.sock", *PORT), None),
+        (("-chardev", "socket,id=other,path=/run/ga.sock,server=on", *PORT), None),
+        (("-chardev", "pty,id=ga", *PORT), None),
+        (("-chardev", "socket,id=ga,path=/run/ga.sock,server=on"), None),
+        (("-chardev", "socket,id=ga,path=/run/ga.sock,server=on", *PORT, "-an-option-of-tomorrow"), None),
+        ((), None),
+    ],
+)
+def test_the_channel_is_found_on_the_command_line(words: tuple[str, ...], path: str | None) -> None:
+    assert agent.channel_of(ProcessFacts(1, ("qemu-system-x86_64", *words), "/srv")) == path
+
+
+async def said_to(answer: Callable[[dict[str, object]], bytes | None]) -> list[str]:
+    """Ask an agent to switch its guest off; `answer` gives what it says to a request. Returns the commands."""
+    heard: list[str] = []
+
+    async def serve(ours: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(b'{"return": 7}\n{"half of what somebody else')  # a client before us went away
+        while line := await reader.readline():
+            request = json.loads(line.rpartition(b"\xff")[2])
+            heard.append(request["execute"])
+            words = answer(request)
+            if words is None:
+                break
+            writer.write(words)
+        writer.close()
+
+    ours, theirs = socket.socketpair()
+    served = asyncio.create_task(serve(ours))
+    try:
+        await agent.power_off(theirs)
+    finally:
+        await served
+    return heard
+
+
+def synchronised(request: dict[str, object], then: bytes | None) -> bytes | None:
+    if request["execute"] != "guest-sync-delimited":
+        return then
+    arguments = request["arguments"]
+    assert isinstance(arguments, dict)
+    return b'\xff{"return": %d}\n' % arguments["id"]
+
+
+@pytest.mark.parametrize("then", [b"", b'{"return": {}}\n', None], ids=["silence", "an answer", "its end"])
+async def test_an_agent_that_does_not_refuse_has_obeyed(then: bytes | None) -> None:
+    assert await said_to(lambda request: synchronised(request, then)) == ["guest-sync-delimited", "guest-shutdown"]
+
+
+async def test_an_agent_that_refuses_is_quoted() -> None:
+    words = b'{"error": {"class": "CommandNotFound", "desc": "Command guest-shutdown has been disabled"}}\n'
+    with pytest.raises(HypervisorError, match="refuses: Command guest-shutdown has been disabled"):
+        await said_to(lambda request: synchronised(request, words))
+
+
+async def test_nobody_at_the_other_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "ANSWERS", 0.2)
+    with pytest.raises(HypervisorError, match="no guest agent answered within"):
+        await said_to(lambda _: b"")
+
+
+async def test_a_channel_that_is_closed() -> None:
+    with pytest.raises(HypervisorError, match="closed"):
+        await said_to(lambda _: None)
+
+
+@pytest.mark.parametrize("words", [b"x" * 100_000 + b"\n", b"}{\n"], ids=["no end of it", "no JSON"])
+async def test_one_that_speaks_something_else(words: bytes) -> None:
+    with pytest.raises(HypervisorError, match="cannot be spoken to"):
+        await said_to(lambda request: synchronised(request, words))
