@@ -30,8 +30,7 @@ from bench.ground import (
 )
 from bench.libvirthosts import VIRSH, start_daemons, start_guest
 from godwit import app
-from godwit.errors import LabError
-from godwit.lab.assets import cache_folder, prepare
+from godwit.lab.assets import Tree, cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, place_image, register
 from godwit.lab.plan import LabPlan
 
@@ -72,11 +71,9 @@ class Ground:
 
 async def measure(pairs: int, rate: int) -> Result:
     """Build a laboratory with libvirt, start both guests, move them, take everything down."""
-    assets = await asyncio.to_thread(prepare, cache_folder(), print, libvirt=True)
-    if assets.hosttree_libvirt is None:
-        message = "the laboratory's assets have no libvirt"
-        raise LabError(message)
-    async with laboratory(LabPlan(NAME, link_rate=rate), assets.hosttree_libvirt) as lab, app.opened() as service:
+    assets = await asyncio.to_thread(prepare, cache_folder(), print, Tree.LIBVIRT)
+    tree = assets.tree(Tree.LIBVIRT)
+    async with laboratory(LabPlan(NAME, link_rate=rate), tree) as lab, app.opened() as service:
         await register(service, lab)
         await start_daemons(lab)
         plan = GuestPlan("libvirt1", number=1)

@@ -184,6 +184,7 @@ FIRES: list[tuple[str, Severity, Change, str]] = [
     ("disk-not-copied", BLOCK, away(image=None, error="qemu-img is missing"), "qemu-img is missing"),
     ("disk-not-copied", BLOCK, away(image=replace(IMAGE, refusals=("it is encrypted",))), "it is encrypted"),
     ("disk-room", BLOCK, away(place=replace(PLACE, available=GIB - 1)), "/images on two has 1024.0 MiB left"),
+    ("file-size-limit", BLOCK, away(place=replace(PLACE, file_limit=GIB)), "may not be larger than 1.0 GiB"),
     ("disk-folder", BLOCK, away(place=replace(PLACE, writable=False)), "no folder /images"),
     ("disk-folder", BLOCK, away(place=replace(PLACE, available=None)), "no folder /images"),
     ("qemu-img-missing", BLOCK, away(place=replace(PLACE, can_create=False)), "two has no qemu-img"),

@@ -98,13 +98,23 @@ def new_name() -> str:
     return f"bare{secrets.token_hex(3)}"
 
 
-async def start(ground: Ground, name: str, *options: str) -> Bare:
-    """Start a QEMU on host1 and adopt it."""
+def launch(ground: Ground, name: str, *options: str) -> None:
+    """Start a QEMU on host1; returns when its monitor is there."""
     argv = [*PROGRAM, "-name", name, "-qmp", f"unix:/run/{name}.sock,server=on,wait=off", *options]
     line = 'setsid "$@" >/run/bare.log 2>&1 </dev/null & '
     line += f"for i in $(seq 200); do [ -S /run/{name}.sock ] && exit 0; sleep 0.05; done; cat /run/bare.log; exit 1"
     make(ground, "host1", "sh", "-c", line, "sh", *argv)
-    adopted = await ground.godwit("vm", "adopt", ground.host("host1"), "--qmp", f"/run/{name}.sock", "--name", name)
+
+
+async def adopt(ground: Ground, name: str) -> Ran:
+    """Let Godwit know of a QEMU that was started on host1."""
+    return await ground.godwit("vm", "adopt", ground.host("host1"), "--qmp", f"/run/{name}.sock", "--name", name)
+
+
+async def start(ground: Ground, name: str, *options: str) -> Bare:
+    """Start a QEMU on host1 and adopt it."""
+    launch(ground, name, *options)
+    adopted = await adopt(ground, name)
     assert adopted.status == 0, adopted.err
     return Bare(ground, name)
 

@@ -11,6 +11,7 @@ import pytest
 
 from godwit.errors import LabError
 from godwit.lab import assets, guestimage, packages
+from godwit.lab.assets import Tree
 from godwit.lab.packages import Source, debian_sources, parse_deb822, parse_one_line
 
 DEB822 = """\
@@ -206,8 +207,7 @@ def test_a_complete_folder_is_taken_as_it_is_and_fast(tmp_path: Path, monkeypatc
     assert said == []
     assert ready.qemu_version == "1:10.0"
     assert ready.hosttree == folder / "hosttree"
-    assert ready.hosttree_old is None
-    assert ready.hosttree_libvirt is None
+    assert ready.trees == {}
 
 
 def test_the_tree_with_libvirt_is_made_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,11 +217,11 @@ def test_the_tree_with_libvirt_is_made_only_when_asked_for(tmp_path: Path, monke
     folder = tmp_path / assets.content_key("bookworm")
     _complete(folder, {"libc6": "2.36-9"})
     with pytest.raises(LabError, match="needs root"):
-        assets.prepare(tmp_path, lambda _: None, libvirt=True)
+        assets.prepare(tmp_path, lambda _: None, Tree.LIBVIRT)
     _complete(folder / "libvirt", {"libc6": "2.36-9"})
-    ready = assets.prepare(tmp_path, lambda _: None, libvirt=True)
+    ready = assets.prepare(tmp_path, lambda _: None, Tree.LIBVIRT)
     assert ready.hosttree == folder / "hosttree"
-    assert ready.hosttree_libvirt == folder / "libvirt/hosttree"
+    assert ready.tree(Tree.LIBVIRT) == folder / "libvirt/hosttree"
 
 
 @pytest.mark.parametrize("here", [{}, {"libc6": "2.31-1"}], ids=["removed", "older"])

@@ -360,6 +360,27 @@ async def test_an_image_that_qemu_img_does_not_understand_is_refused(ground: Gro
         await bare.end()
 
 
+async def test_a_disk_that_is_larger_than_a_file_may_be_on_the_target(ground: Ground) -> None:
+    """Refused by preflight; and where the limit comes down after it, the image is not made, and why is told."""
+    name = new_name()
+    images(ground, f"truncate -s 64M {name}.raw")
+    bare = await start(ground, name, *drive(f"{name}.raw", "raw"))
+    limited = "prlimit --fsize={}: --pid $(pgrep -o sshd)"
+    try:
+        make(ground, "host2", "sh", "-c", limited.format(32 * MIB))
+        refused = await bare.move()
+        assert refused.status == RefusedError.exit_status, refused
+        assert "files on" in refused.err
+        assert "may not be larger than 32.0 MiB" in refused.err
+        assert "ulimit -f" in refused.err
+        assert not bare.file(f"{name}.raw", "host2").exists()
+        make(ground, "host2", "sh", "-c", limited.format("unlimited"))
+        assert (await bare.move()).status == 0
+    finally:
+        make(ground, "host2", "sh", "-c", limited.format("unlimited"))
+        await bare.end()
+
+
 async def test_a_connection_that_breaks_while_a_disk_is_copied_leaves_the_guest(ground: Ground) -> None:
     name = new_name()
     (ground.lab.images("host1") / f"{name}.raw").write_bytes(os.urandom(32 * MIB))

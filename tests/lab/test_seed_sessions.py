@@ -24,6 +24,7 @@ from tinyguest import ACKNOWLEDGED, COUNTER, MIB, lost_writes, write_image
 from godwit import app
 from godwit.errors import LabError
 from godwit.lab import assets
+from godwit.lab.assets import Tree
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.plan import LabPlan
 from godwit.model import HostRecord
@@ -145,8 +146,9 @@ class Room:
 @pytest.fixture(scope="module", params=["10.0", "7.2"])
 def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     """Return a laboratory whose hosts have that QEMU."""
-    prepared = assets.prepare(assets.cache_folder(), print, old_qemu=request.param == "7.2")
-    tree = prepared.hosttree_old if request.param == "7.2" else prepared.hosttree
+    old = request.param == "7.2"
+    prepared = assets.prepare(assets.cache_folder(), print, *([Tree.OLD] if old else []))
+    tree = prepared.trees.get(Tree.OLD) if old else prepared.hosttree
     if tree is None:
         pytest.skip(
             "NOT SHOWN HERE: the seed's sessions on an older QEMU, since this Debian release has none of its own"

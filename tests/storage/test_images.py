@@ -29,6 +29,7 @@ QCOW2: dict[str, Any] = {
 STAND_IN = """#!/bin/sh
 [ -z "$REFUSES" ] || { echo "$REFUSES" >&2; exit 1; }
 while [ "$1" != -- ]; do shift; done
+[ -z "$FALLS" ] || kill -"$FALLS" $$
 echo made > "$2"
 """
 
@@ -130,7 +131,7 @@ def run(here: Path, script: str, *arguments: str, **environment: str) -> str:
     done = subprocess.run(
         ["sh", "-s", "--", *arguments],
         input=f"set -u\n{script}",
-        env={"PATH": path, "REFUSES": "", **environment},
+        env={"PATH": path, "REFUSES": "", "FALLS": "", **environment},
         capture_output=True,
         text=True,
         check=True,
@@ -204,10 +205,29 @@ def test_a_program_that_refuses_leaves_nothing(here: Path) -> None:
 def test_a_place_is_looked_at(here: Path) -> None:
     (here / "there.raw").touch()
     seen = images.parse_place(run(here, images.PLACE, str(here / "there.raw")))
-    assert seen == PlaceFacts(exists=True, writable=True, available=seen.available, can_create=True)
+    assert seen == PlaceFacts(
+        exists=True, writable=True, available=seen.available, can_create=True, file_limit=seen.file_limit
+    )
     assert seen.available
     gone = images.parse_place(run(here, images.PLACE, str(here / "no folder" / "a.raw")))
     assert gone == PlaceFacts(exists=False, writable=False, available=None, can_create=False)
+
+
+def test_a_limit_of_file_sizes_is_told_in_bytes(here: Path) -> None:
+    limited = images.parse_place(run(here, f"ulimit -f 100\n{images.PLACE}", str(here / "a.raw")))
+    assert limited.file_limit == 100 * 512
+    if "unlimited" in run(here, "ulimit -f"):
+        assert images.parse_place(run(here, images.PLACE, str(here / "a.raw"))).file_limit is None
+
+
+def test_a_qemu_img_that_is_ended_by_a_signal_is_told(here: Path) -> None:
+    error = create(here, here / "a.raw", FALLS="KILL")
+    assert "ended by SIGKILL" in str(error)
+    beyond = create(here, here / "a.raw", FALLS="XFSZ")
+    assert "ended by SIGXFSZ" in str(beyond)
+    assert isinstance(beyond, HostError)
+    assert "ulimit -f" in beyond.remedy
+    assert names(here) == []
 
 
 @pytest.mark.parametrize("all_of_it", ["yes", "no"])

@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from godwit.lab import guestimage
 from godwit.lab.packages import DPKG_STATUS, codename, installed, newer, open_archive, status_without, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from godwit.lab.packages import Archive, Package
 
@@ -58,25 +59,44 @@ _HIDDEN = (
     "openssh-sftp-server",
 )
 HOST_PACKAGES = ("qemu-system-x86", "qemu-utils", "openssh-server", "iproute2", "iputils-ping", "nftables")
-LIBVIRT_PACKAGES = ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients")
+
+
+class Tree(StrEnum):
+    """Trees for hosts beside the plain one, made when they are asked for.
+
+    OLD has the release's own QEMU where that is older than the plain tree's. LIBVIRT and STORAGE are the plain tree
+    with libvirt's daemon and tools, or with QEMU's network block drivers, servers of NFS and NBD, and a TPM.
+    """
+
+    OLD = "old"
+    LIBVIRT = "libvirt"
+    STORAGE = "storage"
+
+
+FURTHER_PACKAGES = {
+    Tree.LIBVIRT: ("libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients"),
+    Tree.STORAGE: ("qemu-block-extra", "nfs-ganesha", "nfs-ganesha-vfs", "rpcbind", "nbdkit", "swtpm"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Where everything lies.
-
-    `hosttree_old` is there only when it was asked for and the release has an older QEMU, `hosttree_libvirt` (what is in
-    `hosttree`, and libvirt) only when it was asked for.
-    """
+    """Where everything lies; `trees` has those that were asked for, as far as the release can have them."""
 
     folder: Path
     hosttree: Path
     kernel: Path
     initramfs: Path
     qemu_version: str
-    hosttree_old: Path | None = None
-    qemu_version_old: str = ""
-    hosttree_libvirt: Path | None = None
+    trees: Mapping[Tree, Path] = field(default_factory=dict)
+
+    def tree(self, which: Tree) -> Path:
+        """Return a tree that was asked for. Raises LabError where the release cannot have it."""
+        try:
+            return self.trees[which]
+        except KeyError:
+            message = f"there is no tree of hosts with {which}: the release has no older QEMU"
+            raise LabError(message) from None
 
 
 def cache_folder() -> Path:
@@ -94,29 +114,28 @@ def with_sshd_user(passwd: str) -> str:
     return f"{passwd.rstrip()}\nsshd:x:74:65534::/run/sshd:/usr/sbin/nologin\n"
 
 
-def prepare(cache: Path, report: Callable[[str], None], *, old_qemu: bool = False, libvirt: bool = False) -> Assets:
+def prepare(cache: Path, report: Callable[[str], None], *trees: Tree) -> Assets:
     """Make the assets below `cache` where they are not there yet, and return where they lie.
 
-    `report` is called with a line for each step. With `old_qemu` also the release's own QEMU is fetched where it is
-    older than the one used, with `libvirt` also a tree that has libvirt's daemon and tools. Safe against a kill at any
+    `report` is called with a line for each step; `trees` are wanted besides the plain one. Safe against a kill at any
     time and against two at once. Raises LabError when the machine is no Debian, the archive does not answer, or the
     folder cannot be written.
     """
     release = codename()
     folder = cache / content_key(release)
-    assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)
+    assets = _ready(folder, *trees)
     if assets is not None:
         return assets
     if os.geteuid() != 0:
         message = f"the laboratory's assets are not in {cache} yet, and making them needs root"
         raise LabError(message, remedy="run script/setup as root")
     with _locked(cache, report):
-        assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)  # somebody else may have made them meanwhile
+        assets = _ready(folder, *trees)  # somebody else may have made them meanwhile
         if assets is None:
             with _building(cache) as building:
-                _build(folder, building, release, report, old_qemu=old_qemu, libvirt=libvirt)
+                _build(folder, building, release, report, trees)
                 _prune(cache, folder, building)
-            assets = _ready(folder, old_qemu=old_qemu, libvirt=libvirt)
+            assets = _ready(folder, *trees)
     if assets is None:
         message = f"the machine's packages changed while {folder} was made"
         raise LabError(message, remedy="try again")
@@ -133,9 +152,9 @@ def content_key(release: str) -> str:
     return f"{release}-{digest.hexdigest()[:16]}"
 
 
-def _ready(folder: Path, *, old_qemu: bool = False, libvirt: bool = False) -> Assets | None:
+def _ready(folder: Path, *trees: Tree) -> Assets | None:
     """Return the assets of a complete folder whose trees still fit the machine, else nothing."""
-    parts = ["", *(["old"] if old_qemu else []), *(["libvirt"] if libvirt else [])]
+    parts = ["", *trees]
     manifests = {part: folder / part / "manifest.json" for part in parts}
     if not all(manifest.exists() for manifest in manifests.values()):
         return None
@@ -143,16 +162,13 @@ def _ready(folder: Path, *, old_qemu: bool = False, libvirt: bool = False) -> As
     here = installed()
     if not all(_serves(here.get(name), version) for each in read.values() for name, version in each["machine"].items()):
         return None
-    old = folder / "old/hosttree" if old_qemu and read["old"]["qemu"] else None
     return Assets(
         folder=folder,
         hosttree=folder / "hosttree",
         kernel=folder / "guest/vmlinuz",
         initramfs=folder / "guest/initramfs.cpio.gz",
         qemu_version=read[""]["qemu"],
-        hosttree_old=old,
-        qemu_version_old=read["old"]["qemu"] if old else "",
-        hosttree_libvirt=folder / "libvirt/hosttree" if libvirt else None,
+        trees={tree: folder / tree / "hosttree" for tree in trees if read[tree]["qemu"]},
     )
 
 
@@ -161,9 +177,7 @@ def _serves(here: str | None, needed: str) -> bool:
     return here is not None and (here == needed or not newer(needed, here))
 
 
-def _build(
-    folder: Path, building: Path, release: str, report: Callable[[str], None], *, old_qemu: bool, libvirt: bool
-) -> None:
+def _build(folder: Path, building: Path, release: str, report: Callable[[str], None], trees: Collection[Tree]) -> None:
     """Make what is missing of `folder` below `building`, and put it in place by renaming."""
     report(f"fetching the lists of packages of Debian {release}")
     archive = open_archive(building / "apt", release)
@@ -175,16 +189,15 @@ def _build(
         packages = guestimage.build(archive, fresh / "guest", building / "guestwork")
         _add_packages(fresh / "manifest.json", "guest", packages)
         _replace(fresh, folder)
-    if old_qemu and _ready(folder, old_qemu=True) is None:
-        old = building / "old"
-        old.mkdir()
-        _old_tree(archive, old, report)
-        _replace(old, folder / "old")
-    if libvirt and _ready(folder, libvirt=True) is None:
-        with_libvirt = building / "libvirt"
-        with_libvirt.mkdir()
-        _libvirt_tree(archive, with_libvirt, report)
-        _replace(with_libvirt, folder / "libvirt")
+    for tree in trees:
+        if _ready(folder, tree) is None:
+            made = building / tree
+            made.mkdir()
+            if tree is Tree.OLD:
+                _old_tree(archive, made, report)
+            else:
+                _further_tree(archive, made, report, tree)
+            _replace(made, folder / tree)
 
 
 def _new_tree(archive: Archive, fresh: Path, report: Callable[[str], None]) -> None:
@@ -194,11 +207,11 @@ def _new_tree(archive: Archive, fresh: Path, report: Callable[[str], None]) -> N
     _tree(archive, fresh, version)
 
 
-def _libvirt_tree(archive: Archive, destination: Path, report: Callable[[str], None]) -> None:
+def _further_tree(archive: Archive, destination: Path, report: Callable[[str], None], tree: Tree) -> None:
     version, suite = _new_enough(archive)
-    report(f"fetching libvirt and QEMU {version} for hosts with libvirt")
+    report(f"fetching QEMU {version} for hosts with {tree}")
     archive.prefer(suite, (*_QEMU_FAMILY, "libvirt*"))
-    _tree(archive, destination, version, LIBVIRT_PACKAGES)
+    _tree(archive, destination, version, FURTHER_PACKAGES[tree])
 
 
 def _new_enough(archive: Archive) -> tuple[str, str]:
@@ -323,14 +336,12 @@ def main() -> int:
     """Make the assets and say what is there; the command behind script/setup."""
     start = time.monotonic()
     try:
-        assets = prepare(cache_folder(), _say, old_qemu="--old-qemu" in sys.argv[1:])
+        assets = prepare(cache_folder(), _say)
     except LabError as error:
         sys.stderr.write(f"laboratory: {error}\n{error.remedy}".rstrip() + "\n")
         return error.exit_status
     _say(f"{assets.folder}, {time.monotonic() - start:.1f} s")
     _say(f"QEMU {assets.qemu_version}, guest image {assets.initramfs.stat().st_size / 2**20:.1f} MiB")
-    if assets.hosttree_old:
-        _say(f"older QEMU {assets.qemu_version_old}")
     return 0
 
 

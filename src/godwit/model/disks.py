@@ -85,12 +85,17 @@ class OlderCopy:
 
 @dataclass(frozen=True, slots=True)
 class PlaceFacts:
-    """A place on a host where an image is to be made; `available` is the room there in bytes, None without a folder."""
+    """A place on a host where an image is to be made.
+
+    `available` is the room there in bytes, None without a folder; `file_limit` what a file of whoever logs in there may
+    grow to, in bytes (RLIMIT_FSIZE), None without a limit.
+    """
 
     exists: bool
     writable: bool
     available: int | None
     can_create: bool
+    file_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,4 +97,5 @@ def _refuse(facts: GuestFacts) -> None:
     reasons = (*(f"it was given an open file: {one}" for one in facts.inherited_descriptors), *facts.refusals)
     if reasons:
         message = f"this QEMU cannot be started elsewhere as it is: {'; '.join(reasons)}"
-        raise HypervisorError(message, remedy="start it with paths and interface names instead, then adopt it")
+        remedy = "start it without that, with paths and names in place of what was opened for it, then adopt it"
+        raise HypervisorError(message, remedy=remedy)

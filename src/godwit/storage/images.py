@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FORMATS: Final = frozenset({"raw", "qcow2"})
 
+_LIMIT_UNIT: Final = 512
+"""Bytes that `ulimit -f` counts in (POSIX, sh)."""
+
 DELETE_SNAPSHOT: Final = r"""
 command -v qemu-img > /dev/null || { echo "missing"; exit 0; }
 if said=$(qemu-img snapshot -q -d "$2" -- "$1" 2>&1); then
@@ -49,6 +52,7 @@ if [ -e "$path" ] || [ -L "$path" ]; then echo "exists"; fi
 if [ -w "$folder" ]; then echo "folder"; fi
 echo "available $(($(stat -f -c '%a * %S' -- "$folder")))"
 if command -v qemu-img > /dev/null; then echo "qemu-img"; fi
+echo "limit $(ulimit -f)"
 """
 """$1 is where an image is to be made."""
 
@@ -110,7 +114,9 @@ CREATE: Final = (
 if said=$(qemu-img create -q "$@" 2>&1); then
     echo "created"
 else
+    status=$?
     rm -f -- "$path" "$marker"
+    [ "$status" -le 128 ] || said="${said:+$said: }qemu-img was ended by SIG$(kill -l "$status")"
     echo "failed $said"
 fi
 """
@@ -192,11 +198,13 @@ def parse_place(said: str) -> PlaceFacts:
     """Read PLACE's output."""
     words = dict(line.partition(" ")[::2] for line in said.splitlines())
     available = words.get("available")
+    limit = words.get("limit", "")
     return PlaceFacts(
         exists="exists" in words,
         writable="folder" in words,
         available=None if available is None else int(available),
         can_create="qemu-img" in words,
+        file_limit=int(limit) * _LIMIT_UNIT if limit.isdecimal() else None,
     )
 
 
@@ -222,4 +230,7 @@ def creating_error(where: str, path: str, said: str) -> GodwitError | None:
     if word == "taken":
         return BusyError(f"another copy to {path} on {where} is under way", remedy=f"wait for it, or remove {words}")
     message = f"{where} cannot make {path}: {words or said.strip() or 'the shell said nothing'}"
-    return HostError(message, remedy="see the folder's rights and the room on its disk")
+    remedy = "see the folder's rights and the room on its disk"
+    if "SIGXFSZ" in words or "File too large" in words:
+        remedy = "raise the limit of file sizes there: that of the login (ulimit -f), or the file system's own"
+    return HostError(message, remedy=remedy)

@@ -170,6 +170,11 @@ def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
         found = f"{folder} on {e.target.name} has {format_size(disk.place.available)} left, "
         found += f"{disk.path} takes {format_size(needed)}"
         yield block("disk-room", found, "the copy would fill the disk", f"make room on {e.target.name}")
+    elif disk.place.file_limit is not None and disk.place.file_limit < disk.image.virtual_size:
+        found = f"files on {e.target.name} may not be larger than {format_size(disk.place.file_limit)}, "
+        found += f"{disk.path} holds {format_size(disk.image.virtual_size)}"
+        why = "a QEMU that writes beyond the limit is killed"
+        yield block("file-size-limit", found, why, f"raise ulimit -f for Godwit's login on {e.target.name}")
 
 
 def _disk(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
