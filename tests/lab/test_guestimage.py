@@ -287,6 +287,20 @@ def test_memwriter_keeps_its_rate_and_finds_its_pages_as_written(guest: Guest, k
 
 
 @pytest.mark.lab
+@pytest.mark.parametrize("sync", ["", "--sync"])
+def test_diskwriter_keeps_its_rate(guest: Guest, keys: Path, sync: str) -> None:
+    guest.ssh(
+        keys,
+        f"diskwriter --rate 20 --blocks 64 --file /data/blocks {sync} >/run/log/diskwriter & p=$!; "
+        "while [ $(wc -l </run/log/diskwriter) -lt 3 ]; do usleep 100000; done; kill $p",
+    )
+    lines = guest.ssh(keys, "cat /run/log/diskwriter; wc -c </data/blocks").split("\n")
+    totals = [int(line.split("total=")[1].split()[0]) for line in lines if line.startswith("diskwriter t=")]
+    assert 30 <= totals[2] <= 66
+    assert lines[-1] == str(64 * 4096)
+
+
+@pytest.mark.lab
 def test_memwriter_notices_a_page_that_was_changed(guest: Guest, keys: Path) -> None:
     overwrite = (
         "memwriter --rate 4M --set 8M --verify >/run/log/second 2>&1 & p=$!; usleep 1500000;"

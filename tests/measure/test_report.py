@@ -15,6 +15,7 @@ from measure_samples import START_S, make_report, make_series
 from godwit.measure.charts import bin_width_s
 from godwit.measure.report import (
     Comparison,
+    DiskRow,
     DowntimeFigures,
     PhaseSpan,
     ReportData,
@@ -107,6 +108,15 @@ def test_a_report_of_nothing_but_its_name() -> None:
     words = words_of(render_html(ReportData("m-1", "web1", "host1", "host2", "refused", START_S)))
     assert "No outside probe watched" in words
     assert "no switchover was seen" in words
+
+
+def test_copied_disks_have_a_table() -> None:
+    assert "Disks" not in words_of(render_html(make_report()))
+    disks = (DiskRow("vda <1>", 600 << 20, 601 << 20),)
+    page = render_html(replace(make_report(), disks=disks, disk_bytes=10 << 20, disks_compared="equal (1 GiB in 3 s)"))
+    words = words_of(page)
+    assert "vda <1> 600.0 MiB 601.0 MiB" in words
+    assert "10.0 MiB copied. Compared afterwards: equal (1 GiB in 3 s)." in words
 
 
 def test_what_was_not_measured_is_said_to_be_so() -> None:

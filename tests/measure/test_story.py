@@ -11,9 +11,10 @@ from godwit.core import events as e
 from godwit.core.state import Phase, State
 from godwit.engine.story import transition
 from godwit.measure.narrative import Weight, sentence
-from godwit.measure.report import render_html
+from godwit.measure.report import DiskRow, render_html
 from godwit.measure.story import decisions, findings, instants, passes, phases, report_data, settings
 from godwit.model import (
+    Allocation,
     Comparison,
     Downtime,
     GuestView,
@@ -188,3 +189,19 @@ def test_a_report_can_be_made_of_it_also_while_it_runs() -> None:
     running = report_data(replace(ROW, outcome=None), STORY[:8])
     assert (running.status, running.total_s) == ("running", None)
     assert "web1" in render_html(running)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Comparison(equal=True, bytes=1 << 30, seconds=3.0), "equal (1.0 GiB in 3.00 s)"),
+        (Comparison(equal=False, detail="disk0 differs at 7"), "DIFFERENT: disk0 differs at 7"),
+        (Comparison(equal=None, detail="no room"), "NOT done: no room"),
+        (None, ""),
+    ],
+)
+def test_copied_disks_stand_in_the_report(found: Comparison | None, words: str) -> None:
+    assert ROW.outcome is not None
+    outcome = replace(ROW.outcome, disk_bytes=9, allocations=(Allocation("vda", 5, 6),), comparison=found)
+    data = report_data(replace(ROW, outcome=outcome), STORY)
+    assert (data.disks, data.disk_bytes, data.disks_compared) == ((DiskRow("vda", 5, 6),), 9, words)

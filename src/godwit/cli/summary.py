@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
+from godwit.measure.story import compared
 from godwit.model import OutcomeStatus, Owner
 from godwit.units import format_duration, format_size
 
@@ -83,11 +84,8 @@ def disk_lines(outcome: Outcome) -> list[str]:
         f"{outcome.target}"
         for one in outcome.allocations
     ]
-    found = outcome.comparison
-    if found is not None:
-        took = f"({format_size(found.bytes)} in {format_duration(found.seconds)})"
-        words = {True: f"equal {took}", False: f"DIFFERENT: {found.detail}", None: f"NOT done: {found.detail}"}
-        lines.append(f"disks compared: {words[found.equal]}")
+    if outcome.comparison is not None:
+        lines.append(f"disks compared: {compared(outcome.comparison)}")
     return lines
 
 

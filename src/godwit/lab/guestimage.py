@@ -229,6 +229,7 @@ def build(archive: Archive, destination: Path, work: Path) -> list[Package]:
         *_busybox(programs),
         *_programs(programs),
         regular("usr/bin/memwriter", tools.read_bytes(), 0o755),
+        symlink("usr/bin/diskwriter", "memwriter"),
         symlink("usr/bin/tick", "memwriter"),
         *_modules(modules / "usr/lib/modules" / version, version),
     ]

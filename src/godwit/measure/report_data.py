@@ -89,6 +89,15 @@ class DowntimeFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskRow:
+    """A disk that was copied: the bytes that it took on the source, and takes on the target."""
+
+    name: str
+    before_bytes: int
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFigures:
     """One of two runs that are compared."""
 
@@ -111,7 +120,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """One migration. ``status`` is completed, failed, cancelled, refused, guest-crashed, limbo or running."""
+    """One migration. ``status`` is completed, failed, cancelled, refused, guest-crashed, limbo or running.
+
+    ``disk_bytes`` of disks were copied; ``disks_compared`` says what came of comparing them, empty where nobody asked.
+    """
 
     id: str
     vm: str
@@ -130,6 +142,9 @@ class ReportData:
     phases: tuple[PhaseSpan, ...] = ()
     passes: tuple[PassRow, ...] = ()
     pass_count: int = 0
+    disks: tuple[DiskRow, ...] = ()
+    disk_bytes: int = 0
+    disks_compared: str = ""
     decisions: tuple[DecisionRow, ...] = ()
     findings: tuple[FindingRow, ...] = ()
     journal: tuple[JournalRow, ...] = ()

@@ -9,6 +9,7 @@ from godwit.measure.narrative import Weight, mapping_of, number_of, phase_words,
 from godwit.measure.report_data import (
     BreakdownRow,
     DecisionRow,
+    DiskRow,
     DowntimeFigures,
     FindingRow,
     JournalRow,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from godwit.measure.series import ProbeSeries
+    from godwit.model import Comparison as DisksCompared
     from godwit.ports import Entry, MigrationRow
 
 _ENDS: Final = frozenset({"done", "cancelled", "failed", "limbo"})
@@ -218,6 +220,9 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         phases=phases(row, entries),
         passes=passes(entries),
         pass_count=end.passes if end else 0,
+        disks=tuple(DiskRow(one.disk, one.before, one.after) for one in end.allocations) if end else (),
+        disk_bytes=end.disk_bytes if end else 0,
+        disks_compared=compared(end.comparison) if end and end.comparison else "",
         decisions=decisions(entries),
         findings=findings(entries),
         journal=journal_rows(entries),
@@ -227,6 +232,12 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         simulated=end.simulated if end else False,
         version=version,
     )
+
+
+def compared(found: DisksCompared) -> str:
+    """Say what came of comparing copied disks."""
+    took = f"({format_size(found.bytes)} in {format_duration(found.seconds)})"
+    return {True: f"equal {took}", False: f"DIFFERENT: {found.detail}", None: f"NOT done: {found.detail}"}[found.equal]
 
 
 def run_figures(label: str, row: MigrationRow, entries: Sequence[Entry]) -> RunFigures:
