@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,7 +103,8 @@ def test_a_standstill_is_told_while_it_lasts_and_not_for_a_switchover() -> None:
 
 def test_disks_and_memory_are_one_percentage_that_ends_with_completed() -> None:
     def mirror(at: float, done: int) -> Entry:
-        return Entry(1, at, "mirror", {"name": "disk0", "done": done, "needed": 100, "ready": done == 100})
+        data = {"name": "disk0", "done": done * MIB, "needed": 100 * MIB, "ready": done == 100, "memory": 100 * MIB}
+        return Entry(1, at, "mirror", data)
 
     def phase(at: float, name: str) -> Entry:
         return Entry(1, at, "transition", {"event": "Begin", "phase": name})
@@ -115,5 +117,5 @@ def test_disks_and_memory_are_one_percentage_that_ends_with_completed() -> None:
         shown.append(progress.percent)
         assert completed(progress) == ("Completed 100 %" if progress.phase == "done" else "")
     assert shown == sorted(shown)
-    assert shown[2:6] == [31.0, 60.0, 60.0, 70.0]
+    assert shown[2:6] == [25.25, 48.5, 48.5, pytest.approx(48.5 + 46.5 * 78 / 93 / 2)]
     assert completed(advance(Progress(), phase(1.0, "done"))) == "", "a move without disks ends as it always did"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import DISK, ID, Stage, simulate, stage
+from stage import DISK, ID, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.engine.gather import prove_disks
@@ -186,5 +186,25 @@ def test_what_a_ready_copy_leaves_over_goes_to_the_others() -> None:
         took = mirrors[-1].at - mirrors[0].at
         assert 320 * MIB / rate * 0.99 <= took <= 320 * MIB / rate * 1.1
         assert outcome.disk_bytes == 320 * MIB
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize(("disk_rate", "share"), [(6 * MIB, 14 * MIB), (0, 20 * MIB)])
+def test_what_the_guest_writes_to_copied_disks_comes_out_of_memorys_share(disk_rate: int, share: int) -> None:
+    """Both go over one link, of which 20 MiB/s are allowed."""
+
+    async def scenario() -> None:
+        scene = apart(workload=replace(SMALL, used=256 * MIB, disk_rate=disk_rate), policy=Policy(bandwidth=20 * MIB))
+        seen: set[int] = set()
+        scene.one.tick = lambda: noted(scene, seen)
+        outcome = await scene.move()
+        assert outcome.status is COMPLETED
+        assert min(seen) == pytest.approx(share, rel=0.05)
+
+    async def noted(scene: Stage, seen: set[int]) -> None:
+        qemu = scene.one.qemus.get("web")
+        if qemu is not None and qemu.stream is not None and qemu.migration == "active":
+            seen.add(int(qemu.parameters["max-bandwidth"]))
 
     simulate(scenario)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _FLOORS: Final[Mapping[str, float]] = {
     "preparing": 1.0,
     "mirroring": 2.0,
-    "precopy": 2.0,
     "switchover": 96.0,
     "powering-off": 60.0,
     "starting": 90.0,
@@ -31,12 +30,10 @@ _RUNS_AGAIN: Final = frozenset({"finishing", "done", "cancelled", "failed"})
 
 _LONG: Final = 1.0
 
-_FIRST_PASS_ENDS: Final = 80.0
-"""What the first pass stands for: each later one is shorter, unless the guest writes faster than the link carries."""
+_PRECOPY_BEGINS, _PRECOPY_ENDS = 2.0, 95.0
 
-_PRECOPY_ENDS: Final = 95.0
-_DISKS_END: Final = 60.0
-"""What copying disks stands for where there are any: they are most of the bytes."""
+_FIRST_PASS: Final = 78 / 93
+"""The share of the first pass: each later one is shorter, unless the guest writes faster than the link carries."""
 
 _CLOSE: Final = 1.15
 
@@ -68,6 +65,8 @@ class Progress:
     cancelling: bool = False
     disks: tuple[tuple[str, float, float], ...] = ()
     """Name, bytes done and bytes known to be needed of each disk that is copied."""
+    memory: float = 0.0
+    """Bytes of the guest's memory, which follows the disks."""
     standing: float | None = None
     """Since when nobody executes the guest."""
 
@@ -75,6 +74,13 @@ class Progress:
     def copied(self) -> tuple[float, float]:
         """Bytes of disks done, and known to be needed."""
         return sum(done for _, done, _ in self.disks), sum(needed for _, _, needed in self.disks)
+
+    @property
+    def stream_begins(self) -> float:
+        """The percentage at which memory's turn comes: the part that disks have of all bytes."""
+        _, needed = self.copied
+        share = needed / (needed + self.memory) if self.memory > 0 else 0.0
+        return _PRECOPY_BEGINS + (_PRECOPY_ENDS - _PRECOPY_BEGINS) * share
 
 
 def advance(progress: Progress, entry: Entry) -> Progress:
@@ -110,18 +116,19 @@ def _after_mirror(progress: Progress, entry: Entry) -> Progress:
     name = text_of(entry.data, "name")
     done, needed = (number_of(entry.data, key) or 0.0 for key in ("done", "needed"))
     others = tuple(disk for disk in progress.disks if disk[0] != name)
-    progress = replace(progress, disks=tuple(sorted((*others, (name, done, needed)))))
+    memory = number_of(entry.data, "memory") or progress.memory
+    progress = replace(progress, disks=tuple(sorted((*others, (name, done, needed)))), memory=memory)
     if progress.phase not in {"preparing", "mirroring"}:
         return progress
     copied, wanted = progress.copied
     floor = _FLOORS["mirroring"]
-    percent = floor + (_DISKS_END - floor) * (copied / wanted if wanted else 1.0)
+    percent = floor + (progress.stream_begins - floor) * (copied / wanted if wanted else 1.0)
     return replace(progress, percent=max(progress.percent, percent))
 
 
 def _after_transition(progress: Progress, entry: Entry) -> Progress:
     phase = text_of(entry.data, "phase") or progress.phase
-    floor = _DISKS_END if phase == "precopy" and progress.disks else _FLOORS.get(phase, 0.0)
+    floor = progress.stream_begins if phase == "precopy" else _FLOORS.get(phase, 0.0)
     runs_again = text_of(entry.data, "event") in {"SourceResumed", "TargetRunning"} or phase in _RUNS_AGAIN
     return replace(
         progress,
@@ -163,12 +170,13 @@ def _percent(progress: Progress, reading: Reading, begun: float) -> float:
     """Say how far the stream is: by bytes in the first pass, then by time, as far as anybody can say."""
     if progress.phase not in {"preparing", "precopy"} or reading.total <= 0:
         return 0.0
-    floor = _DISKS_END if progress.disks else _FLOORS["precopy"]
+    floor = progress.stream_begins
+    first_pass_ends = floor + (_PRECOPY_ENDS - floor) * _FIRST_PASS
     if reading.iteration <= 1:
         done = 1.0 - min(1.0, reading.remaining / reading.total)
-        return floor + (_FIRST_PASS_ENDS - floor) * done
+        return floor + (first_pass_ends - floor) * done
     if reading.eta is None:
-        return _FIRST_PASS_ENDS
+        return first_pass_ends
     elapsed = max(0.0, reading.at - begun)
     left = max(0.0, reading.eta[1])
     share = elapsed / (elapsed + left) if elapsed + left > 0 else 1.0

@@ -80,6 +80,11 @@ class Actions:
         """Write to the journal what nobody acts upon."""
         self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)
 
+    def note_copied(self, name: str, done: int, needed: int, *, ready: bool) -> None:
+        """Write to the journal how far the copy of a disk is, in bytes, beside the memory that follows it."""
+        memory = self.facts.memory if self.facts else None
+        self.note("mirror", name=name, done=done, needed=needed, ready=ready, memory=memory)
+
     def find(self, finding: Finding) -> None:
         """Keep and journal something that the user should know."""
         self.findings = (*self.findings, finding)

@@ -106,9 +106,9 @@ class Engine:
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
         self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit, qemus=self._qemus)
-        self._sampler = Sampler(self._actions, self._inbox.put_nowait)
-        self._sides.on_pass = self._sampler.poke
         self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
+        self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far)
+        self._sides.on_pass = self._sampler.poke
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
         self._sides.on_mirror = self._mirroring.hear

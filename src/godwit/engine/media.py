@@ -34,7 +34,7 @@ class Media:
 
     def _note(self, copy: DiskCopy, done: int, needed: int) -> None:
         self.copied[copy.name] = done
-        self.actions.note("mirror", name=copy.name, done=done, needed=needed, ready=done >= needed)
+        self.actions.note_copied(copy.name, done, needed, ready=done >= needed)
 
     async def end_all(self, copies: tuple[DiskCopy, ...]) -> None:
         """End what a former runner may have left under way, before its files are removed."""

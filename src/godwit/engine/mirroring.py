@@ -82,7 +82,11 @@ class Mirroring:
     def _note(self, views: Sequence[MirrorView]) -> None:
         for view in views:
             self.copied[view.name] = view.done
-            self.actions.note("mirror", name=view.name, done=view.done, needed=view.needed, ready=view.ready)
+            self.actions.note_copied(view.name, view.done, view.needed, ready=view.ready)
+
+    async def copied_so_far(self, guest: Guest) -> int | None:
+        """Return the bytes of disks that were sent, what the guest wrote since included; None where none is copied."""
+        return sum(view.done for view in await guest.mirrors(self._copies)) if self._copies else None
 
     def _check(self, copies: Sequence[DiskCopy], views: Sequence[MirrorView]) -> None:
         """Raise HypervisorError unless all copies are under way."""

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.strategy import STALL_SECONDS, decide, eta, stalled
+from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
 from godwit.model import Sample, Side
+from godwit.units import format_bandwidth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from godwit.engine.actions import Actions
+    from godwit.ports import Guest
 
 PERIOD: Final = 0.25
 """Seconds between samples; the end of a pass brings one at once."""
@@ -25,10 +28,15 @@ _KEPT: Final = 2000
 
 @dataclass(slots=True)
 class Sampler:
-    """Follows one stream while it runs, and is silent during the switchover: a query there would lengthen it."""
+    """Follows one stream while it runs, and is silent during the switchover: a query there would lengthen it.
+
+    `copied` asks how many bytes of disks were sent beside it.
+    """
 
     actions: Actions
     emit: Callable[[e.Event], None]
+    copied: Callable[[Guest], Awaitable[int | None]]
+    _share: MemoryShare | None = None
     _samples: list[Sample] = field(default_factory=list)
     _said: tuple[str, int] | None = None
     _began: float = 0.0
@@ -67,6 +75,7 @@ class Sampler:
             return
         try:
             sample = await guest.sample()
+            await self._yield_to_disks(guest)
         except GodwitError as error:
             self.actions.note("note", text=f"no sample: {error.message}")
             return
@@ -79,6 +88,23 @@ class Sampler:
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults and not self.actions.in_place:
             self._decide()
+
+    async def _yield_to_disks(self, guest: Guest) -> None:
+        """Leave what the guest writes to copied disks out of what memory may send."""
+        spec = self.actions.parts.spec
+        if not spec.policy.bandwidth or spec.defaults:
+            return
+        copied = await self.copied(guest)
+        if copied is None:
+            return
+        if self._share is None:
+            self._share = MemoryShare(spec.policy.bandwidth)
+        changed = self._share.after(self.actions.parts.clock.now(), copied)
+        if changed is not None:
+            share, rate = changed
+            reason = f"memory may send {format_bandwidth(share)} of {format_bandwidth(spec.policy.bandwidth)}"
+            evidence = f"the guest's writes to copied disks take {format_bandwidth(rate)}"
+            self.emit(e.Decided("share-bandwidth", {"max-bandwidth": share}, reason, evidence))
 
     def _decide(self) -> None:
         decision = decide(self.actions.parts.spec.policy, self._samples, self.actions.downtime_limit)

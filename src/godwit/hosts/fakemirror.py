@@ -53,6 +53,7 @@ class FakeMirror:
             self.done = min(float(self.needed), self.done + self._rate() * STEP)
             if self.source.raw == "running":
                 self.source.world.write_to_disks(self.source)
+                self._send_written()
         world, path = self.source.world, self.copy.image.path
         here, there = world.file(path, self.source.host.name), world.file(path, self.target.host.name)
         if here is not None and there is not None:
@@ -60,6 +61,13 @@ class FakeMirror:
             if self.source.raw != "running":  # what a running guest writes now is not in the copy
                 world.incomplete.discard(there.inode)
         self.finish("")
+
+    def _send_written(self) -> None:
+        """Send what the guest has written meanwhile, whatever the limit: a copy that is ready keeps up."""
+        if self.ready:
+            written = round(self.source.workload.disk_rate * STEP)
+            self.needed += written
+            self.done += written
 
     def _rate(self) -> float:
         """Return the bytes a second that it may copy: copies share a link, as far as none is limited to less."""

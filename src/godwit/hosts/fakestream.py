@@ -36,6 +36,8 @@ LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
 class Workload:
     """What a simulated guest does with its memory: sizes in bytes, `dirty_rate` in bytes a second.
 
+    `disk_rate` is what it writes to each of its disks, in bytes a second.
+
     `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
     it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
     `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
@@ -46,6 +48,7 @@ class Workload:
     used: int = 128 * MIB
     hot_set: int = 16 * MIB
     dirty_rate: float = 8.0 * MIB
+    disk_rate: float = 0.0
     power_off: float | None = 0.02
     presses_missed: int = 0
     agent: bool | None = None
