@@ -338,7 +338,7 @@ def test_a_copy_that_breaks_off_while_the_guest_switches_itself_off() -> None:
 
     scene, outcome = moved(
         OFF,
-        lambda scene: scene.at(Phase.POWERING_OFF, lambda: break_off(scene), 0.5),
+        lambda scene: scene.at(Phase.POWERING_OFF, lambda: break_off(scene), 1.0),
         shared=False,
         workload=SLOW_TO_GO,
     )
@@ -348,13 +348,23 @@ def test_a_copy_that_breaks_off_while_the_guest_switches_itself_off() -> None:
     assert len(scene.world.runs) == 2, "it was off already on its way, and was started again"
 
 
+def test_a_guest_that_was_not_asked_yet_is_not_waited_for() -> None:
+    def lose_the_target(scene: Stage) -> None:
+        scene.two.qemus["web"].exit("somebody killed it")
+
+    scene, outcome = moved(OFF, lambda scene: scene.at(Phase.POWERING_OFF, lambda: lose_the_target(scene), 0.1))
+    assert outcome.status is FAILED
+    assert len(scene.world.runs) == 1
+    assert outcome.total_s < 10
+
+
 def test_the_source_is_silent_for_a_moment_while_the_guest_switches_itself_off() -> None:
     def cut(scene: Stage) -> None:
         scene.world.cut("one")
 
     async def scenario() -> None:
         scene = scene_of(OFF, shared=True, workload=SLOW_TO_GO)
-        scene.at(Phase.POWERING_OFF, lambda: cut(scene), 0.2)
+        scene.at(Phase.POWERING_OFF, lambda: cut(scene), 1.0)
         move = asyncio.create_task(scene.move())
         await scene.world.clock.sleep(8)
         scene.world.heal("one")

@@ -134,7 +134,7 @@ FAULTS: Final[dict[str, tuple[Callable[[Scene], object], str]]] = {
     ),
     "it is cancelled at once": (lambda s: s.at(Step.WRITING, _cancelling(s)), SaveCancelledError.code),
     "somebody lets it run": (
-        lambda s: s.at(Step.HANDING, s.hosts["one"].qemus["web"].cont),
+        lambda s: s.at(Step.HANDING, lambda: _let_run(s)),
         SaveFailedError.code,
     ),
 }
@@ -152,6 +152,12 @@ def _cut(scene: Scene, seconds: float) -> None:
 
 def _later(seconds: float, act: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_later(seconds, act)
+
+
+def _let_run(scene: Scene) -> None:
+    qemu = scene.hosts["one"].qemus["web"]
+    qemu._hand_over()
+    qemu.cont()
 
 
 def _cancelling(scene: Scene) -> Callable[[], object]:

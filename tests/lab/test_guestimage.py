@@ -294,7 +294,7 @@ def test_diskwriter_keeps_its_rate(guest: Guest, keys: Path, sync: str) -> None:
         f"diskwriter --rate 20 --blocks 64 --file /data/blocks {sync} >/run/log/diskwriter & p=$!; "
         "while [ $(wc -l </run/log/diskwriter) -lt 3 ]; do usleep 100000; done; kill $p",
     )
-    lines = guest.ssh(keys, "cat /run/log/diskwriter; wc -c </data/blocks").split("\n")
+    lines = guest.ssh(keys, "cat /run/log/diskwriter; wc -c </data/blocks").splitlines()
     totals = [int(line.split("total=")[1].split()[0]) for line in lines if line.startswith("diskwriter t=")]
     assert 30 <= totals[2] <= 66
     assert lines[-1] == str(64 * 4096)

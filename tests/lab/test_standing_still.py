@@ -136,8 +136,7 @@ async def test_a_guest_that_ignores_its_button_runs_on(ground: Ground) -> None:
 
 
 async def test_a_guest_that_ignores_its_button_and_has_an_agent(ground: Ground) -> None:
-    await ground.healthy_guest()
-    others = (ground.name, ground.number)
+    assert (await ground.godwit("vm", "stop", "--force", ground.name)).status == 0
     await ground.fresh_guest(agent=True)
     _, there = await ground.whereabouts()
     boot = ground.ssh(BOOT)
@@ -150,7 +149,6 @@ async def test_a_guest_that_ignores_its_button_and_has_an_agent(ground: Ground) 
     ground.ssh("killall acpid")
     assert (await ground.godwit("vm", "stop", ground.name, deadline=90)).status == 0
     assert not any(ground.qemus().values())
-    ground.use(*others)
 
 
 @pytest.mark.parametrize(

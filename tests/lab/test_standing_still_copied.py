@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from diskground import SEEN_ANEW, SLOW, assert_as_before, fill, made_there
-from labtools import until
+from labtools import Trap, until
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus
@@ -101,8 +101,11 @@ async def test_a_target_that_is_killed_while_the_guest_switches_itself_off(groun
     """Nobody can take the press of a power button back: the guest is off for a moment, and starts where it was."""
     here, there = await fill(ground)
     boot = ground.ssh(BOOT)
-    move = await (await ground.begin(there, "--static", "--off")).reaches(Phase.POWERING_OFF)
+    traps = ground.lay(Trap("hold", at="godwit.qemu.guest:QemuGuest.powerdown"))
+    move = await ground.begin(there, "--static", "--off", traps=traps)
+    await until(traps.sprung, "the button was pressed")
     os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
+    traps.release()
     assert (await move.outcome(120)).status is OutcomeStatus.FAILED
     await ground.answers()
     await assert_as_before(ground, move, here, there, 90)

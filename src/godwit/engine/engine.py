@@ -112,7 +112,7 @@ class Engine:
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
         self._sides.on_mirror = self._mirroring.hear
-        self._standing = Standing(self._actions)
+        self._standing = Standing(self._actions, restarted=self._restarted)
         self._observer = Observer(self._parts.clock, self._sides)
         self._outside = Outside(self._actions)
         self._beside(self._listen_for_cancel())

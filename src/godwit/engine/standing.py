@@ -30,10 +30,13 @@ _OBEYS: Final = 5.0
 class Standing:
     """Stops, switches off and starts a guest through the two monitors and hosts of a move.
 
-    `_ignored` is what this runner knows of a guest that did not obey its power button.
+    Of a guest that is to switch itself off this runner knows whether it was asked, and whether it did not obey; what a
+    former one did, if this one is `restarted`, nobody knows.
     """
 
     actions: Actions
+    restarted: bool = False
+    _asked: bool = False
     _ignored: bool = False
 
     # -- a guest that stands still ---------------------------------------------------------------------------------
@@ -81,6 +84,7 @@ class Standing:
 
     async def _ask(self, first: bool) -> None:  # noqa: FBT001 - the shape that switch_off calls
         guest = await self.actions.sides.attach(Side.SOURCE)
+        self._asked = True
         if why := await ask_to_switch_off(guest, agent=first):
             self.actions.note("note", text=f"the power button is pressed: {why}")
 
@@ -129,7 +133,7 @@ class Standing:
         """
         parts = self.actions.parts
         view = self._answered(await self.actions.sides.look(Side.SOURCE))
-        if view.state is RunState.RUNNING and not self._ignored:
+        if view.state is RunState.RUNNING and not self._ignored and (self._asked or self.restarted):
             timeout = parts.spec.policy.off_timeout
             view = await self._until(Side.SOURCE, timeout, lambda view: view.state is not RunState.RUNNING)
             self._answered(view)

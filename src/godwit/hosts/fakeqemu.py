@@ -65,6 +65,9 @@ PARAMETERS: Final = {
 }
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)
+HANDED_OVER: Final = 0.002
+"""Seconds from a stream's end until the run state of where it came from says so."""
+
 IN_ORDER: Final = frozenset({"quit", "the guest shut down"})
 """The ends of a process at which it closes its disks; when it has handed its guest over, it has done so already."""
 
@@ -200,6 +203,17 @@ class FakeQemu:
         """Return what query-status and query-migrate say."""
         word = f"{self.raw}/{self.migration}" if self.migration else self.raw
         return GuestView(RUN_STATES[self.raw], STREAM_STATUSES[self.migration], word, self.pid, self.detail)
+
+    def complete_stream(self) -> None:
+        """End a stream from here: its status comes first, the run state a moment later (migration_iteration_finish)."""
+        if self.raw != "finish-migrate":
+            self.halt("finish-migrate")
+        self.set_migration("completed")
+        asyncio.get_running_loop().call_later(HANDED_OVER, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self.alive and self.raw == "finish-migrate" and self.migration == "completed":
+            self.raw = "postmigrate"
 
     def receive(self, source: FakeQemu) -> None:
         """Have everything: stand still, or run at once if `cont` came too early."""

@@ -198,8 +198,7 @@ class FakeFileStream:
             return
         self._save.stream, self._save.memory = qemu.workload.used, qemu.memory
         self._save.status = "0" if self._piped else ""
-        qemu.halt("postmigrate")
-        qemu.set_migration("completed")
+        qemu.complete_stream()
 
     def _arrive(self) -> None:
         """Have read everything: what is no whole save makes QEMU exit."""

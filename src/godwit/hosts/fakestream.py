@@ -228,8 +228,7 @@ class FakeStream:
             "transferred": self.transferred,
             "passes": float(self.iteration),
         }
-        self.source.halt("postmigrate")
-        self.source.set_migration("completed")
+        self.source.complete_stream()
 
     # -- bytes and time --------------------------------------------------------------------------------------------
 
