@@ -54,13 +54,17 @@ _WHOLE, _OVERLAY = 512, 40
 
 _BEGIN_DEADLINE: Final = 60.0
 _WRITES_S: Final = 200
-_WRITER: Final = f"exec diskwriter --rate {_WRITES_S} --blocks 4096 --file /data/blocks"
+_BLOCK: Final = 4096
+_WRITER: Final = f"exec diskwriter --rate {_WRITES_S} --blocks 1024 --file /data/blocks"
 _LOG: Final = "/run/log/diskwriter"
 
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """One move and what its disk took: bytes allocated on both sides, bytes of it on the wire, the guest's writes."""
+    """One move and what its disk took: bytes allocated on both sides, bytes of it on the wire, the guest's writes.
+
+    `written` are the bytes that the guest wrote to it from the command to its end.
+    """
 
     move: Move
     allocated: int
@@ -69,6 +73,7 @@ class Trip:
     seconds: float
     ideal_seconds: float
     writes_s: float
+    written: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ def login(lab: Laboratory, vm: Vm) -> list[str]:
 
 async def written(lab: Laboratory, vm: Vm) -> int:
     """Return how often the program in the guest has written."""
-    asked = [*login(lab, vm), f"tail -n 1 {_LOG}"]
+    asked = [*login(lab, vm), f"touch {_LOG}; tail -n 1 {_LOG}"]
     done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=True)
     found = re.search(r"total=(\d+)", done.stdout)
     return int(found[1]) if found else 0
@@ -170,6 +175,7 @@ async def travel(service: Service, lab: Laboratory, vm: Vm, way: tuple[str, str]
         seconds=ran - began,
         ideal_seconds=(taken + move.bytes) * 8 / rate,
         writes_s=(after - before) / (move.command_s + CALM),
+        written=(after - before) * _BLOCK,
     )
 
 
@@ -185,6 +191,11 @@ def table(trips: tuple[Trip, ...]) -> str:
             "x",
         ),
         ("bytes of the disk on the wire, of those allocated", [one.wire / one.allocated for one in trips], "x"),
+        (
+            "of those allocated, and written meanwhile",
+            [one.wire / (one.allocated + one.written) for one in trips],
+            "x",
+        ),
         ("allocated on the target, of that on the source", [one.there / one.allocated for one in trips], "x"),
         ("time, of (allocated + memory) / link", [one.seconds / one.ideal_seconds for one in trips], "x"),
         ("the guest's writes a second meanwhile", [one.writes_s for one in trips], ""),

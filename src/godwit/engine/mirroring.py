@@ -103,37 +103,43 @@ class Mirroring:
         )
         loop = asyncio.get_running_loop()
         self._ended = {copy.job: loop.create_future() for copy in command.copies}
-        await asyncio.gather(*(source.end_mirror(copy) for copy in command.copies))
-        _, late = await asyncio.wait(self._ended.values(), timeout=_END_DEADLINE)
-        if late:
-            message = f"{len(late)} copies of disks have not ended within {_END_DEADLINE:g} s"
-            raise HypervisorError(message, remedy="see the migration link and the target's disk")
-        troubles = [f"{copy.name}: {words}" for copy in command.copies if (words := self._ended[copy.job].result())]
-        if troubles:
-            message = f"a copy of a disk did not end whole: {'; '.join(troubles)}"
-            raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
-        # Side by side: the guest stands still meanwhile.
-        refused = await asyncio.gather(
-            self._let_go(source, command.copies), self._take_from_network(target, command.copies)
+        # The guest stands still: what need not wait for an answer is said at once, and QEMU keeps the order. Nothing is
+        # written to the source's disks any more, so they may have their stamps before the copies have ended.
+        ending = asyncio.gather(*(source.end_mirror(copy) for copy in command.copies))
+        refused_here, _ = await asyncio.gather(source.stamp_disks(command.copies), ending)
+        await self._until_ended(command.copies)
+        _, _, refused_there, _ = await asyncio.gather(
+            target.stop_serving(),
+            target.freeze(command.copies),
+            target.stamp_disks(command.copies),
+            source.forget_mirrors([copy for copy in command.copies if copy.since]),
         )
-        for words in (words for side in refused for words in side):
+        for words in (*refused_here, *refused_there):
             self.actions.note("note", text=f"no handover stamp, the way back will copy the whole disk: {words}")
         self.actions.mark("mirrors_ended", self.actions.parts.clock.now())
         return e.MirrorsEnded()
 
-    async def _let_go(self, source: Guest, copies: tuple[DiskCopy, ...]) -> tuple[str, ...]:
-        await source.forget_mirrors(copies)
-        return await source.stamp_disks(copies)
-
-    async def _take_from_network(self, target: Guest, copies: tuple[DiskCopy, ...]) -> tuple[str, ...]:
-        await target.stop_serving()
-        await target.freeze(copies)
-        return await target.stamp_disks(copies)
+    async def _until_ended(self, copies: tuple[DiskCopy, ...]) -> None:
+        """Wait for the copies that were told to end. Raises HypervisorError for one that does not, or not whole."""
+        _, late = await asyncio.wait(self._ended.values(), timeout=_END_DEADLINE)
+        if late:
+            message = f"{len(late)} copies of disks have not ended within {_END_DEADLINE:g} s"
+            raise HypervisorError(message, remedy="see the migration link and the target's disk")
+        troubles = [f"{copy.name}: {words}" for copy in copies if (words := self._ended[copy.job].result())]
+        if troubles:
+            message = f"a copy of a disk did not end whole: {'; '.join(troubles)}"
+            raise HypervisorError(message, remedy="see the room on the target's disk and the migration link")
 
     async def go_on(self, _: e.ContinueStream) -> None:
-        """Let the held stream go on into the switchover."""
+        """Let the held stream go on into the switchover; the connections of whole copies are closed just before."""
         guest = await self.actions.sides.attach(Side.SOURCE)
-        await guest.continue_stream()
+        await asyncio.gather(self._forget(guest), guest.continue_stream())
+
+    async def _forget(self, source: Guest) -> None:
+        try:
+            await source.forget_mirrors([copy for copy in self._copies if not copy.since])
+        except GodwitError as error:  # they end with the source's QEMU
+            self.actions.note("note", text=f"the connection of a copied disk was not closed: {error.message}")
 
     async def cancel(self, command: e.CancelMirrors) -> e.Event:
         """End the copies before their time. Raises GodwitError where the source does not answer."""

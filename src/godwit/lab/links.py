@@ -27,8 +27,14 @@ if TYPE_CHECKING:
     from godwit.lab.plan import LabPlan, Link
 
 BURST: Final = "64kb"
-QUEUE: Final = "200kb"
-"""The shaper's queue: short, since every byte that waits in it at the switchover is added to the blackout."""
+QUEUE: Final = "1mb"
+"""The shaper's queue, on the sender's own side as that of a network card is.
+
+A card holds a sender back and drops nothing. A shaper that is full drops, and a small packet that is dropped on its own
+host, with nothing else of its connection under way, is sent again only by the persist timer, 200 ms and more later
+(tcp_check_probe_timer() in Linux). What waits here at the switchover adds to the blackout; the kernel keeps that to
+about a millisecond of each connection's rate (TCP small queues), so a queue that holds several of these never drops.
+"""
 
 _CONTROLLER_PORT: Final = "p-controller"
 _QUIET_BRIDGE: Final = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
