@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
 from godwit.core.preflight import check, check_upgrade
 from godwit.core.savefile import decode_header
 from godwit.core.saves import Job, Step, Work, checked_path
@@ -24,7 +25,7 @@ from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import new_identifier, new_job_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade, Way
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, Profile, RunState, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from godwit.core.saves import Compression
     from godwit.core.sending import SendRecord
     from godwit.core.state import State
-    from godwit.model import Finding, HostFacts, Vm
+    from godwit.model import DirtyWindow, Finding, HostFacts, Vm
     from godwit.ports import (
         Clock,
         Entry,
+        Guest,
         Host,
         Hypervisor,
         Inventory,
@@ -199,6 +201,42 @@ class Service:
         if view.state not in over:
             message = f"{vm.name} did not switch itself off within {_POWERDOWN_DEADLINE:.0f} s"
             raise BusyError(message, remedy=f"godwit vm stop --force {vm.name}")
+
+    async def profile(self, name: str) -> Profile:
+        """Measure how a running guest changes its memory, for some seconds; the guest takes no notice.
+
+        Raises InputError for a guest that does not run or is too small to be sampled, HypervisorError, HostError.
+        """
+        vm = await self.inventory.vm(name)
+        await self.refuse_migrating(name)
+        looking = replace(vm, control=vm.observe or vm.control)  # the other monitor stays free for whoever moves it
+        async with _Opened(self, vm) as host:
+            view = await host.observe(vm)
+            if view.state is not RunState.RUNNING:
+                message = f"{name} is {view.state} on {vm.host}: only of a running guest can be said what it changes"
+                raise InputError(message, remedy=f"godwit vm show {name}")
+            guest = await host.attach(looking)
+            try:
+                memory = (await guest.facts()).memory
+                if memory < LEAST_SAMPLED:
+                    message = (
+                        f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
+                    )
+                    raise InputError(message)
+                windows = await self._windows(guest)
+            finally:
+                await guest.close()
+        return Profile(name, vm.host, self.clock.now(), memory, windows)
+
+    async def _windows(self, guest: Guest) -> tuple[DirtyWindow, ...]:
+        windows: list[DirtyWindow] = []
+        shortest = 0.0
+        for seconds, times in WINDOWS:
+            for _ in range(times):
+                if seconds >= shortest:
+                    windows.append(await guest.dirty_window(seconds))
+                    shortest = max(shortest, windows[-1].seconds if windows[-1].seconds > seconds else 0.0)
+        return tuple(windows)
 
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""

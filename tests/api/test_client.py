@@ -9,10 +9,12 @@ import pytest
 
 import godwit
 from godwit.api.client import Godwit, connect, error_of, error_of_job
+from godwit.core.dirtying import WINDOWS, curve_of
 from godwit.core.saves import Job, Step, Way
 from godwit.errors import (
     BusyError,
     GuestCrashedError,
+    InputError,
     LimboError,
     MigrationCancelledError,
     MigrationFailedError,
@@ -22,9 +24,10 @@ from godwit.errors import (
     UnknownVmError,
 )
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
+from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
-from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.model import DirtyWindow, HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
@@ -96,6 +99,39 @@ async def test_a_guest_moves_and_every_line_is_told() -> None:
     assert (await place.g.view(await place.g.vm("web1"))).state is RunState.RUNNING
     assert (await place.g.view(await place.g.vm("web1"), host="host1")).state is RunState.ABSENT
     assert not place.world.broken_laws
+
+
+async def test_a_running_guest_is_profiled_and_a_paused_one_is_not() -> None:
+    place = await Place.make()
+    found = await place.g.profile("web1")
+    curve = curve_of(found.windows, found.memory)
+    assert (found.vm, found.host, len(found.windows)) == ("web1", "host1", sum(times for _, times in WINDOWS))
+    assert curve.write_rate == pytest.approx(Workload().dirty_rate, rel=0.05)
+    place.world.hosts["host1"].qemus["web1"].stop()
+    with pytest.raises(InputError, match="is paused on host1"):
+        await place.g.profile("web1")
+    place.world.hosts["host1"].qemus["web1"].exit("killed")
+    with pytest.raises(InputError, match="is absent on host1"):
+        await place.g.profile("web1")
+
+
+async def test_a_guest_that_is_too_small_to_be_sampled_is_told_of() -> None:
+    place = await Place.make()
+    qemu = place.world.hosts["host1"].qemus["web1"]
+    qemu.workload = Workload(memory=64 << 20, used=32 << 20)
+    with pytest.raises(InputError, match="has 64 MiB, and QEMU samples no memory below 128 MiB"):
+        await place.g.profile("web1")
+
+
+async def test_a_qemu_that_measures_whole_seconds_is_not_asked_for_the_same_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def coarse(_: FakeGuest, seconds: float) -> DirtyWindow:
+        return DirtyWindow(max(1.0, seconds), 5)
+
+    monkeypatch.setattr(FakeGuest, "dirty_window", coarse)
+    found = await (await Place.make()).g.profile("web1")
+    assert [window.seconds for window in found.windows] == [1.0, 1.0, 1.0, 2.0]
 
 
 async def test_a_qemu_is_replaced_on_its_host() -> None:

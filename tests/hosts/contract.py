@@ -186,6 +186,15 @@ class GuestContract:
             await becomes(guest.view, RunState.RUNNING)
             await guest.keep_after_power_off(keep=False)
 
+    async def test_what_a_guest_changes_is_measured(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            memory = (await guest.facts()).memory
+            window = await guest.dirty_window(0.1)
+            assert 0.1 <= window.seconds <= 1.0
+            assert 0 <= window.unique <= memory
+
     async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
         await bench.start()
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.snapshots import Snapshot
     from godwit.engine.sending import Told
-    from godwit.model import Finding, GuestView, HostFacts, Vm
+    from godwit.model import Finding, GuestView, HostFacts, Profile, Vm
     from godwit.ports import Entry, MigrationRow
     from godwit.service import Service, Status
     from godwit.snapshots import Made, Sent
@@ -172,6 +172,13 @@ class Godwit:
     async def check(self, vm: str, host: str, *, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
         return await self.service.dry_run(vm, host, policy)
+
+    async def profile(self, vm: str) -> Profile:
+        """Measure how a running guest changes its memory; see `godwit.core.dirtying.curve_of` for what that says.
+
+        Raises InputError for a guest that does not run, HypervisorError, HostError.
+        """
+        return await self.service.profile(vm)
 
     def migration(self, identifier: str) -> Migration:
         """Return the handle of a migration that was asked for earlier."""

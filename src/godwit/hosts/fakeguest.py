@@ -10,7 +10,7 @@ from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
-from godwit.model import DiskFacts, Features, GuestFacts, GuestView, NicFacts, Sample, Stamp
+from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, NicFacts, Sample, Stamp
 from godwit.ports import GuestEvent
 
 if TYPE_CHECKING:
@@ -308,6 +308,14 @@ class FakeGuest:
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
         await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))
+
+    async def dirty_window(self, seconds: float) -> DirtyWindow:
+        """Measure how much of its memory the guest changes within `seconds`."""
+        await self._tell("calc-dirty-rate", lambda: None)
+        await self._world.clock.sleep(seconds)
+        workload = self._qemu.workload
+        unique = await self._tell("query-dirty-rate", lambda: workload.dirtied(seconds))
+        return DirtyWindow(seconds, round(unique))
 
     async def reset(self) -> None:
         """Press the reset button."""

@@ -52,12 +52,14 @@ from godwit.model.moves import (
     WatchResult,
     Way,
 )
+from godwit.model.profiles import DirtyWindow, Profile
 
 __all__ = [
     "MIGRATION_PORTS",
     "Allocation",
     "BridgeFacts",
     "Comparison",
+    "DirtyWindow",
     "DiskCopy",
     "DiskFacts",
     "DiskMode",
@@ -79,6 +81,7 @@ __all__ = [
     "PlaceFacts",
     "Policy",
     "ProbeRequest",
+    "Profile",
     "QemuFacts",
     "RunState",
     "Sample",

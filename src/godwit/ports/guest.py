@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
 
 
 GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
@@ -194,6 +194,13 @@ class Guest(Protocol):
         """Type a line at the human monitor and return what it prints; `deadline` in seconds.
 
         A command that QEMU refuses there is no error but a text that says so.
+        """
+        ...
+
+    async def dirty_window(self, seconds: float) -> DirtyWindow:
+        """Measure how much of its memory the guest changes within `seconds`, or the shortest time that QEMU measures.
+
+        Raises MonitorCommandError where QEMU refuses.
         """
         ...
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError, MonitorProtocolError
-from godwit.qemu import facts, features, fleecing, handover, media, mirrors, power, snapshots, stamps
+from godwit.qemu import dirtyrate, facts, features, fleecing, handover, media, mirrors, power, snapshots, stamps
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
     from godwit.qemu.monitor import Monitor
     from godwit.qemu.process import ProcessFacts
 
@@ -245,6 +245,10 @@ class QemuGuest:
             message = f"QEMU of {self._monitor.where} answered `{line}` with what is no text"
             raise MonitorProtocolError(message)
         return said.replace("\r\n", "\n")
+
+    async def dirty_window(self, seconds: float) -> DirtyWindow:
+        """Measure how much of its memory the guest changes within `seconds`; see `dirtyrate.measure`."""
+        return await dirtyrate.measure(self._monitor, seconds)
 
     async def snapshots(self) -> tuple[DiskSnapshots, ...]:
         """List the guest's disks and the snapshots that their images hold."""

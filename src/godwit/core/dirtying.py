@@ -1,0 +1,91 @@
+"""How much of a guest's memory changes within a time: the dirty-page curve U(t), from windows that were measured. Pure.
+
+U(t) is the number of unique bytes that are changed at least once within t seconds. It rises by the write rate where all
+writes go to new pages, and flattens as they come back to the same ones: the hot set. Since whatever is changed within
+t + s is changed within t or within s, the curve never bends upwards; single windows scatter, so the curve is the
+concave one that lies nearest to their means.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from godwit.model import DirtyWindow
+
+SEEN_BEFORE: Final = 0.95
+"""The curve has reached its hot set where its longest window holds this share of what the next shorter one promised."""
+
+WINDOWS: Final = ((0.05, 4), (0.1, 4), (0.2, 3), (0.5, 2), (1.0, 2), (2.0, 1))
+"""What is measured: windows in seconds, and how often. Short ones see few samples change, and scatter most."""
+
+LEAST_SAMPLED: Final = 128 << 20
+"""Bytes; QEMU leaves smaller blocks of memory out of its samples (MIN_RAMBLOCK_SIZE in migration/dirtyrate.h)."""
+
+_ENOUGH: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyCurve:
+    """U(t): `points` are (seconds, bytes), from (0, 0) on, rising and bending down; it never exceeds `memory`."""
+
+    points: tuple[tuple[float, float], ...]
+    memory: int
+
+    def unique(self, seconds: float) -> float:
+        """Return the bytes that are changed at least once within `seconds`.
+
+        Beyond the longest window the last slope goes on: nobody has seen where it flattens.
+        """
+        if seconds <= 0 or len(self.points) == 1:
+            return 0.0
+        at = min(bisect_right(self.points, (seconds, float("inf"))), len(self.points) - 1)
+        (t0, u0), (t1, u1) = self.points[at - 1], self.points[at]
+        return min(float(self.memory), u0 + (u1 - u0) * (seconds - t0) / (t1 - t0))
+
+    @property
+    def write_rate(self) -> float:
+        """Bytes a second that are changed in the shortest window: what nothing is yet seen twice of."""
+        if len(self.points) == 1:
+            return 0.0
+        seconds, unique = self.points[1]
+        return unique / seconds
+
+    @property
+    def hot_set(self) -> float | None:
+        """The bytes that are changed over and over, None where the curve still rises in its longest window."""
+        if len(self.points) < _ENOUGH:
+            return None
+        (_, _), (t1, u1), (t2, u2) = self.points[-3:]
+        rising = (u2 - u1) / (t2 - t1)
+        return u2 if rising * t2 <= (1 - SEEN_BEFORE) * u2 else None
+
+
+def curve_of(windows: Sequence[DirtyWindow], memory: int) -> DirtyCurve:
+    """Return the curve of measured windows; without any, a guest that changes nothing."""
+    means = _means(windows)
+    slopes: list[tuple[float, float]] = []  # (slope, seconds) of each piece, never rising from one to the next
+    for (t0, u0), (t1, u1) in pairwise([(0.0, 0.0), *means]):
+        slopes.append((max(0.0, (u1 - u0) / (t1 - t0)), t1 - t0))
+        while len(slopes) > 1 and slopes[-1][0] > slopes[-2][0]:
+            # Pool adjacent violators: two pieces that would bend upwards are one.
+            (late, long), (early, short) = slopes.pop(), slopes.pop()
+            slopes.append(((late * long + early * short) / (long + short), long + short))
+    points = [(0.0, 0.0)]
+    for slope, length in slopes:
+        seconds, unique = points[-1]
+        points.append((seconds + length, min(float(memory), unique + slope * length)))
+    return DirtyCurve(tuple(points), memory)
+
+
+def _means(windows: Iterable[DirtyWindow]) -> list[tuple[float, float]]:
+    """Return the mean of the windows of each length, the shortest first."""
+    found: dict[float, list[int]] = {}
+    for window in windows:
+        found.setdefault(window.seconds, []).append(window.unique)
+    return [(seconds, sum(seen) / len(seen)) for seconds, seen in sorted(found.items()) if seconds > 0]

@@ -1,0 +1,74 @@
+"""The command profile: what it says, and what it gives to programs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from clistage import Stage
+
+from godwit.cli import ground
+from godwit.cli.main import main
+from godwit.cli.profiling import profile_lines
+from godwit.core.dirtying import curve_of
+from godwit.errors import InputError
+from godwit.model import DirtyWindow, Profile
+from godwit.units import MIB
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage()
+    monkeypatch.setattr(ground, "opener", made.opened)
+    return made
+
+
+def test_a_profile_is_told(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del stage
+    assert main(["profile", "web1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("web1 on host1: ")
+    assert [line.split()[1:3] for line in said[1:7]] == [
+        ["50.0", "ms"],
+        ["100.0", "ms"],
+        ["200.0", "ms"],
+        ["500.0", "ms"],
+        ["1.00", "s"],
+        ["2.00", "s"],
+    ]
+
+
+def test_a_program_gets_windows_and_curve(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del stage
+    assert main(["profile", "web1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["vm"] == "web1"
+    assert len(told["windows"]) == 16
+    assert told["curve"][0] == [0.0, 0.0]
+    assert told["write_rate"] > 0
+
+
+def test_a_guest_that_is_not_known(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del stage
+    assert main(["profile", "nobody"]) != 0
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_a_paused_guest(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.world.hosts["host1"].qemus["web1"].raw = "paused"
+    assert main(["profile", "web1"]) == InputError.exit_status
+    assert "is paused on host1: only of a running guest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("unique", "words"),
+    [
+        ([0, 0, 0], "it changes next to nothing"),
+        ([10, 20, 40], "no hot set was seen"),
+        ([10, 12, 12], "it comes back to a hot set of 12.0 MiB"),
+    ],
+)
+def test_what_the_curve_means_is_said(unique: list[int], words: str) -> None:
+    windows = tuple(DirtyWindow(s, u * MIB) for s, u in zip((0.5, 1.0, 2.0), unique, strict=True))
+    said = profile_lines(Profile("web1", "host1", 0.0, 512 * MIB, windows), curve_of(windows, 512 * MIB))
+    assert words in said[-1]
