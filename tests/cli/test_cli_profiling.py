@@ -61,6 +61,42 @@ def test_a_paused_guest(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--link", "1000mbit"), "ends with no more downtime than its devices take"),
+        (("--link", "4MB/s", "--max-downtime", "5s"), "ends with 3."),
+        (("--link", "4MB/s"), "does not end within 300.0 ms of downtime: it needs 3."),
+    ],
+)
+def test_a_link_is_judged(
+    stage: Stage, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    del stage
+    assert main(["profile", "web1", *options]) == 0
+    assert words in capsys.readouterr().out
+    assert main(["profile", "web1", *options, "--json"]) == 0
+    needed = json.loads(capsys.readouterr().out)["least_downtime"]
+    assert (needed == 0) is ("no more downtime" in words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--link", "fast"), "--link"),
+        (("--link", "0"), "0 means unlimited"),
+        (("--max-downtime", "1s"), "--max-downtime goes with --link"),
+        (("--link", "1MB/s", "--max-downtime", "soon"), "--max-downtime"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_measured(
+    stage: Stage, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    del stage
+    assert main(["profile", "web1", *options]) == InputError.exit_status
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("unique", "words"),
     [
         ([0, 0, 0], "it changes next to nothing"),

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from godwit.core.dirtying import WINDOWS, curve_of
@@ -29,6 +29,7 @@ def saturating(hot_set: int, rate: float) -> list[DirtyWindow]:
     ]
 
 
+@settings(deadline=None)
 @given(MEASURED, st.floats(0, 100), st.floats(0, 100))
 def test_the_curve_rises_bends_down_and_never_exceeds_the_memory(
     windows: list[DirtyWindow], one: float, other: float
@@ -40,12 +41,21 @@ def test_the_curve_rises_bends_down_and_never_exceeds_the_memory(
     assert curve.unique(early) + curve.unique(late) >= curve.unique(early + late) - 1, "subadditive"
 
 
+@settings(deadline=None)
 @given(st.integers(MIB, 256 * MIB), st.floats(MIB, 1024 * MIB))
 def test_a_curve_that_bends_down_is_taken_as_it_was_measured(hot_set: int, rate: float) -> None:
     windows = saturating(hot_set, rate)
     curve = curve_of(windows, MEMORY)
     for window in windows:
         assert curve.unique(window.seconds) == pytest.approx(window.unique, rel=1e-6, abs=2)
+
+
+@settings(deadline=None)
+@given(st.integers(8 * MIB, 64 * MIB), st.floats(4 * MIB, 64 * MIB))
+def test_what_was_not_measured_goes_on_as_it_fell(hot_set: int, rate: float) -> None:
+    curve = curve_of(saturating(hot_set, rate), MEMORY)
+    truly = hot_set * -math.expm1(-rate * 10 / hot_set)
+    assert curve.unique(10) == pytest.approx(truly, rel=0.25)
 
 
 def test_the_guest_of_the_facts_has_its_hot_set_and_its_rate() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from typer import echo
 
-from godwit.cli.ground import Json, print_json, run, service
-from godwit.cli.moves import VmName  # noqa: TC001 - typer reads the annotation
+from godwit.cli.ground import Json, bandwidth, print_json, run, service
+from godwit.cli.moves import MaxDowntime, VmName, policy_of
 from godwit.core.dirtying import curve_of
+from godwit.core.forecast import least_downtime
+from godwit.errors import InputError
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -17,23 +20,57 @@ if TYPE_CHECKING:
     from godwit.model import Profile
 
 
-def profile(vm: VmName, *, json: Json = False) -> None:
+def profile(
+    vm: VmName,
+    *,
+    link: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="Say whether a move over such a link ends by itself: 40MB/s, 400mbit."),
+    ] = None,
+    max_downtime: MaxDowntime = None,
+    json: Json = False,
+) -> None:
     """Measure how much of its memory a running guest changes, within 50 ms to 2 s.
 
     It takes some seconds, in which the guest runs on as it does.
     """
+    rate = bandwidth("--link", link)
+    if link is not None and not rate:
+        message = "--link is the rate of a real link, and 0 means unlimited"
+        raise InputError(message)
+    if max_downtime is not None and rate is None:
+        message = "--max-downtime goes with --link: without a link nothing can be said of downtime"
+        raise InputError(message)
+    limit = policy_of(max_downtime, None, None).max_downtime
     found = run(_profile(vm))
     curve = curve_of(found.windows, found.memory)
+    needed = None if rate is None else least_downtime(curve, rate)
     if json:
-        print_json({**asdict(found), "write_rate": curve.write_rate, "hot_set": curve.hot_set, "curve": curve.points})
+        measured = {"write_rate": curve.write_rate, "hot_set": curve.hot_set, "curve": curve.points}
+        print_json({**asdict(found), **measured, "least_downtime": needed})
         return
     for line in profile_lines(found, curve):
         echo(line)
+    if rate is not None and needed is not None:
+        echo(f"  {verdict(rate, needed, limit)}")
 
 
 async def _profile(vm: str) -> Profile:
     async with service() as opened:
         return await opened.profile(vm)
+
+
+def verdict(rate: int, needed: float, limit: float) -> str:
+    """Say whether plain precopy ends over a link of `rate` bytes a second, which needs `needed` seconds of downtime."""
+    over = f"sending whole pages over {format_bandwidth(rate)}, a live move"
+    if needed > limit:
+        return (
+            f"{over} does not end within {format_duration(limit)} of downtime: it needs {format_duration(needed)}, "
+            "or the guest to stand still (--static)"
+        )
+    if needed > 0:
+        return f"{over} ends with {format_duration(needed)} of downtime, and what its devices take"
+    return f"{over} ends with no more downtime than its devices take"
 
 
 def profile_lines(found: Profile, curve: DirtyCurve) -> list[str]:

@@ -8,6 +8,7 @@ concave one that lies nearest to their means.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,13 +41,28 @@ class DirtyCurve:
     def unique(self, seconds: float) -> float:
         """Return the bytes that are changed at least once within `seconds`.
 
-        Beyond the longest window the last slope goes on: nobody has seen where it flattens.
+        Beyond the longest window the slope goes on to fall as it fell before; nobody has seen it.
         """
         if seconds <= 0 or len(self.points) == 1:
             return 0.0
+        if seconds > self.points[-1][0]:
+            return min(float(self.memory), self._beyond(seconds - self.points[-1][0]))
         at = min(bisect_right(self.points, (seconds, float("inf"))), len(self.points) - 1)
         (t0, u0), (t1, u1) = self.points[at - 1], self.points[at]
         return min(float(self.memory), u0 + (u1 - u0) * (seconds - t0) / (t1 - t0))
+
+    def _beyond(self, seconds: float) -> float:
+        """Return U that long after the last point; of writes to random pages the slope falls exponentially."""
+        (t1, u1), (t2, u2) = self.points[-2:]
+        slope = (u2 - u1) / (t2 - t1)
+        t0, u0 = self.points[-3] if len(self.points) >= _ENOUGH else (t1, u1)
+        before = (u1 - u0) / (t1 - t0) if t1 > t0 else slope
+        if slope <= 0 or before <= slope:
+            return u2 + slope * seconds
+        # Each piece's slope is taken for that in its middle.
+        decay = math.log(before / slope) / ((t1 + t2) / 2 - (t0 + t1) / 2)
+        last = slope * math.exp(-decay * (t2 - t1) / 2)
+        return u2 + last / decay * -math.expm1(-decay * seconds)
 
     @property
     def write_rate(self) -> float:
