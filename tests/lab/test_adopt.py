@@ -59,6 +59,7 @@ GIVEN_GUESTS: Final = {
 }
 
 
+@pytest.mark.long
 async def test_adopt_plug_a_disk_there_back_and_there_again(ground: Ground) -> None:
     name, number = f"{ground.lab.name}-hand", 40
     path = start_by_hand(ground, name, number)

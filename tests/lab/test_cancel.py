@@ -105,7 +105,15 @@ async def test_after_the_commit_it_is_too_late(ground: Ground) -> None:
 # -- the command line is killed, the move is not --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGTERM,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.long),
+    ],
+)
 async def test_a_signal_to_the_command_never_touches_the_move(ground: Ground, number: signal.Signals) -> None:
     """The whole process group gets it, as from a terminal: in each phase that changes something, one move each."""
     for trap in (

@@ -96,6 +96,7 @@ async def test_a_guest_that_was_killed_is_copied_whole_and_it_says_so(ground: Gr
     assert "has not been recorded without a gap" in said
 
 
+@pytest.mark.long
 async def test_a_guest_that_was_started_anew_in_order_keeps_its_short_way_back(ground: Ground) -> None:
     _, there = await filled(ground)
     await moved(ground)
@@ -118,6 +119,7 @@ async def test_an_old_copy_that_was_written_to_is_left_alone(ground: Ground) -> 
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_disk_that_was_taken_back_to_a_snapshot_has_lost_its_stamp(ground: Ground) -> None:
     await filled(ground)
     await moved(ground)

@@ -101,6 +101,7 @@ async def test_a_compressed_save_is_smaller_and_goes_on_as_well(ground: Ground, 
         await restored(ground, here)
 
 
+@pytest.mark.long
 async def test_saved_twice_and_a_name_that_is_taken(ground: Ground) -> None:
     here = await saved(ground)
     again = await ground.godwit("save", ground.name, FILE)

@@ -191,6 +191,7 @@ async def test_a_guest_is_sent_and_goes_on_in_the_middle_of_its_work(ground: Gro
     ground.inside(here, "sh", "-c", f"qemu-img check -q {image(ground)} || [ $? -eq 3 ]")
 
 
+@pytest.mark.long
 async def test_an_existing_snapshot_is_sent_when_that_is_meant(ground: Ground) -> None:
     _, there = await cleared(ground)
     ground.ssh("echo then > /dev/shm/mark; echo then > /data/mark; sync")

@@ -86,6 +86,7 @@ async def begin(ground: Ground, *options: str, traps: Traps | None = None) -> Mo
     return Move(ground, identifier)
 
 
+@pytest.mark.long
 async def test_twice_in_place_then_to_another_host_and_back(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     probe = f"{ground.address}@{ground.host('client')}"
