@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import HypervisorError, MonitorLostError
+from godwit.errors import HostError, HypervisorError, MonitorLostError
 from godwit.model import RunState
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def ask_to_switch_off(guest: Guest, *, agent: bool) -> str:
         try:
             if await guest.power_off_by_agent():
                 return ""
-        except HypervisorError as error:
+        except (HostError, HypervisorError) as error:
             why = error.message
     await guest.powerdown()
     return why

@@ -42,15 +42,12 @@ from godwit.model import RunState, StreamStatus
 
 if TYPE_CHECKING:
     from godwit.engine.jobs import Desk
-    from godwit.model import Features, GuestFacts, GuestView, Vm
+    from godwit.model import Features, GuestFacts, Vm
     from godwit.ports import Guest, Host
 
 _POLL: Final = 0.05
 _PROGRAM_PATIENCE: Final = 60.0
 """Seconds that a program which writes the stream may take to end after QEMU has."""
-
-_SETTLES: Final = 5.0
-_SOON: Final = 0.005
 
 _SAVABLE: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
 
@@ -164,7 +161,12 @@ class Saving:
         await desk.check_wish()
         measuring, looking = (
             asyncio.ensure_future(files.measure(desk.job.part, paths)),
-            asyncio.ensure_future(self._written(guest)),
+            # QEMU sets the run state a moment after the stream's status.
+            asyncio.ensure_future(
+                desk.wait_for(
+                    guest, lambda view: view.state is not RunState.STOPPED_FOR_SWITCHOVER, "its stream has ended"
+                )
+            ),
         )
         writing = asyncio.ensure_future(desk.step(Step.HANDING, way=way))
         await asyncio.wait([measuring, looking, writing])  # none may go on while the way back is already taken
@@ -187,13 +189,6 @@ class Saving:
         if status is StreamStatus.COMPLETED:
             return ""
         return words or f"its stream is {status}"
-
-    async def _written(self, guest: Guest) -> GuestView:
-        """Return what a guest is once its stream has ended: QEMU sets its run state a moment after the stream's."""
-        end = self.desk.clock.now() + _SETTLES
-        while (view := await guest.view()).state is RunState.STOPPED_FOR_SWITCHOVER and self.desk.clock.now() < end:
-            await self.desk.clock.sleep(_SOON)
-        return view
 
     async def _await_program(self, host: Host) -> None:
         """Wait for the end of the program that writes: QEMU is done before the last bytes are on the disk."""
