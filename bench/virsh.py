@@ -72,7 +72,7 @@ class Ground:
 async def measure(pairs: int, rate: int) -> Result:
     """Build a laboratory with libvirt, start both guests, move them, take everything down."""
     assets = await asyncio.to_thread(prepare, cache_folder(), print, Tree.LIBVIRT)
-    tree = assets.tree(Tree.LIBVIRT)
+    tree = assets.trees[Tree.LIBVIRT]
     async with laboratory(LabPlan(NAME, link_rate=rate), tree) as lab, app.opened() as service:
         await register(service, lab)
         await start_daemons(lab)

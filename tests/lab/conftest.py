@@ -71,6 +71,16 @@ def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPa
     made.end_runners()
 
 
+@pytest.fixture(scope="module")
+def bare_ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """Return a laboratory whose hosts share nothing, registered, without a guest."""
+    prepared = assets.prepare(assets.cache_folder(), print)
+    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
+    asyncio.run(made.introduce())
+    yield made
+    made.end_runners()
+
+
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
     """Return a function that keeps a figure of this test for the summary at the end."""

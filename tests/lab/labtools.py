@@ -135,10 +135,14 @@ class Ground:
 
     # -- making it ---------------------------------------------------------------------------------------------------
 
-    async def settle(self) -> None:
-        """Register the laboratory's machines and start a guest."""
+    async def introduce(self) -> None:
+        """Register the laboratory's machines."""
         async with app.opened(self.home) as service:
             await register(service, self.lab)
+
+    async def settle(self) -> None:
+        """Register the laboratory's machines and start a guest."""
+        await self.introduce()
         await self.fresh_guest()
 
     async def fresh_guest(self, host: str = "host1", *, agent: bool = False) -> None:

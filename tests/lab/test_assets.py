@@ -221,7 +221,7 @@ def test_the_tree_with_libvirt_is_made_only_when_asked_for(tmp_path: Path, monke
     _complete(folder / "libvirt", {"libc6": "2.36-9"})
     ready = assets.prepare(tmp_path, lambda _: None, Tree.LIBVIRT)
     assert ready.hosttree == folder / "hosttree"
-    assert ready.tree(Tree.LIBVIRT) == folder / "libvirt/hosttree"
+    assert ready.trees[Tree.LIBVIRT] == folder / "libvirt/hosttree"
 
 
 @pytest.mark.parametrize("here", [{}, {"libc6": "2.31-1"}], ids=["removed", "older"])

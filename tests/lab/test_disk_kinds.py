@@ -10,17 +10,13 @@ import pytest
 from bareguest import FOLDER, Bare, digest, make, new_name, programs, start
 from labtools import Ground, Trap, until
 
-from godwit import app
 from godwit.core.state import Phase
 from godwit.errors import DisksUnverifiedError, RefusedError
-from godwit.lab import assets
-from godwit.lab.furnish import register
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from godwit.lab.laboratory import Laboratory
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -31,18 +27,9 @@ MIB: Final = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def ground(build_lab: Callable[..., Laboratory], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def ground(bare_ground: Ground) -> Ground:
     """Return a laboratory whose hosts share nothing; its guests are bare QEMUs."""
-    prepared = assets.prepare(assets.cache_folder(), print)
-    made = Ground(build_lab(link_rate=None, shared_storage=False), prepared, tmp_path_factory.mktemp("godwit"))
-    asyncio.run(introduce(made))
-    yield made
-    made.end_runners()
-
-
-async def introduce(ground: Ground) -> None:
-    async with app.opened(ground.home) as service:
-        await register(service, ground.lab)
+    return bare_ground
 
 
 def images(ground: Ground, *lines: str) -> None:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from bareguest import Bare, adopt, launch, make, new_name, start
 from byhand import qmp
-from labtools import Ground
 
-from godwit import app
 from godwit.errors import HypervisorError, RefusedError
 from godwit.lab import assets
 from godwit.lab.assets import Tree
-from godwit.lab.furnish import register
-from godwit.lab.laboratory import Laboratory
-from godwit.lab.plan import LabPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
+
+    from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -54,23 +49,15 @@ exit 1
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """Return a laboratory that shares nothing, whose machines have QEMU's network drivers and servers for them."""
-    prepared = assets.prepare(assets.cache_folder(), print, Tree.STORAGE)
-    plan = LabPlan(f"test-{secrets.token_hex(4)}", link_rate=None, shared_storage=False)
-    lab = Laboratory.up(plan, prepared.tree(Tree.STORAGE))
-    try:
-        made = Ground(lab, prepared, tmp_path_factory.mktemp("godwit"))
-        asyncio.run(introduce(made))
-        yield made
-        made.end_runners()
-    finally:
-        lab.down()
+def host_tree() -> Path:
+    """Return the tree whose hosts have QEMU's network drivers and servers for them."""
+    return assets.prepare(assets.cache_folder(), print, Tree.STORAGE).trees[Tree.STORAGE]
 
 
-async def introduce(ground: Ground) -> None:
-    async with app.opened(ground.home) as service:
-        await register(service, ground.lab)
+@pytest.fixture(scope="module")
+def ground(bare_ground: Ground) -> Ground:
+    """Return a laboratory whose hosts share nothing; its guests are bare QEMUs."""
+    return bare_ground
 
 
 @pytest.fixture(scope="module")

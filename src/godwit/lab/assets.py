@@ -81,7 +81,7 @@ FURTHER_PACKAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Where everything lies; `trees` has those that were asked for, as far as the release can have them."""
+    """Where everything lies; `trees` has those that were asked for, OLD only where the release has an older QEMU."""
 
     folder: Path
     hosttree: Path
@@ -89,14 +89,6 @@ class Assets:
     initramfs: Path
     qemu_version: str
     trees: Mapping[Tree, Path] = field(default_factory=dict)
-
-    def tree(self, which: Tree) -> Path:
-        """Return a tree that was asked for. Raises LabError where the release cannot have it."""
-        try:
-            return self.trees[which]
-        except KeyError:
-            message = f"there is no tree of hosts with {which}: the release has no older QEMU"
-            raise LabError(message) from None
 
 
 def cache_folder() -> Path:
