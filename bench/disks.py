@@ -58,6 +58,20 @@ _BLOCK: Final = 4096
 _WRITER: Final = f"exec diskwriter --rate {_WRITES_S} --blocks 1024 --file /data/blocks"
 _LOG: Final = "/run/log/diskwriter"
 
+_FRAME: Final = 14
+"""Bytes that Ethernet puts around each packet that the counters count."""
+
+_COUNTERS: Final = """
+flush ruleset
+table inet bench {
+    set heard { type inet_service; flags dynamic; counter; }
+    set said { type inet_service; flags dynamic; counter; }
+    chain heard { type filter hook input priority 0; tcp dport 49152-65535 update @heard { tcp dport }; }
+    chain said { type filter hook output priority 0; tcp sport 49152-65535 update @said { tcp sport }; }
+}
+"""
+"""What a host counts of the ports at which migrations arrive: packets and bytes, in both directions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trip:
@@ -153,21 +167,6 @@ async def written(lab: Laboratory, vm: Vm) -> int:
     done = await asyncio.to_thread(subprocess.run, asked, capture_output=True, text=True, check=True)
     found = re.search(r"total=(\d+)", done.stdout)
     return int(found[1]) if found else 0
-
-
-_FRAME: Final = 14
-"""Bytes that Ethernet puts around each packet that the counters count."""
-
-_COUNTERS: Final = """
-flush ruleset
-table inet bench {
-    set heard { type inet_service; flags dynamic; counter; }
-    set said { type inet_service; flags dynamic; counter; }
-    chain heard { type filter hook input priority 0; tcp dport 49152-65535 update @heard { tcp dport }; }
-    chain said { type filter hook output priority 0; tcp sport 49152-65535 update @said { tcp sport }; }
-}
-"""
-"""What a host counts of the ports at which migrations arrive: packets and bytes, in both directions."""
 
 
 def carried(lab: Laboratory, host: str) -> dict[int, int]:

@@ -233,9 +233,12 @@ class Service:
         shortest = 0.0
         for seconds, times in WINDOWS:
             for _ in range(times):
-                if seconds >= shortest:
-                    windows.append(await guest.dirty_window(seconds))
-                    shortest = max(shortest, windows[-1].seconds if windows[-1].seconds > seconds else 0.0)
+                if seconds < shortest:
+                    continue
+                window = await guest.dirty_window(seconds)
+                windows.append(window)
+                if window.seconds > seconds:  # this QEMU measures nothing shorter
+                    shortest = window.seconds
         return tuple(windows)
 
     async def remove_vm(self, name: str) -> None:

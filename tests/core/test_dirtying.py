@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from godwit.core.dirtying import WINDOWS, curve_of
+from godwit.hosts.fake import Workload
 from godwit.model import DirtyWindow
 from godwit.units import MIB
 
@@ -22,11 +22,8 @@ MEASURED = st.lists(
 
 def saturating(hot_set: int, rate: float) -> list[DirtyWindow]:
     """Windows of a guest that writes to random pages of a hot set."""
-    return [
-        DirtyWindow(seconds, round(hot_set * -math.expm1(-rate * seconds / hot_set)))
-        for seconds, times in WINDOWS
-        for _ in range(times)
-    ]
+    guest = Workload(hot_set=hot_set, dirty_rate=rate)
+    return [DirtyWindow(seconds, round(guest.dirtied(seconds))) for seconds, times in WINDOWS for _ in range(times)]
 
 
 @settings(deadline=None)
@@ -54,8 +51,7 @@ def test_a_curve_that_bends_down_is_taken_as_it_was_measured(hot_set: int, rate:
 @given(st.integers(8 * MIB, 64 * MIB), st.floats(4 * MIB, 64 * MIB))
 def test_what_was_not_measured_goes_on_as_it_fell(hot_set: int, rate: float) -> None:
     curve = curve_of(saturating(hot_set, rate), MEMORY)
-    truly = hot_set * -math.expm1(-rate * 10 / hot_set)
-    assert curve.unique(10) == pytest.approx(truly, rel=0.25)
+    assert curve.unique(10) == pytest.approx(Workload(hot_set=hot_set, dirty_rate=rate).dirtied(10), rel=0.25)
 
 
 def test_the_guest_of_the_facts_has_its_hot_set_and_its_rate() -> None:

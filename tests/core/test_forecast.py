@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_dirtying import MEASURED, MEMORY, saturating
 
-from godwit.core.dirtying import WINDOWS, curve_of
+from godwit.core.dirtying import WINDOWS, DirtyCurve, curve_of
 from godwit.core.forecast import least_downtime
 from godwit.model import DirtyWindow
 from godwit.units import MIB
@@ -15,13 +15,13 @@ from godwit.units import MIB
 RATES = st.floats(MIB, 4096 * MIB)
 
 
-def passes_end(curve_of_guest: object, bandwidth: float, limit: float) -> bool:
+def passes_end(curve: DirtyCurve, bandwidth: float, limit: float) -> bool:
     """Go through the passes one by one, as QEMU does."""
     left = float(MEMORY)
     for _ in range(20_000):
         if left <= bandwidth * limit:
             return True
-        left = curve_of_guest.unique(left / bandwidth)  # type: ignore[attr-defined]
+        left = curve.unique(left / bandwidth)
     return False
 
 
