@@ -12,7 +12,7 @@ from godwit.hosts.fakeclock import VirtualTimeLoop
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-pytest.register_assert_rewrite("contract", "snapshotcontract")
+pytest.register_assert_rewrite("contract", "hostcontract", "snapshotcontract")
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

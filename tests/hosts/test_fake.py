@@ -10,7 +10,6 @@ import pytest
 from contract import (
     Bench,
     GuestContract,
-    HostContract,
     MigrationContract,
     MonitorContract,
     SiblingContract,
@@ -18,6 +17,7 @@ from contract import (
     seen,
     streaming,
 )
+from hostcontract import HostContract
 
 from godwit.errors import (
     HostError,

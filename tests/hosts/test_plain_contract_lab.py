@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from contract import Bench, GuestContract, HostContract, MigrationContract, MonitorContract, SiblingContract
+from contract import Bench, GuestContract, MigrationContract, MonitorContract, SiblingContract
+from hostcontract import HostContract
 from test_plain_lab import guest, host, lab
 
 if TYPE_CHECKING:
