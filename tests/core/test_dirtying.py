@@ -63,6 +63,13 @@ def test_the_guest_of_the_facts_has_its_hot_set_and_its_rate() -> None:
     assert curve.unique(10) == curve.unique(2)
 
 
+@settings(deadline=None)
+@given(st.integers(MIB, 256 * MIB), st.floats(MIB, 1024 * MIB))
+def test_a_hot_set_is_told_of_only_when_nearly_all_of_it_has_been_seen(hot_set: int, rate: float) -> None:
+    found = curve_of(saturating(hot_set, rate), MEMORY).hot_set
+    assert found is None or 0.97 * hot_set - 2 <= found <= hot_set + 2
+
+
 def test_a_guest_that_goes_on_to_new_pages_has_no_hot_set() -> None:
     curve = curve_of([DirtyWindow(seconds, round(20 * MIB * seconds)) for seconds, _ in WINDOWS], MEMORY)
     assert curve.hot_set is None

@@ -169,4 +169,6 @@ async def test_the_source_falls_silent_in_the_switchover_and_comes_back(ground: 
         assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
     machine = there if outcome.status is OutcomeStatus.COMPLETED else here
     assert ground.run_state(await ground.qemu(machine)) == "running"
-    assert sum(map(len, ground.qemus().values())) == 1
+    others = [one for qemus in ground.qemus().values() for one in qemus if ground.run_state(one.pid) != "running"]
+    # A host that had just come back may not have answered in time: what is left there stands still, and is told.
+    assert not others or outcome.leftovers, (await move.state(), others)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
     from godwit.model import DirtyWindow
 
-SEEN_BEFORE: Final = 0.95
-"""The curve has reached its hot set where its longest window holds this share of what the next shorter one promised."""
+STILL_RISING: Final = 0.25
+"""The curve has reached its hot set where in its longest window it rose, for the window's whole length, by less than
+this share of it: a longest window twice as long as the next finds an eighth more at most. Of writes to random pages of
+a set, 98 % of the set has then been seen; less would ask more of samples than their scatter allows.
+"""
 
 WINDOWS: Final = ((0.05, 4), (0.1, 4), (0.2, 3), (0.5, 2), (1.0, 2), (2.0, 1))
 """What is measured: windows in seconds, and how often. Short ones see few samples change, and scatter most."""
@@ -79,7 +82,7 @@ class DirtyCurve:
             return None
         (_, _), (t1, u1), (t2, u2) = self.points[-3:]
         rising = (u2 - u1) / (t2 - t1)
-        return u2 if rising * t2 <= (1 - SEEN_BEFORE) * u2 else None
+        return u2 if rising * t2 <= STILL_RISING * u2 else None
 
 
 def curve_of(windows: Sequence[DirtyWindow], memory: int) -> DirtyCurve:
