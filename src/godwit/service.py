@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
 from godwit.core.preflight import check, check_upgrade
 from godwit.core.savefile import decode_header
 from godwit.core.saves import Job, Step, Work, checked_path
@@ -25,7 +24,7 @@ from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import new_identifier, new_job_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, Profile, RunState, Spec, Upgrade, Way
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,11 +32,10 @@ if TYPE_CHECKING:
     from godwit.core.saves import Compression
     from godwit.core.sending import SendRecord
     from godwit.core.state import State
-    from godwit.model import DirtyWindow, Finding, HostFacts, Vm
+    from godwit.model import Finding, HostFacts, Vm
     from godwit.ports import (
         Clock,
         Entry,
-        Guest,
         Host,
         Hypervisor,
         Inventory,
@@ -202,45 +200,6 @@ class Service:
             message = f"{vm.name} did not switch itself off within {_POWERDOWN_DEADLINE:.0f} s"
             raise BusyError(message, remedy=f"godwit vm stop --force {vm.name}")
 
-    async def profile(self, name: str) -> Profile:
-        """Measure how a running guest changes its memory, for some seconds; the guest takes no notice.
-
-        Raises InputError for a guest that does not run or is too small to be sampled, HypervisorError, HostError.
-        """
-        vm = await self.inventory.vm(name)
-        await self.refuse_migrating(name)
-        looking = replace(vm, control=vm.observe or vm.control)  # the other monitor stays free for whoever moves it
-        async with _Opened(self, vm) as host:
-            view = await host.observe(vm)
-            if view.state is not RunState.RUNNING:
-                message = f"{name} is {view.state} on {vm.host}: only of a running guest can be said what it changes"
-                raise InputError(message, remedy=f"godwit vm show {name}")
-            guest = await host.attach(looking)
-            try:
-                memory = (await guest.facts()).memory
-                if memory < LEAST_SAMPLED:
-                    message = (
-                        f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
-                    )
-                    raise InputError(message)
-                windows = await self._windows(guest)
-            finally:
-                await guest.close()
-        return Profile(name, vm.host, self.clock.now(), memory, windows)
-
-    async def _windows(self, guest: Guest) -> tuple[DirtyWindow, ...]:
-        windows: list[DirtyWindow] = []
-        shortest = 0.0
-        for seconds, times in WINDOWS:
-            for _ in range(times):
-                if seconds < shortest:
-                    continue
-                window = await guest.dirty_window(seconds)
-                windows.append(window)
-                if window.seconds > seconds:  # this QEMU measures nothing shorter
-                    shortest = window.seconds
-        return tuple(windows)
-
     async def remove_vm(self, name: str) -> None:
         """Forget a guest that does not run. An adopted one is let go, whatever it does. Raises BusyError."""
         vm = await self.inventory.vm(name)
@@ -292,7 +251,7 @@ class Service:
 
     # -- migrations ------------------------------------------------------------------------------------------------
 
-    async def _spec(
+    async def spec(
         self,
         vm: str,
         target: str,
@@ -302,6 +261,7 @@ class Service:
         defaults: bool = False,
         identifier: str = "",
     ) -> Spec:
+        """Return a move as it would be asked for. Raises InputError, UnknownVmError, UnknownHostError."""
         guest = await self.inventory.vm(vm)
         destination = await self.inventory.host(target)
         await self.inventory.host(guest.host)
@@ -330,7 +290,7 @@ class Service:
         `defaults` leaves every decision to QEMU, for comparison; `identifier` is one of `new_identifier`, for who must
         know it beforehand. Raises InputError, BusyError, JournalError.
         """
-        spec = await self._spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
+        spec = await self.spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
         await self._refuse_saving(vm)
         await self._refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())
@@ -379,7 +339,7 @@ class Service:
 
     async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
-        spec = await self._spec(vm, target, policy or Policy(), None)
+        spec = await self.spec(vm, target, policy or Policy(), None)
         parts = await self.parts(spec, epoch=0, requested=self.clock.now())
         try:
             await asyncio.gather(parts.source.connect(), parts.target.connect())

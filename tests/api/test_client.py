@@ -10,10 +10,12 @@ import pytest
 import godwit
 from godwit.api.client import Godwit, connect, error_of, error_of_job
 from godwit.core.dirtying import WINDOWS, curve_of
+from godwit.core.learning import START
 from godwit.core.saves import Job, Step, Way
 from godwit.errors import (
     BusyError,
     GuestCrashedError,
+    HostError,
     InputError,
     LimboError,
     MigrationCancelledError,
@@ -23,11 +25,24 @@ from godwit.errors import (
     SaveFileError,
     UnknownVmError,
 )
-from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
+from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
-from godwit.model import DirtyWindow, HostRecord, Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Vm
+from godwit.model import (
+    DirtyWindow,
+    HostRecord,
+    Launch,
+    MemorySample,
+    Outcome,
+    OutcomeStatus,
+    Owner,
+    Policy,
+    ProbeRequest,
+    RunState,
+    Vm,
+)
+from godwit.model import Way as MoveWay
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
 from godwit.service import Service
@@ -65,8 +80,8 @@ class Place:
         self.g = Godwit(service)
 
     @classmethod
-    async def make(cls) -> Place:
-        clock = LoopClock(speed=20)
+    async def make(cls, speed: float = 20) -> Place:
+        clock = LoopClock(speed=speed)
         world = FakeWorld(clock, seed=5)
         hosts: dict[str, Host] = {name: FakeHost(world, name) for name in ("host1", "host2")}
         world.add_file("/images/web1.raw")
@@ -132,6 +147,61 @@ async def test_a_qemu_that_measures_whole_seconds_is_not_asked_for_the_same_agai
     monkeypatch.setattr(FakeGuest, "dirty_window", coarse)
     found = await (await Place.make()).g.profile("web1")
     assert [window.seconds for window in found.windows] == [1.0, 1.0, 1.0, 2.0]
+
+
+async def test_who_wants_no_page_looked_at_gets_a_profile_without() -> None:
+    g = (await Place.make()).g
+    assert (await g.profile("web1")).sample is not None
+    found = await g.profile("web1", sample=False)
+    assert (found.sample, found.unsampled) == (None, "")
+
+
+async def test_pages_that_nobody_may_look_at_are_told_of_and_stop_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(_: FakeGuest) -> MemorySample:
+        message = "memory of process 7 cannot be looked at"
+        raise HostError(message)
+
+    monkeypatch.setattr(FakeGuest, "sample_memory", refused)
+    found = await (await Place.make()).g.profile("web1")
+    assert found.unsampled == "memory of process 7 cannot be looked at"
+    assert found.windows
+
+
+def test_a_forecast_comes_true_and_the_next_one_knows_the_move() -> None:
+    """What the simulated hosts take to start and to hand over is learned; memory and link are known beforehand."""
+
+    async def play() -> None:
+        place = await Place.make(speed=1)
+        bandwidth = place.world.link("host1", "host2").bandwidth
+        with pytest.raises(InputError, match="nobody knows what the link between host1 and host2 carries"):
+            await place.g.forecast("web1", "host2")
+        first = await place.g.forecast("web1", "host2", link=bandwidth)
+        assert first.prospect.converges
+        outcome = await place.g.migrate("web1", "host2", probe=ProbeRequest(ADDRESS))
+        assert outcome.stream_s == pytest.approx(first.prospect.total.likely - START.likely, rel=0.1)
+        second = await place.g.forecast("web1", "host1", anew=False)
+        assert second.bandwidth.likely == pytest.approx(bandwidth, rel=0.1)
+        await place.g.migrate("web1", "host1", probe=ProbeRequest(ADDRESS))
+        moves, accuracy = await place.g.forecast_record()
+        assert [move.forecast is not None for move in moves] == [True, False]
+        assert (accuracy.moves, accuracy.gaps) == (1, 1)
+        assert accuracy.total_p90 is not None
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(play())
+
+
+async def test_what_cannot_be_forecast_is_refused() -> None:
+    place = await Place.make()
+    with pytest.raises(InputError, match="only live moves are forecast"):
+        await place.g.forecast("web1", "host2", Policy(way=MoveWay.STATIC), link=50e6)
+    with pytest.raises(InputError, match="is on host1 already"):
+        await place.g.forecast("web1", "host1", link=50e6)
+    with pytest.raises(InputError, match="nothing is known of what web1 writes"):
+        await place.g.forecast("web1", "host2", link=50e6, anew=False)
+    place.world.hosts["host1"].qemus["web1"].stop()
+    with pytest.raises(InputError, match="is paused on host1"):
+        await place.g.forecast("web1", "host2", link=50e6)
 
 
 async def test_a_qemu_is_replaced_on_its_host() -> None:

@@ -108,3 +108,13 @@ def test_what_the_curve_means_is_said(unique: list[int], words: str) -> None:
     windows = tuple(DirtyWindow(s, u * MIB) for s, u in zip((0.5, 1.0, 2.0), unique, strict=True))
     said = profile_lines(Profile("web1", "host1", 0.0, 512 * MIB, windows), curve_of(windows, 512 * MIB))
     assert words in said[-1]
+
+
+def test_what_pages_are_like_is_told_unless_nobody_is_to_look(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    del stage
+    assert main(["profile", "web1"]) == 0
+    said = capsys.readouterr().out
+    assert "of 4096 pages 25% are not zero, which compress to 100% (zlib)" in said
+    assert "what changes in a page within 200.0 ms takes 100% of its size" in said
+    assert main(["profile", "web1", "--no-sample"]) == 0
+    assert "of 4096 pages" not in capsys.readouterr().out

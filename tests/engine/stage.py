@@ -46,7 +46,7 @@ class HookedJournal(MemoryJournal):
         self.failing: Callable[[int], bool] = lambda _: False
         self.writes = 0
         self.waiting: list[Callable[[], Awaitable[None]]] = []
-        self.history: list[State] = []
+        self.states: list[State] = []
 
     async def _write(self, write: Callable[[], Awaitable[None]]) -> None:
         """Fail, or write what waited and then this: as a journal does that could not write for a while."""
@@ -63,7 +63,7 @@ class HookedJournal(MemoryJournal):
             await self.before(state)
         write = super().transition
         await self._write(lambda: write(identifier, epoch, entry, state, durable=durable))
-        self.history.append(state)
+        self.states.append(state)
         if self.after is not None:
             await self.after(state)
 
@@ -231,7 +231,7 @@ class Stage:
     def phases(self) -> list[Phase]:
         """Return the phases in the order in which they were entered."""
         seen: list[Phase] = []
-        for state in self.journal.history:
+        for state in self.journal.states:
             if not seen or seen[-1] is not state.phase:
                 seen.append(state.phase)
         return seen

@@ -111,7 +111,7 @@ def test_a_long_standstill_is_no_error() -> None:
     assert outcome.downtime.blackout_ms is not None
     assert outcome.downtime.blackout_ms > 60_000
     assert outcome.passes <= 2
-    assert scene.journal.history[-1].failure is None
+    assert scene.journal.states[-1].failure is None
 
 
 @STORAGE

@@ -100,7 +100,7 @@ def test_the_runner_dies(phase: Phase, delay: float) -> None:
     if phase in {Phase.MIRRORING, Phase.COMMITTING, Phase.FINISHING}:
         assert outcome.status is COMPLETED, outcome.error
     assert outcome.disk_bytes in {0, (1 << 30) // 16} or outcome.status is FAILED
-    assert scene.runners == 2 or scene.journal.history[-1].phase is Phase.DONE
+    assert scene.runners == 2 or scene.journal.states[-1].phase is Phase.DONE
 
 
 def test_a_copy_that_breaks_off_leaves_the_guest_where_it_is() -> None:

@@ -92,7 +92,7 @@ def test_a_medium_of_the_same_content_is_not_copied() -> None:
     scene, outcome = moved(lambda scene: scene.world.add_file(ISO, ["two"], size=SIZE, content="seed"))
     assert outcome.status is COMPLETED
     assert "disk-same" in {finding.code for finding in outcome.findings}
-    assert "CopyMedia" not in str([state for state in scene.journal.history if state.media])
+    assert "CopyMedia" not in str([state for state in scene.journal.states if state.media])
 
 
 def test_a_medium_of_another_content_is_refused_with_both_digests() -> None:

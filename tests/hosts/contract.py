@@ -192,6 +192,19 @@ class GuestContract:
             assert 0.1 <= window.seconds <= 1.0
             assert 0 <= window.unique <= memory
 
+    async def test_pages_of_a_guest_are_looked_at(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            found = await guest.sample_memory()
+
+        assert 0 < found.zero < found.pages
+        assert 0 <= found.changed <= found.pages - found.zero
+        assert (found.again is None) == (found.changed == 0)
+        assert found.compressed is not None
+        assert 0 < found.compressed <= 1.1
+        assert 0.1 < found.seconds < 5
+
     async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
         await bench.start()
 

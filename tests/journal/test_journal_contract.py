@@ -14,7 +14,25 @@ from godwit.core.sending import SendRecord, SendStep
 from godwit.core.state import Phase, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
-from godwit.model import Comparison, DiskCopy, ImageFacts, Launch, OutcomeStatus, Policy, ProbeRequest, Tap, Way
+from godwit.model import (
+    Comparison,
+    DirtyWindow,
+    DiskCopy,
+    Forecast,
+    ImageFacts,
+    Interval,
+    Launch,
+    MemorySample,
+    MoveRecord,
+    OutcomeStatus,
+    PassRecord,
+    Policy,
+    ProbeRequest,
+    Profile,
+    Prospect,
+    Tap,
+    Way,
+)
 
 if TYPE_CHECKING:
     from journalroom import Room
@@ -289,3 +307,32 @@ async def test_guests_on_their_way_are_kept_replaced_and_forgotten(room: Room) -
     await room.inventory.remove_send("web1")
     await room.inventory.remove_send("web1")
     assert await room.inventory.sends() == []
+
+
+# -- what was measured ---------------------------------------------------------------------------------------------
+
+
+async def test_profiles_are_listed_for_each_guest_the_newest_first(room: Room) -> None:
+    profiles = [Profile("web1", "one", at, 1 << 28, (DirtyWindow(0.05, 4096),)) for at in (3.0, 9.0, 5.0)]
+    profiles[1] = replace(profiles[1], sample=MemorySample(4096, 3000, 10, 0.25, None, 0.2))
+    for one in (*profiles, replace(profiles[0], vm="db1", at=100.0)):
+        await room.journal.history.put_profile(one)
+    found = await room.journal.history.profiles("web1")
+    assert found == [profiles[1], profiles[2], profiles[0]]
+    assert await room.journal.history.profiles("web1", limit=1) == [profiles[1]]
+    assert await room.journal.history.profiles("nobody") == []
+
+
+async def test_a_move_that_is_remembered_again_replaces_what_was_remembered(room: Room) -> None:
+    interval = Interval(1.0, 2.0, 3.0)
+    row = Prospect("xbzrle", True, interval, interval, interval, interval, 3, "why")  # noqa: FBT003 - the field
+    forecast = Forecast(
+        "web1", "one", "two", 4.0, interval, (row,), "xbzrle", "because", "so it stands", ("what is known",)
+    )
+    passes = (PassRecord(100, 90, 1.5, 10),)
+    record = MoveRecord("web1-1", "web1", "one", "two", 5.0, 100, passes, 0.9, 2.4, 95, forecast=forecast)
+    other = replace(record, id="db1-1", vm="db1", at=7.0, client_gap=0.05, limited=True)
+    for one in (replace(record, total=9.0), other, record):
+        await room.journal.history.put_move(one)
+    assert await room.journal.history.moves() == [other, record]
+    assert await room.journal.history.moves(limit=1) == [other]

@@ -27,16 +27,18 @@ from godwit.errors import (
     RefusedError,
     error_of_code,
 )
+from godwit.forecasts import Forecasts
 from godwit.model import HostRecord, Outcome, OutcomeStatus, Policy, ProbeRequest
 from godwit.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from godwit.core.learning import Accuracy
     from godwit.core.saves import Job
     from godwit.core.snapshots import Snapshot
     from godwit.engine.sending import Told
-    from godwit.model import Finding, GuestView, HostFacts, Profile, Vm
+    from godwit.model import Finding, Forecast, GuestView, HostFacts, MoveRecord, Profile, Vm
     from godwit.ports import Entry, MigrationRow
     from godwit.service import Service, Status
     from godwit.snapshots import Made, Sent
@@ -173,12 +175,28 @@ class Godwit:
         """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
         return await self.service.dry_run(vm, host, policy)
 
-    async def profile(self, vm: str) -> Profile:
+    async def profile(self, vm: str, *, sample: bool = True) -> Profile:
         """Measure how a running guest changes its memory; see `godwit.core.dirtying.curve_of` for what that says.
 
-        Raises InputError for a guest that does not run, HypervisorError, HostError.
+        With `sample` some pages of its memory are looked at, too. Raises InputError for a guest that does not run,
+        HypervisorError, HostError.
         """
-        return await self.service.profile(vm)
+        return await Forecasts(self.service).profile(vm, sample=sample)
+
+    async def forecast(
+        self, vm: str, host: str, policy: Policy | None = None, *, link: float | None = None, anew: bool | None = None
+    ) -> Forecast:
+        """Say what a live move would cost; see `godwit.forecasts`.
+
+        `link` is what the link between the hosts carries, in bytes a second, where no move has shown it yet; `anew`
+        says whether the guest is profiled first, None means where nothing is known of it lately. Raises InputError
+        where the guest's writes or the link are not known at all, HypervisorError, HostError.
+        """
+        return await Forecasts(self.service).forecast(vm, host, policy, link=link, anew=anew)
+
+    async def forecast_record(self) -> tuple[list[MoveRecord], Accuracy]:
+        """Return the moves that are remembered, the newest first, and how well they went as forecast."""
+        return await Forecasts(self.service).record()
 
     def migration(self, identifier: str) -> Migration:
         """Return the handle of a migration that was asked for earlier."""

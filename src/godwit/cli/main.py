@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import hosts, monitor, moves, profiling, saving, snapshots, upgrades, vms, watching
+from godwit.cli import forecasting, hosts, monitor, moves, profiling, saving, snapshots, upgrades, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.errors import GodwitError
@@ -73,6 +73,7 @@ app.command("watch", rich_help_panel=_LOOK)(watching.watch)
 app.command("history", rich_help_panel=_LOOK)(watching.history)
 app.command("show", rich_help_panel=_LOOK)(watching.show)
 app.command("probe", rich_help_panel=_LOOK)(watching.probe)
+app.command("forecast", rich_help_panel=_LOOK)(forecasting.forecast)
 app.command("profile", rich_help_panel=_LOOK)(profiling.profile)
 app.command("save", rich_help_panel=_KEEP)(saving.save)
 app.command("restore", rich_help_panel=_KEEP)(saving.restore)

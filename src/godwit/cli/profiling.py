@@ -28,11 +28,15 @@ def profile(
         typer.Option(metavar="RATE", help="Say whether a move over such a link ends by itself: 40MB/s, 400mbit."),
     ] = None,
     max_downtime: MaxDowntime = None,
+    no_sample: Annotated[
+        bool, typer.Option("--no-sample", metavar="", help="Do not look at any page of its memory.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure how much of its memory a running guest changes, within 50 ms to 2 s.
 
-    It takes some seconds, in which the guest runs on as it does.
+    It takes some seconds, in which the guest runs on as it does. The figures are
+    kept, and forecasts start from them; what is in the guest's memory is not.
     """
     rate = bandwidth("--link", link)
     if link is not None and not rate:
@@ -42,7 +46,7 @@ def profile(
         message = "--max-downtime goes with --link: without a link nothing can be said of downtime"
         raise InputError(message)
     limit = policy_of(max_downtime, None, None).max_downtime
-    found = run(_profile(vm))
+    found = run(_profile(vm, sample=not no_sample))
     curve = curve_of(found.windows, found.memory)
     needed = None if rate is None else least_downtime(curve, rate)
     if json:
@@ -55,9 +59,11 @@ def profile(
         echo(f"  {verdict(rate, needed, limit)}")
 
 
-async def _profile(vm: str) -> Profile:
+async def _profile(vm: str, *, sample: bool) -> Profile:
+    from godwit.forecasts import Forecasts  # noqa: PLC0415 - start-up time
+
     async with service() as opened:
-        return await opened.profile(vm)
+        return await Forecasts(opened).profile(vm, sample=sample)
 
 
 def verdict(rate: int, needed: float, limit: float) -> str:
@@ -82,8 +88,25 @@ def profile_lines(found: Profile, curve: DirtyCurve) -> list[str]:
         for seconds in sorted({window.seconds for window in found.windows})
     ]
     if not curve.write_rate:
-        return [*lines, "  it changes next to nothing"]
-    lines.append(f"  it begins at {format_bandwidth(curve.write_rate)}")
-    if curve.hot_set is None:
-        return [*lines, "  it goes on to new pages: no hot set was seen within the longest window"]
-    return [*lines, f"  it comes back to a hot set of {format_size(round(curve.hot_set))}"]
+        lines.append("  it changes next to nothing")
+    elif curve.hot_set is None:
+        lines.append(f"  it begins at {format_bandwidth(curve.write_rate)}")
+        lines.append("  it goes on to new pages: no hot set was seen within the longest window")
+    else:
+        lines.append(f"  it begins at {format_bandwidth(curve.write_rate)}")
+        lines.append(f"  it comes back to a hot set of {format_size(round(curve.hot_set))}")
+    return [*lines, *_sample_lines(found)]
+
+
+def _sample_lines(found: Profile) -> list[str]:
+    """Say what its pages are like, or why nobody could look."""
+    sample = found.sample
+    if sample is None:
+        return [f"  its pages were not looked at: {found.unsampled}"] if found.unsampled else []
+    kept = sample.pages - sample.zero
+    packed = "" if sample.compressed is None else f", which compress to {sample.compressed:.0%} (zlib)"
+    lines = [f"  of {sample.pages} pages {kept / sample.pages:.0%} are not zero{packed}"]
+    if sample.again is not None:
+        took = format_duration(sample.seconds)
+        lines.append(f"  what changes in a page within {took} takes {sample.again:.0%} of its size")
+    return lines

@@ -1,22 +1,76 @@
-"""What a move will cost, from what was measured of the guest and its link. Pure.
+"""What a move will cost, from what was measured of the guest, of its link, and of moves before it. Pure.
 
 Plain precopy: a pass of t seconds sends what the pass before it left, and leaves U(t) to the next one (see
 `godwit.core.dirtying`). Passes shrink as long as the link carries a pass faster than the guest fills the next, and come
 to rest where it does not: at the time t with U(t) = t x bandwidth. QEMU stops the guest as soon as what is left fits
 into its downtime limit, so that time is the least blackout with which the move ends by itself; what the guest's devices
-take comes on top. The model is that of Akoush et al., Predicting the Performance of Virtual Machine Migration (2010),
-with a measured curve in the place of a constant dirty rate.
+take comes on top. The passes are simulated with the decisions that the strategy would take (`godwit.core.passes`).
+
+What is not known exactly is an estimate with a spread. The passes are simulated for every combination of low, likely
+and high values of what they depend on, weighted as a normal distribution is by the three points of Gauss and Hermite,
+and the interval holds the middle 80 % of the weight; parts that only add to a figure widen it in quadrature.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
+from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.passes import Simulated, Stream, simulate
+from godwit.model import Interval, Prospect
+from godwit.units import format_bandwidth, format_duration, format_size
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from godwit.core.dirtying import DirtyCurve
+    from godwit.model import Policy
 
 _PRECISION: Final = 1e-6
+
+WITHIN: Final = 0.1
+"""The share of the weight that lies below an interval, and above it."""
+
+QUANTILE: Final = 1.2816
+"""Standard deviations from the middle of a normal distribution to where a tenth of it begins."""
+
+_POINTS: Final = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
+_LEAST: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure that is not known exactly: its likely value, and the standard deviation of what it may be instead."""
+
+    likely: float
+    spread: float = 0.0
+
+    def at(self, deviations: float) -> float:
+        """Return the value that many standard deviations off, and never nothing where there is something."""
+        return max(self.likely + deviations * self.spread, _LEAST * self.likely)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a forecast rests on.
+
+    `first` is the bytes of the first pass, `bandwidth` bytes a second; `dirtying` scales the curve. `again` is the
+    share of a page's size that it takes to send it a second time as its changes, `pages` the bytes of such pages a
+    second that the sender looks through. `start` is the seconds until the stream starts, `fixed` what the blackout
+    takes beyond the last pages, `felt` what the client's gap takes beyond the blackout.
+    """
+
+    curve: DirtyCurve
+    first: Estimate
+    bandwidth: Estimate
+    again: Estimate
+    pages: Estimate
+    start: Estimate
+    fixed: Estimate
+    felt: Estimate
+    dirtying: Estimate = Estimate(1.0, 0.1)
 
 
 def least_downtime(curve: DirtyCurve, bandwidth: float) -> float:
@@ -36,3 +90,86 @@ def least_downtime(curve: DirtyCurve, bandwidth: float) -> float:
         middle = (short + long) / 2
         short, long = (middle, long) if curve.unique(middle) > bandwidth * middle else (short, middle)
     return long
+
+
+PLAIN: Final = "plain precopy"
+CHANGES: Final = "xbzrle"
+
+
+def prospect(strategy: str, basis: Basis, policy: Policy, limit: float) -> Prospect:
+    """Say what a move by that strategy would cost; `limit` is the downtime limit that it starts with, in seconds."""
+    again = basis.again if strategy == CHANGES else Estimate(1.0)
+    pages = basis.pages if strategy == CHANGES else Estimate(math.inf)
+    likely = _simulated(basis, policy, limit, again, pages, (0.0, 0.0, 0.0, 0.0))
+    weighted: list[tuple[float, Simulated]] = []
+    for points in product(_POINTS, repeat=4):
+        deviations = tuple(point for point, _ in points)
+        weight = math.prod(weight for _, weight in points)
+        weighted.append((weight, _simulated(basis, policy, limit, again, pages, deviations)))
+    seconds = _interval(
+        ((weight, one.seconds + one.blackout) for weight, one in weighted), likely.seconds + likely.blackout
+    )
+    blackout = _interval(((weight, one.blackout) for weight, one in weighted), likely.blackout)
+    sent = _interval(((weight, one.bytes) for weight, one in weighted), likely.bytes)
+    blackout = _wider(blackout, basis.fixed)
+    return Prospect(
+        strategy,
+        likely.converges,
+        _wider(_wider(seconds, basis.start), basis.fixed),
+        blackout,
+        _wider(blackout, basis.felt),
+        sent,
+        likely.passes,
+        _why(basis, policy, likely),
+    )
+
+
+def _simulated(
+    basis: Basis, policy: Policy, limit: float, again: Estimate, pages: Estimate, deviations: Sequence[float]
+) -> Simulated:
+    """Simulate the passes with each estimate that many standard deviations off."""
+    first, bandwidth, dirtying, changes = deviations
+    stream = Stream(basis.bandwidth.at(bandwidth), min(1.0, again.at(changes)), pages.likely)
+    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first), stream, policy, limit)
+
+
+def _interval(weighted: Iterable[tuple[float, float]], likely: float) -> Interval:
+    """Return the values between which the middle of the weight lies; the likely one is always among them."""
+    ordered = sorted((value, weight) for weight, value in weighted)
+    total = sum(weight for _, weight in ordered)
+    low, high, below = ordered[0][0], ordered[-1][0], 0.0
+    for value, weight in ordered:
+        if below <= WITHIN * total:
+            low = value
+        if below < (1 - WITHIN) * total:
+            high = value
+        below += weight
+    return Interval(min(low, likely), likely, max(high, likely))
+
+
+def _wider(interval: Interval, added: Estimate) -> Interval:
+    """Add a part that is independent of the rest: the likely values add up, the widths in quadrature."""
+    likely = interval.likely + added.likely
+    width = QUANTILE * added.spread
+    return Interval(
+        max(0.0, likely - math.hypot(interval.likely - interval.low, width)),
+        likely,
+        likely + math.hypot(interval.high - interval.likely, width),
+    )
+
+
+def _why(basis: Basis, policy: Policy, likely: Simulated) -> str:
+    """Say in words whether the stream ends."""
+    if likely.converges:
+        return f"ends after {likely.passes} pass{'es' if likely.passes != 1 else ''}"
+    needed, permitted = (format_duration(one) for one in (likely.blackout + basis.fixed.likely, policy.max_downtime))
+    return f"does not end below {needed} of downtime, and {permitted} are permitted"
+
+
+def situation(basis: Basis, *, changes: bool) -> str:
+    """Say in words what stands against what: the guest's writes, and how they travel."""
+    curve = basis.curve
+    hot = f" to a hot set of {format_size(round(curve.hot_set))}" if curve.hot_set else ""
+    again = f"; a page sent again takes {basis.again.likely:.0%} of its size as its changes" if changes else ""
+    writes = f"the guest writes {format_bandwidth(round(curve.write_rate))}{hot}"
+    return f"{writes}; the link carries {format_bandwidth(round(basis.bandwidth.likely))}{again}"

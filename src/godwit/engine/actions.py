@@ -76,6 +76,11 @@ class Actions:
         """Where the target takes what is sent to it; empty for a runner that took over."""
         return self._address
 
+    @property
+    def sends_changes(self) -> bool:
+        """Whether the source's QEMU can send pages again as their changes."""
+        return self._source_features is not None and "xbzrle" in self._source_features.capabilities
+
     def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""
         self.parts.journal.note(self.parts.spec.id, kind, self.parts.clock.now(), data)

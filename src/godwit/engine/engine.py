@@ -17,6 +17,7 @@ from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
 from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
+from godwit.engine.expecting import Expecting
 from godwit.engine.media import Media
 from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
@@ -111,6 +112,7 @@ class Engine:
         self._sides.on_pass = self._sampler.poke
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
+        self._expecting = Expecting(self._actions)
         self._sides.on_mirror = self._mirroring.hear
         self._standing = Standing(self._actions, restarted=self._restarted)
         self._observer = Observer(self._parts.clock, self._sides)
@@ -205,6 +207,7 @@ class Engine:
         self._sampler.follow(self._tasks, streaming=new is Phase.PRECOPY)
         if new is Phase.PREPARING:
             self._outside.start(self._tasks)
+            self._beside(self._expecting.foretell())
         if new is Phase.SWITCHOVER:
             limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
             self._beside(self._keep_switchover_short(limit))
@@ -348,6 +351,7 @@ class Engine:
             simulated=self._parts.simulated,
         )
         outcome = replace(outcome, qemus=self._actions.qemus)
+        await self._expecting.remember(outcome, self._sampler.samples, self._ledger.marks.get("stream_started"))
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
 

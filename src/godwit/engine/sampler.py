@@ -15,7 +15,7 @@ from godwit.model import Sample, Side
 from godwit.units import format_bandwidth
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from godwit.engine.actions import Actions
     from godwit.ports import Guest
@@ -42,6 +42,11 @@ class Sampler:
     _began: float = 0.0
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """What was read so far, the oldest first."""
+        return self._samples
 
     def follow(self, tasks: asyncio.TaskGroup, *, streaming: bool) -> None:
         """Start or stop sampling."""

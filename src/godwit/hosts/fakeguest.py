@@ -10,7 +10,8 @@ from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
-from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, NicFacts, Sample, Stamp
+from godwit.hosts.memorysample import PAUSE, SAMPLE
+from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, MemorySample, NicFacts, Sample, Stamp
 from godwit.ports import GuestEvent
 
 if TYPE_CHECKING:
@@ -316,6 +317,14 @@ class FakeGuest:
         workload = self._qemu.workload
         unique = await self._tell("query-dirty-rate", lambda: workload.dirtied(seconds))
         return DirtyWindow(seconds, round(unique))
+
+    async def sample_memory(self) -> MemorySample:
+        """Look at some pages of the guest's memory, which changes whole pages."""
+        await self._tell("human-monitor-command", lambda: None)
+        await self._world.clock.sleep(PAUSE)
+        load = self._qemu.workload
+        zero, changed = (round(SAMPLE * part / load.memory) for part in (load.memory - load.used, load.dirtied(PAUSE)))
+        return MemorySample(SAMPLE, zero, changed, 1.0 if changed else None, 1.0, PAUSE)
 
     async def reset(self) -> None:
         """Press the reset button."""

@@ -24,6 +24,7 @@ from godwit.errors import (
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
 from godwit.hosts.files import LooksIntoFiles
+from godwit.hosts.memorysample import sample_memory
 from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
@@ -35,6 +36,7 @@ from godwit.qemu.beside import taking_argv
 from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
+from godwit.qemu.ramblocks import areas_of
 from godwit.storage import images, leftbehind, sharedproof
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
         HostFacts,
         ImageFacts,
         Launch,
+        MemorySample,
         OlderCopy,
         PlaceFacts,
         StrayImage,
@@ -99,6 +102,14 @@ class PlainGuest(QemuGuest):
             message = f"no process of {self._vm.name} can be seen on {self._transport.where}"
             raise HostError(message, remedy="log in as root, or as the user that runs the guest")
         return await processes.read_process(self._transport, found[-1])
+
+    async def sample_memory(self) -> MemorySample:
+        """Look at some pages of the guest's memory; see the port."""
+        areas = areas_of(await self.human("info ramblock"))
+        if not areas:
+            message = f"QEMU on {self._transport.where} does not say where the memory of {self._vm.name} lies"
+            raise HypervisorError(message, remedy="QEMU 7.1 and later do")
+        return await sample_memory(self._transport, (await self._look()).pid, areas)
 
     async def power_off_by_agent(self) -> bool:
         """Ask the guest's agent to switch the guest off; returns False where it has no channel for one."""

@@ -14,7 +14,7 @@ from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
     from godwit.core.sending import SendRecord
-    from godwit.model import HostRecord, Outcome, Spec, Vm
+    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class MemoryJournal:
         """Begin with nothing."""
         self._stories: dict[str, _Story] = {}
         self.jobs = MemoryJobs(self._migrating)
+        self.history = MemoryHistory()
 
     def _migrating(self, vm: str) -> str | None:
         stories = (story for story in self._stories.values() if story.spec.vm == vm and not story.state.finished)
@@ -128,6 +129,32 @@ class MemoryJournal:
 
     async def close(self) -> None:
         """Keep everything: the simulation may look at it afterwards."""
+
+
+class MemoryHistory:
+    """See `godwit.ports.History`."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._profiles: list[Profile] = []
+        self._moves: dict[str, MoveRecord] = {}
+
+    async def put_profile(self, profile: Profile) -> None:
+        """Keep a profile."""
+        self._profiles.append(profile)
+
+    async def profiles(self, vm: str, limit: int = 20) -> list[Profile]:
+        """List a guest's profiles; see the port."""
+        found = [profile for profile in self._profiles if profile.vm == vm]
+        return sorted(found, key=lambda profile: profile.at, reverse=True)[:limit]
+
+    async def put_move(self, record: MoveRecord) -> None:
+        """Keep what a move was like; see the port."""
+        self._moves[record.id] = record
+
+    async def moves(self, limit: int = 200) -> list[MoveRecord]:
+        """List moves; see the port."""
+        return sorted(self._moves.values(), key=lambda record: record.at, reverse=True)[:limit]
 
 
 class MemoryInventory:

@@ -21,6 +21,7 @@ from godwit.errors import (
     UnknownVmError,
 )
 from godwit.journal.codec import dump, encode, load
+from godwit.journal.sqlhistory import SqlHistory
 from godwit.journal.sqljobs import SqlJobs
 from godwit.journal.tables import entries, hosts, migrations, sends, vms
 from godwit.model import HostRecord, Outcome, Spec, Vm
@@ -58,6 +59,7 @@ class SqlJournal:
         """Write to `database`."""
         self._database = database
         self.jobs = SqlJobs(database)
+        self.history = SqlHistory(database)
         self._waiting: list[_Write] = []
         self._fenced: set[tuple[str, int]] = set()
         self._flushing = asyncio.Lock()

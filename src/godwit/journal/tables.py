@@ -63,3 +63,13 @@ sends = Table(
     Column("name", String(128), primary_key=True),
     Column("record", Text, nullable=False),
 )
+
+history = Table(
+    "history",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(160), primary_key=True),
+    Column("vm", String(128), nullable=False, index=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("record", Text, nullable=False),
+)

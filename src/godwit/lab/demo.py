@@ -73,8 +73,11 @@ async def run() -> int:
             there, back = prefix(NAME) + "host2", prefix(NAME) + "host1"
             console.print(f"\n[bold]4[/] to {there} with QEMU's defaults")
             plain = await _move(service, vm.name, there, address, "--qemu-defaults")
-            console.print(f"\n[bold]5[/] back to {back} with Godwit")
+            console.print(f"\n[bold]5[/] what is to be expected of the way back to {back}")
+            await _type("forecast", vm.name, back, "--profile")
+            console.print(f"\n[bold]6[/] back to {back} with Godwit")
             ours = await _move(service, vm.name, back, address)
+            await _type("forecast", "--accuracy")
             await asyncio.sleep(SETTLE)
             verdict = await _verdict(users, ours, plain)
         await _write(service, verdict, ours, plain)
@@ -108,13 +111,17 @@ async def _users(lab: Laboratory, address: str) -> AsyncIterator[Users]:
         yield Users(top, ticks, redis)
 
 
+async def _type(*words: str) -> int:
+    """Type a command that a user would type, and wait for its end; returns its exit status."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "godwit", *words)
+    return await process.wait()
+
+
 async def _move(service: Service, vm: str, host: str, address: str, *options: str) -> Outcome:
-    """Type the command that a user would type, and wait for its end."""
+    """Move the guest as a user would, and return how it ended."""
     await asyncio.sleep(SETTLE)
     client = prefix(NAME) + "client"
-    command = [sys.executable, "-m", "godwit", "migrate", vm, host, "--probe", f"{address}@{client}", *options]
-    process = await asyncio.create_subprocess_exec(*command)
-    status = await process.wait()
+    status = await _type("migrate", vm, host, "--probe", f"{address}@{client}", *options)
     row = (await service.journal.rows(limit=1))[0]
     if row.outcome is None or row.spec.target != host:
         message = f"the move to {host} left no outcome (exit status {status})"

@@ -125,6 +125,8 @@ def sentence(entry: Entry) -> Sentence | None:
         case "mark":
             name = text_of(entry.data, "name")
             return Sentence(entry.at, Weight.DETAIL, _MARKS.get(name, name.replace("_", " ")))
+        case "forecast":
+            return Sentence(entry.at, Weight.STEP, text_of(entry.data, "text"))
         case "note":
             return Sentence(entry.at, Weight.DETAIL, text_of(entry.data, "text"))
         case _:

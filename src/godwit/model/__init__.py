@@ -16,6 +16,7 @@ from godwit.model.disks import (
     Stamp,
     StrayImage,
 )
+from godwit.model.forecasts import Forecast, Interval, MoveRecord, PassRecord, Prospect
 from godwit.model.guests import (
     Features,
     GuestFacts,
@@ -52,7 +53,7 @@ from godwit.model.moves import (
     WatchResult,
     Way,
 )
-from godwit.model.profiles import DirtyWindow, Profile
+from godwit.model.profiles import DirtyWindow, MemorySample, Profile
 
 __all__ = [
     "MIGRATION_PORTS",
@@ -66,22 +67,28 @@ __all__ = [
     "Downtime",
     "Features",
     "Finding",
+    "Forecast",
     "GuestFacts",
     "GuestView",
     "HostFacts",
     "HostRecord",
     "ImageFacts",
+    "Interval",
     "Launch",
+    "MemorySample",
     "MirrorView",
+    "MoveRecord",
     "NicFacts",
     "OlderCopy",
     "Outcome",
     "OutcomeStatus",
     "Owner",
+    "PassRecord",
     "PlaceFacts",
     "Policy",
     "ProbeRequest",
     "Profile",
+    "Prospect",
     "QemuFacts",
     "RunState",
     "Sample",

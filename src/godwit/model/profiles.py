@@ -14,10 +14,28 @@ class DirtyWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySample:
+    """What some pages of a guest's memory were like, looked at twice, `seconds` apart: figures, no content.
+
+    Of `pages` pages `zero` held nothing but zeroes, and `changed` were not the same at the second look. `again` is the
+    share of a changed page that its changes take, as xbzrle sends them; `compressed` the share of its size to which
+    zlib, at its fastest, brings a page that is not zero. Both are None where there was none to look at.
+    """
+
+    pages: int
+    zero: int
+    changed: int
+    again: float | None
+    compressed: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A guest's memory and how it changes, as measured at the instant `at`; `memory` in bytes.
 
-    `windows` are the single measurements, in the order in which they were taken.
+    `windows` are the single measurements, in the order in which they were taken. `sample` is None where nobody looked
+    at pages; `unsampled` says why, where somebody wanted to.
     """
 
     vm: str
@@ -25,3 +43,5 @@ class Profile:
     at: float
     memory: int
     windows: tuple[DirtyWindow, ...]
+    sample: MemorySample | None = None
+    unsampled: str = ""

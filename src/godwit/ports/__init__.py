@@ -3,7 +3,7 @@
 from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Host, SaveFiles, Transfers
-from godwit.ports.journal import Entry, Inventory, JobBook, Journal, MigrationRow
+from godwit.ports.journal import Entry, History, Inventory, JobBook, Journal, MigrationRow
 
 __all__ = [
     "Addresses",
@@ -13,6 +13,7 @@ __all__ = [
     "Guest",
     "GuestEvent",
     "GuestEventKind",
+    "History",
     "Host",
     "Hypervisor",
     "Inventory",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MemorySample, MirrorView, Sample
 
 
 GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
@@ -201,6 +201,13 @@ class Guest(Protocol):
         """Measure how much of its memory the guest changes within `seconds`, or the shortest time that QEMU measures.
 
         Raises MonitorCommandError where QEMU refuses.
+        """
+        ...
+
+    async def sample_memory(self) -> MemorySample:
+        """Look at some pages of the guest's memory, twice within a moment; nothing of them is kept.
+
+        Raises HostError where its host does not let anybody, HypervisorError where QEMU does not say where it lies.
         """
         ...
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import Phase, State
-    from godwit.model import HostRecord, Outcome, Spec, Vm
+    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,26 @@ class JobBook(Protocol):
         ...
 
 
+class History(Protocol):
+    """What was measured of guests and moves, for forecasts to come. Raises JournalError."""
+
+    async def put_profile(self, profile: Profile) -> None:
+        """Keep a profile of a guest."""
+        ...
+
+    async def profiles(self, vm: str, limit: int = 20) -> list[Profile]:
+        """List a guest's profiles, the newest first."""
+        ...
+
+    async def put_move(self, record: MoveRecord) -> None:
+        """Keep what a move was like; written again it replaces what was written before."""
+        ...
+
+    async def moves(self, limit: int = 200) -> list[MoveRecord]:
+        """List moves of all guests, the newest first."""
+        ...
+
+
 class Journal(Protocol):
     """The story of every migration, written before it is acted upon. Raises JournalError."""
 
@@ -121,6 +141,11 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Write what waits and let go."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What was measured before."""
         ...
 
     @property

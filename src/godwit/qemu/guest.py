@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import MonitorLostError, MonitorProtocolError
+from godwit.errors import HostError, MonitorLostError, MonitorProtocolError
 from godwit.qemu import dirtyrate, facts, features, fleecing, handover, media, mirrors, power, snapshots, stamps
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.options import CommandLineError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MirrorView, Sample
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MemorySample, MirrorView, Sample
     from godwit.qemu.monitor import Monitor
     from godwit.qemu.process import ProcessFacts
 
@@ -249,6 +249,11 @@ class QemuGuest:
     async def dirty_window(self, seconds: float) -> DirtyWindow:
         """Measure how much of its memory the guest changes within `seconds`; see `dirtyrate.measure`."""
         return await dirtyrate.measure(self._monitor, seconds)
+
+    async def sample_memory(self) -> MemorySample:
+        """Refuse: pages are looked at on the guest's host, to which a monitor alone does not lead."""
+        message = f"nobody can look at pages of {self._name} through its monitor alone"
+        raise HostError(message)
 
     async def snapshots(self) -> tuple[DiskSnapshots, ...]:
         """List the guest's disks and the snapshots that their images hold."""

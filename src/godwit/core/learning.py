@@ -1,0 +1,274 @@
+"""What moves of the past and profiles say of the next move. Pure.
+
+Figures that are the same for many moves (how long it takes to start one, what a blackout takes beyond the last pages)
+are learned from those between the same two hosts, in either direction; what depends on the guest from its own. A
+figure begins with a value that was measured in the laboratory, which counts as much as one move (`PRIOR_WEIGHT`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.dirtying import curve_of
+from godwit.core.forecast import Basis, Estimate
+from godwit.errors import InputError
+from godwit.model import DirtyWindow
+from godwit.units import format_bandwidth, format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from godwit.model import MemorySample, MoveRecord, PassRecord, Policy, Profile
+
+PRIOR_WEIGHT: Final = 1
+RECENT: Final = 8
+"""Moves that are learned from; what is older than that many says little of today."""
+
+START: Final = Estimate(1.0, 0.3)
+"""Seconds from the request until the stream starts."""
+
+FIXED: Final = Estimate(0.013, 0.006)
+"""Seconds of blackout beyond the last pages: devices, loading, the round trips of the handover."""
+
+FELT: Final = Estimate(0.03, 0.015)
+"""Seconds of a client's gap beyond the blackout: until the network has learned the new place, and the next question."""
+
+AGAIN: Final = Estimate(0.5, 0.3)
+"""Share of a page's size that its changes take, where nobody has looked: anything between little and all."""
+
+PAGES: Final = 400e6
+"""Bytes of pages a second that one core of QEMU compares with their former selves."""
+
+_STEADY: Final = 0.05
+_RESIDENT: Final = Estimate(0.8, 0.15)
+_WORTH_TIMING: Final = 4 << 20
+_WORTH_COUNTING: Final = 1 << 20
+_ENOUGH_CHANGED: Final = 16
+_DRIFT: Final = 0.03
+_CHANGES_DRIFT: Final = 0.25
+_PAGE_HEAD: Final = 8 / 4096
+_ZERO_PAGE: Final = 9 / 4096
+"""QEMU sends eight bytes before each page; of one that is zero it sends these and one more (migration/ram.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known before a move: the guest's memory in bytes, and how much of it its QEMU holds.
+
+    `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
+    any guests, the newest first. `changes` says whether pages can travel as their changes.
+    """
+
+    vm: str
+    source: str
+    target: str
+    memory: int
+    resident: int
+    policy: Policy
+    profile: Profile | None = None
+    link: float | None = None
+    moves: Sequence[MoveRecord] = ()
+    changes: bool = True
+
+    @property
+    def own(self) -> list[MoveRecord]:
+        """The guest's own moves."""
+        return [move for move in self.moves if move.vm == self.vm][:RECENT]
+
+    @property
+    def sample(self) -> MemorySample | None:
+        """What its memory was like, where no move has shown that since."""
+        if self.profile is None or any(move.at > self.profile.at and move.passes for move in self.own):
+            return None
+        return self.profile.sample
+
+
+def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
+    """Return what a forecast rests on, and that in words.
+
+    Raises InputError where the guest's writes or the link are not known at all.
+    """
+    pair = {known.source, known.target}
+    between = [move for move in known.moves if {move.source, move.target} == pair][:RECENT]
+    windows, words = _windows(known, now)
+    bandwidth, link = _bandwidth(known, between)
+    first, memory = _first(known)
+    again, pages, changes = _again(known)
+    basis = Basis(
+        curve=curve_of(windows, known.memory),
+        first=first,
+        bandwidth=bandwidth,
+        again=again,
+        pages=pages,
+        start=learned((move.start_delay for move in between), START),
+        fixed=learned((fixed for move in between if (fixed := _fixed(move)) is not None), FIXED),
+        felt=learned(
+            (
+                move.client_gap - move.blackout
+                for move in between
+                if move.client_gap is not None and move.blackout is not None
+            ),
+            FELT,
+        ),
+    )
+    count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"
+    fixed_parts = f"fixed parts from {count}" if between else "fixed parts as measured in a laboratory"
+    return basis, (words, link, memory, changes, fixed_parts)
+
+
+def learned(values: Iterable[float], prior: Estimate) -> Estimate:
+    """Return an estimate from what was seen, which begins with `prior`; the spread is that of the next value."""
+    seen = list(values)
+    weight = PRIOR_WEIGHT + len(seen)
+    likely = (prior.likely * PRIOR_WEIGHT + sum(seen)) / weight
+    squares = PRIOR_WEIGHT * (prior.spread**2 + (prior.likely - likely) ** 2) + sum((one - likely) ** 2 for one in seen)
+    return Estimate(likely, math.sqrt(squares / weight))
+
+
+def _windows(known: Known, now: float) -> tuple[list[DirtyWindow], str]:
+    """Return what is known of how the guest changes its memory: a profile, or the passes of a later move."""
+    profile, own = known.profile, known.own
+    if profile is not None and not any(move.at > profile.at and len(move.passes) > 1 for move in own):
+        return list(profile.windows), f"its writes from a profile, {format_duration(max(0.0, now - profile.at))} old"
+    for move in own:
+        windows = [DirtyWindow(one.seconds, one.left) for one in move.passes if one.seconds > 0]
+        if windows:
+            return windows, f"its writes from the passes of its move {move.id}"
+    if profile is not None:
+        return list(profile.windows), f"its writes from a profile, {format_duration(max(0.0, now - profile.at))} old"
+    message = f"nothing is known of what {known.vm} writes: it was neither profiled nor moved"
+    raise InputError(message, remedy=f"godwit profile {known.vm}")
+
+
+def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, str]:
+    """Return what the stream may be sent with, and where that is from."""
+    cap = known.policy.bandwidth
+    if known.link is not None:
+        link, words = (
+            Estimate(known.link, known.link * _STEADY),
+            f"a link of {format_bandwidth(round(known.link))}, as was said",
+        )
+    else:
+        rates = [rate for move in between if not move.limited and (rate := rate_of(move.passes)) is not None]
+        if not rates and not cap:
+            message = f"nobody knows what the link between {known.source} and {known.target} carries: nothing was moved"
+            raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
+        if not rates:
+            assert cap is not None  # noqa: S101 - as has just been seen; for the type checker
+            return Estimate(cap, cap * _STEADY), f"the link is taken to carry the {format_bandwidth(cap)} permitted"
+        mean = fmean(rates)
+        spread = math.sqrt(fmean([(rate - mean) ** 2 for rate in rates]) + (mean * _STEADY) ** 2)
+        link = Estimate(mean, spread)
+        words = f"the link carried {format_bandwidth(round(mean))} in {len(rates)} move{'s' if len(rates) != 1 else ''}"
+    if cap and cap < link.likely:
+        return Estimate(cap, cap * _STEADY), f"{words}; {format_bandwidth(cap)} are permitted"
+    return link, words
+
+
+def rate_of(passes: Sequence[PassRecord]) -> float | None:
+    """Return the bytes a second that a stream's first pass had, or None where that was too short to be timed."""
+    if not passes or passes[0].sent < _WORTH_TIMING or passes[0].seconds <= 0:
+        return None
+    return passes[0].sent / passes[0].seconds
+
+
+def _first(known: Known) -> tuple[Estimate, str]:
+    """Return the bytes of the first pass: memory that holds anything but zeroes."""
+    if (sample := known.sample) is not None and sample.pages:
+        full = 1 - sample.zero / sample.pages
+        likely = known.memory * (full * (1 + _PAGE_HEAD) + (1 - full) * _ZERO_PAGE)
+        scatter = known.memory * math.sqrt(full * (1 - full) / sample.pages)
+        words = f"its first pass from a look at its memory ({full:.0%} of its pages are not zero)"
+        return Estimate(likely, math.hypot(scatter, likely * _DRIFT)), words
+    shares = [move.passes[0].sent / move.memory for move in known.own if move.passes and move.memory]
+    if shares:
+        likely = min(1.0, shares[0]) * known.memory
+        return Estimate(likely, likely * _STEADY), f"its first pass as in its last move ({shares[0]:.0%} of its memory)"
+    held = min(known.resident, known.memory) or known.memory
+    return (
+        Estimate(held * _RESIDENT.likely, held * _RESIDENT.spread),
+        f"its first pass guessed from the {held / known.memory:.0%} of its memory that it has ever touched",
+    )
+
+
+def _again(known: Known) -> tuple[Estimate, Estimate, str]:
+    """Return what a page takes that is sent again, as its changes, and how fast such pages are looked through."""
+    later = [one for move in known.own if move.again for one in move.passes[1:] if one.due > 0 and one.seconds > 0]
+    fastest = max((one.due / one.seconds for one in later if one.due >= _WORTH_TIMING), default=0.0)
+    pages = Estimate(max(PAGES, fastest))
+    if (sample := known.sample) is not None and sample.again is not None:
+        words = f"the changes of {sample.changed} pages took {sample.again:.0%} of their size"
+        spread = sample.again * _CHANGES_DRIFT if sample.changed >= _ENOUGH_CHANGED else AGAIN.spread
+        return Estimate(sample.again, spread), pages, words
+    due = sum(one.due for one in later)
+    if due < _WORTH_COUNTING:
+        return AGAIN, pages, "what the changes of a page take is not known"
+    share = min(1.0, sum(one.sent for one in later) / due)
+    spread = math.sqrt(sum(one.due * (min(1.0, one.sent / one.due) - share) ** 2 for one in later) / due)
+    return Estimate(share, max(spread, share * _STEADY)), pages, f"a page sent again took {share:.0%} of its size"
+
+
+def _fixed(move: MoveRecord) -> float | None:
+    """Return what the blackout took beyond the pages that the last pass had left, which fit into the downtime limit."""
+    rate = rate_of(move.passes)
+    if move.blackout is None or rate is None:
+        return None
+    later = [one for one in move.passes[1:] if one.due > 0]
+    share = min(1.0, sum(one.sent for one in later) / sum(one.due for one in later)) if later and move.again else 1.0
+    return max(0.0, move.blackout - min(move.limit, move.passes[-1].left * share / rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How well moves went as forecast: errors at the median and at the ninetieth percentile, and how often it held.
+
+    `total_*` are shares of the real time, `gap_*` seconds; `*_held` the share of moves within the interval. None
+    where there was none to be compared.
+    """
+
+    moves: int
+    total_median: float | None
+    total_p90: float | None
+    total_held: float | None
+    gaps: int
+    gap_median: float | None
+    gap_p90: float | None
+    gap_held: float | None
+
+
+def accuracy(moves: Sequence[MoveRecord]) -> Accuracy:
+    """Compare moves with what was forecast of them; those without a forecast are left out."""
+    totals, gaps, total_held, gap_held = [], [], [], []
+    for move in moves:
+        if move.forecast is None:
+            continue
+        expected = move.forecast.prospect
+        totals.append(abs(expected.total.likely - move.total) / move.total if move.total > 0 else 0.0)
+        total_held.append(move.total in expected.total)
+        if move.client_gap is not None:
+            gaps.append(abs(expected.client_gap.likely - move.client_gap))
+            gap_held.append(move.client_gap in expected.client_gap)
+    return Accuracy(
+        len(totals),
+        _quantile(totals, 0.5),
+        _quantile(totals, 0.9),
+        _or_none(total_held, fmean),
+        len(gaps),
+        _quantile(gaps, 0.5),
+        _quantile(gaps, 0.9),
+        _or_none(gap_held, fmean),
+    )
+
+
+def _or_none(values: Sequence[float], of: Callable[[Sequence[float]], float]) -> float | None:
+    return of(values) if values else None
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    """Return the smallest value that at least that share of all does not exceed."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,0 +1,109 @@
+"""The passes of a stream: what they were, by its samples; what they will be, by the strategy's own decisions. Pure.
+
+Pass by pass QEMU sends what the pass before it left, while the guest goes on changing pages; it stops the guest as soon
+as what is left fits into the downtime limit at the rate of the moment. The model is that of Akoush et al., Predicting
+the Performance of Virtual Machine Migration (2010), with a measured curve (`godwit.core.dirtying`) in the place of a
+constant dirty rate, and with the decisions that `godwit.core.strategy` would take.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.strategy import decide
+from godwit.model import PassRecord, Policy, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from godwit.core.dirtying import DirtyCurve
+
+MOST_PASSES: Final = 60
+"""Passes after which a stream that has neither ended nor been given up counts as one that does not end."""
+
+_FITS: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """How a strategy sends: `bandwidth` bytes a second at most; a page that was sent before takes `again` of its size.
+
+    `pages` is how many bytes of such pages a second the sender can look through, whatever becomes of them on the wire.
+    """
+
+    bandwidth: float
+    again: float = 1.0
+    pages: float = math.inf
+
+    def seconds(self, left: float) -> float:
+        """Return how long it takes to send pages of `left` bytes that were sent before."""
+        return max(left * self.again / self.bandwidth, left / self.pages)
+
+    def rate(self, left: float) -> float:
+        """Return the bytes a second on the wire meanwhile, by which QEMU judges what fits into its limit."""
+        seconds = self.seconds(left)
+        return left * self.again / seconds if seconds > 0 else self.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """How a stream went: seconds and bytes up to the switchover, and the seconds that the last pages take.
+
+    `converges` is False where they take longer than the policy permits; `blackout` is then what would be needed.
+    """
+
+    seconds: float
+    bytes: float
+    passes: int
+    blackout: float
+    converges: bool
+
+
+def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, limit: float) -> Simulated:
+    """Go through the passes of a stream whose first one sends `first` bytes.
+
+    `limit` is the downtime limit that it starts with, in seconds; the strategy raises it as it would.
+    """
+    seconds, sent, duration = first / stream.bandwidth, first, first / stream.bandwidth
+    samples: list[Sample] = []
+    for number in range(1, MOST_PASSES + 1):
+        left = curve.unique(duration)
+        rate = stream.rate(left)
+        dirtied = left / duration if duration > 0 else 0.0
+        samples.append(Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied))
+        ends = left <= rate * limit * (1 + _FITS)
+        if not ends and (decision := decide(policy, samples, limit)) is not None:
+            if not decision.parameters:
+                break
+            limit = dict(decision.parameters)["downtime-limit"] / 1000
+            ends = left <= rate * limit * (1 + _FITS)
+        duration = stream.seconds(left)
+        if ends:
+            return Simulated(seconds, sent + left * stream.again, number, duration, converges=True)
+        seconds, sent = seconds + duration, sent + left * stream.again
+    least = min(samples, key=lambda sample: sample.remaining).remaining
+    return Simulated(seconds, sent, len(samples), stream.seconds(least), converges=False)
+
+
+def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
+    """Return the passes that ended before the last sample; `began` is when the stream was started.
+
+    What a pass left is the most that was seen to remain in the next one, for within a pass that only falls.
+    """
+    starts: dict[int, Sample] = {}
+    most: dict[int, int] = {}
+    for sample in samples:
+        starts.setdefault(sample.iteration, sample)
+        most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    found: list[PassRecord] = []
+    at, sent, due = began, 0, samples[0].total if samples else 0
+    for number in range(1, max(starts, default=1)):
+        if number + 1 not in starts:
+            break  # a pass that ended unseen: what came later cannot be told apart
+        following = starts[number + 1]
+        left = most[number + 1]
+        found.append(PassRecord(due, max(0, following.transferred - sent), max(0.0, following.at - at), left))
+        at, sent, due = following.at, following.transferred, left
+    return tuple(found)

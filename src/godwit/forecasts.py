@@ -1,0 +1,130 @@
+"""The use cases about what is to be expected of moves: profiles, forecasts, and how far what was expected came true."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
+from godwit.core.foretelling import foretell
+from godwit.core.learning import accuracy
+from godwit.engine.expecting import known_of
+from godwit.errors import HostError, HypervisorError, InputError
+from godwit.model import Policy, Profile, RunState, Way
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from godwit.core.learning import Accuracy
+    from godwit.model import DirtyWindow, Forecast, MoveRecord
+    from godwit.ports import Guest, Host
+    from godwit.service import Service
+
+FRESH: Final = 600.0
+"""Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """What can be asked before a move; stands on the service."""
+
+    service: Service
+
+    async def profile(self, name: str, *, sample: bool = True) -> Profile:
+        """Measure how a running guest changes its memory, for some seconds; the guest takes no notice. It is kept.
+
+        With `sample` some pages of its memory are looked at, too; where nobody may, the profile says why. Raises
+        InputError for a guest that does not run or is too small to be sampled, HypervisorError, HostError.
+        """
+        await self.service.refuse_migrating(name)
+        async with self._running(name, "only of a running guest can be said what it changes") as (host, guest):
+            memory = (await guest.facts()).memory
+            if memory < LEAST_SAMPLED:
+                message = f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
+                raise InputError(message)
+            found = Profile(name, host.name, self.service.clock.now(), memory, await _windows(guest))
+            if sample:
+                try:
+                    found = replace(found, sample=await guest.sample_memory())
+                except (HostError, HypervisorError) as error:
+                    found = replace(found, unsampled=error.message)
+        found = replace(found, at=self.service.clock.now())
+        await self.service.journal.history.put_profile(found)
+        return found
+
+    @asynccontextmanager
+    async def _running(self, name: str, why: str) -> AsyncIterator[tuple[Host, Guest]]:
+        """Open a running guest's host, and its second monitor: the first one stays free for whoever moves it.
+
+        Raises InputError saying `why` a guest that does not run will not do.
+        """
+        vm = await self.service.inventory.vm(name)
+        host = self.service.open_host(await self.service.inventory.host(vm.host))
+        try:
+            await host.connect()
+            looking = replace(vm, control=vm.observe or vm.control)
+            view = await host.observe(looking)
+            if view.state is not RunState.RUNNING:
+                message = f"{name} is {view.state} on {vm.host}: {why}"
+                raise InputError(message, remedy=f"godwit vm show {name}")
+            guest = await host.attach(looking)
+            try:
+                yield host, guest
+            finally:
+                await guest.close()
+        finally:
+            await host.close()
+
+    async def forecast(
+        self,
+        name: str,
+        target: str,
+        policy: Policy | None = None,
+        *,
+        link: float | None = None,
+        anew: bool | None = None,
+    ) -> Forecast:
+        """Say what a live move would cost.
+
+        `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it. `anew` says
+        whether the guest is profiled first; None means where nothing that is known of it is younger than FRESH seconds.
+        Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
+        """
+        spec = await self.service.spec(name, target, policy or Policy(), None)
+        if spec.policy.way is not Way.LIVE:
+            message = "only live moves are forecast: one that stands still takes as long as its memory takes to be sent"
+            raise InputError(message)
+        if anew or (anew is None and not await self._known_lately(name)):
+            await self.profile(name)
+        async with self._running(name, "only moves of a running guest are forecast") as (host, guest):
+            memory = (await guest.facts()).memory
+            changes = "xbzrle" in (await guest.features()).capabilities
+            vm, journal = await self.service.inventory.vm(name), self.service.journal
+            known = await known_of(journal, host, vm, spec, memory, changes=changes, link=link)
+        return foretell(known, self.service.clock.now())
+
+    async def _known_lately(self, name: str) -> bool:
+        now, history = self.service.clock.now(), self.service.journal.history
+        profiles = await history.profiles(name, limit=1)
+        moves = [move.at for move in await history.moves() if move.vm == name and move.passes]
+        return any(now - at < FRESH for at in (*moves, *(profile.at for profile in profiles)))
+
+    async def record(self) -> tuple[list[MoveRecord], Accuracy]:
+        """Return the moves that are remembered, the newest first, and how well they went as forecast."""
+        moves = await self.service.journal.history.moves()
+        return moves, accuracy(moves)
+
+
+async def _windows(guest: Guest) -> tuple[DirtyWindow, ...]:
+    windows: list[DirtyWindow] = []
+    shortest = 0.0
+    for seconds, times in WINDOWS:
+        for _ in range(times):
+            if seconds < shortest:
+                continue
+            window = await guest.dirty_window(seconds)
+            windows.append(window)
+            if window.seconds > seconds:  # this QEMU measures nothing shorter
+                shortest = window.seconds
+    return tuple(windows)

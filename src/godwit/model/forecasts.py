@@ -1,0 +1,102 @@
+"""What is expected of a move, and what moves of the past showed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure that is not known exactly: four times out of five it lies between `low` and `high`."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        """Say whether a value lies in it."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What one strategy would cost: seconds of the whole move, of blackout and of a client's gap, and bytes sent.
+
+    `blackout` and `client_gap` are what the guest would have to be granted; where that is more than the policy's
+    ceiling, `converges` is False: the strategy does not end by itself. `why` says so in words.
+    """
+
+    strategy: str
+    converges: bool
+    total: Interval
+    blackout: Interval
+    client_gap: Interval
+    bytes: Interval
+    passes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a move of `vm` from `source` to `target` would cost, as expected at the instant `at`.
+
+    `prospects` has one row a strategy, `chosen` names the one that Godwit takes, `reason` says why. `bandwidth` is
+    what the link is thought to carry; `situation` says in words what stands against what, `knowledge` what all that
+    rests on, a sentence each.
+    """
+
+    vm: str
+    source: str
+    target: str
+    at: float
+    bandwidth: Interval
+    prospects: tuple[Prospect, ...]
+    chosen: str
+    reason: str
+    situation: str
+    knowledge: tuple[str, ...] = ()
+
+    @property
+    def prospect(self) -> Prospect:
+        """The row of the strategy that was chosen."""
+        return next(row for row in self.prospects if row.strategy == self.chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass over the memory: `sent` bytes in `seconds`; `left` bytes of pages had been changed by its end.
+
+    `due` is what it had to send: the bytes of pages that the pass before had left, of the first pass all memory.
+    """
+
+    due: int
+    sent: int
+    seconds: float
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRecord:
+    """A live move that ended well, as it was: figures in seconds and bytes, None where nobody could measure.
+
+    `passes` are those before the switchover, as far as they were seen. `limited` says that a policy's bandwidth held
+    the stream back: its rate says nothing of the link. `again` is whether pages that were sent before travelled as
+    their changes, `limit` the downtime limit at which QEMU stopped the guest. `forecast` is what had been expected.
+    """
+
+    id: str
+    vm: str
+    source: str
+    target: str
+    at: float
+    memory: int
+    passes: tuple[PassRecord, ...]
+    start_delay: float
+    total: float
+    bytes: int
+    blackout: float | None = None
+    client_gap: float | None = None
+    limited: bool = False
+    again: bool = True
+    limit: float = 0.0
+    forecast: Forecast | None = None

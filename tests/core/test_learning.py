@@ -1,0 +1,249 @@
+"""What is learned from profiles and moves, what a forecast makes of it, and how it is judged afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_dirtying import saturating
+
+from godwit.core.forecast import CHANGES, PLAIN, Estimate
+from godwit.core.foretelling import expected, foretell, remember
+from godwit.core.learning import FIXED, START, Known, accuracy, basis_of, learned
+from godwit.errors import InputError
+from godwit.model import (
+    Downtime,
+    MemorySample,
+    MoveRecord,
+    Outcome,
+    OutcomeStatus,
+    Owner,
+    PassRecord,
+    Policy,
+    Profile,
+    Sample,
+    Spec,
+    Way,
+)
+from godwit.units import MIB
+
+MEMORY = 512 * MIB
+LINK = 50e6
+QUIET = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(8 * MIB, MIB)))
+BUSY = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(64 * MIB, 160e6)))
+KNOWN = Known("web1", "one", "two", MEMORY, 256 * MIB, Policy(), QUIET, LINK)
+
+
+def move(name: str = "m1", **other: Any) -> MoveRecord:  # noqa: ANN401 - any field
+    passes = (PassRecord(MEMORY, 200 * MIB, 5.0, 20 * MIB), PassRecord(20 * MIB, 2 * MIB, 0.1, MIB))
+    figures: dict[str, Any] = {
+        "vm": "web1",
+        "source": "one",
+        "target": "two",
+        "at": 200.0,
+        "memory": MEMORY,
+        "passes": passes,
+        "start_delay": 0.9,
+        "total": 6.2,
+        "bytes": 203 * MIB,
+        "blackout": 0.02,
+        "client_gap": 0.06,
+    }
+    return MoveRecord(name, **(figures | other))
+
+
+# -- estimates -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.5, 2.0), max_size=30))
+def test_what_is_learned_lies_between_what_was_thought_and_what_was_seen(seen: list[float]) -> None:
+    found = learned(seen, Estimate(1.0, 0.2))
+    assert min([1.0, *seen]) <= found.likely <= max([1.0, *seen]) + 1e-9
+    assert found.spread >= 0
+
+
+def test_many_moves_outweigh_the_laboratory() -> None:
+    assert learned([], START) == START
+    assert learned([0.5] * 50, START).likely == pytest.approx(0.5, abs=0.04)
+    assert learned([0.5] * 50, START).spread < START.spread
+
+
+# -- what a forecast rests on --------------------------------------------------------------------------------------
+
+
+def test_without_any_move_it_rests_on_the_profile_and_on_what_was_said_of_the_link() -> None:
+    basis, words = basis_of(KNOWN, now=160.0)
+    assert basis.bandwidth.likely == LINK
+    assert basis.first.likely == pytest.approx(256 * MIB, rel=0.25)
+    assert basis.start == START
+    assert "its writes from a profile, 1min 00s old" in words
+    assert "fixed parts as measured in a laboratory" in words
+
+
+def test_a_look_at_pages_says_what_the_first_pass_sends_and_what_changes_take() -> None:
+    sample = MemorySample(4096, 3072, 400, 0.05, 0.4, 0.2)
+    basis, words = basis_of(replace(KNOWN, profile=replace(QUIET, sample=sample)), now=160.0)
+    assert basis.first.likely == pytest.approx(MEMORY / 4, rel=0.02)
+    assert basis.first.spread < 0.05 * basis.first.likely
+    assert basis.again.likely == 0.05
+    assert any("25% of its pages are not zero" in word for word in words)
+
+
+def test_a_later_move_of_the_guest_says_more_than_its_profile() -> None:
+    basis, words = basis_of(replace(KNOWN, link=None, moves=[move()]), now=300.0)
+    assert basis.bandwidth.likely == 200 * MIB / 5.0
+    assert basis.first.likely == 200 * MIB
+    assert basis.again.likely == pytest.approx(0.1)
+    assert basis.curve.unique(5.0) == pytest.approx(20 * MIB)
+    assert basis.start.likely < START.likely
+    assert any("the passes of its move m1" in word for word in words)
+    assert any("fixed parts from 1 move between one and two" in word for word in words)
+
+
+def test_an_earlier_move_says_less_than_a_later_profile_of_what_the_guest_writes_and_all_of_the_link() -> None:
+    basis, _ = basis_of(replace(KNOWN, link=None, moves=[move(at=50.0)]), now=300.0)
+    assert basis.bandwidth.likely == 200 * MIB / 5.0
+    assert basis.curve.unique(2.0) < 3 * MIB
+
+
+def test_moves_the_other_way_and_of_other_guests_tell_of_the_link_and_not_of_the_guest() -> None:
+    other = move(vm="db1", source="two", target="one")
+    basis, _ = basis_of(replace(KNOWN, link=None, moves=[other]), now=300.0)
+    assert basis.bandwidth.likely == 200 * MIB / 5.0
+    assert basis.curve.unique(2.0) < 3 * MIB
+    elsewhere = move(vm="db1", source="two", target="three")
+    with pytest.raises(InputError, match="nobody knows what the link between one and two carries"):
+        basis_of(replace(KNOWN, link=None, moves=[elsewhere, move(limited=True)]), now=300.0)
+
+
+def test_what_is_permitted_is_no_more_than_the_link_carries() -> None:
+    for permitted, sent in ((10_000_000, 10e6), (90_000_000, LINK)):
+        basis, _ = basis_of(replace(KNOWN, policy=Policy(bandwidth=permitted)), now=160.0)
+        assert basis.bandwidth.likely == sent
+    basis, _ = basis_of(replace(KNOWN, link=None, policy=Policy(bandwidth=10_000_000)), now=160.0)
+    assert basis.bandwidth.likely == 10e6
+
+
+def test_of_a_guest_of_which_nothing_is_known_nothing_is_said() -> None:
+    with pytest.raises(InputError, match="nothing is known of what web1 writes"):
+        basis_of(replace(KNOWN, profile=None), now=160.0)
+
+
+def test_what_the_last_pages_took_is_no_fixed_part() -> None:
+    passes = (PassRecord(MEMORY, 200 * MIB, 5.0, 40 * MIB),)
+    for limit, fixed in ((1.0, 0.02), (0.5, 0.52)):  # 40 MiB at 40 MiB/s, as far as they may have been left
+        basis, _ = basis_of(replace(KNOWN, moves=[move(passes=passes, blackout=1.02, limit=limit)] * 8), now=300.0)
+        assert basis.fixed.likely == pytest.approx((FIXED.likely + 8 * fixed) / 9)
+
+
+# -- forecasts -----------------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_guest_ends_and_the_likely_value_lies_in_each_interval() -> None:
+    found = foretell(KNOWN, 160.0)
+    assert [row.strategy for row in found.prospects] == [PLAIN, CHANGES]
+    for row in found.prospects:
+        assert row.converges
+        for interval in (row.total, row.blackout, row.client_gap, row.bytes):
+            assert interval.likely in interval
+        assert row.blackout.likely < row.client_gap.likely < row.total.likely
+    assert found.prospect.strategy == CHANGES
+    assert expected(found).startswith("expected: ")
+
+
+def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
+    sample = MemorySample(4096, 2048, 800, 0.02, 0.4, 0.2)
+    found = foretell(replace(KNOWN, profile=replace(BUSY, sample=sample)), 160.0)
+    plain, changes = found.prospects
+    assert not plain.converges
+    assert plain.why.startswith("does not end below 1.")
+    assert "the link carries 47.7 MiB/s; a page sent again takes 2% of its size" in found.situation
+    assert changes.converges
+    assert "only as their changes" in found.reason
+    without = foretell(replace(KNOWN, profile=BUSY, changes=False), 160.0)
+    assert [row.strategy for row in without.prospects] == [PLAIN]
+    assert expected(without).startswith("expected not to end by itself: the guest writes 143.")
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(8 * MIB, 256 * MIB), st.floats(MIB, 400 * MIB), st.floats(8 * MIB, 1024 * MIB))
+def test_whatever_the_guest_and_the_link_a_forecast_says_something_that_can_be(
+    hot_set: int, writes: float, link: float
+) -> None:
+    found = foretell(replace(KNOWN, link=link, profile=replace(QUIET, windows=tuple(saturating(hot_set, writes)))), 1.0)
+    for row in found.prospects:
+        for interval in (row.total, row.blackout, row.client_gap, row.bytes):
+            assert 0 <= interval.low <= interval.likely <= interval.high
+
+
+# -- records -------------------------------------------------------------------------------------------------------
+
+SPEC = Spec("m1", "web1", "one", "two")
+OUTCOME = Outcome(
+    "m1",
+    "web1",
+    "one",
+    "two",
+    OutcomeStatus.COMPLETED,
+    Owner.TARGET,
+    6.2,
+    start_delay_s=0.9,
+    downtime=Downtime(blackout_ms=20.0, client_gap_ms=60.0),
+)
+SAMPLES = [Sample(205.0, 2, 200 * MIB, 20 * MIB, MEMORY, 40e6, 1e6)]
+
+
+def test_a_move_is_remembered_as_it_was() -> None:
+    found = remember(SPEC, OUTCOME, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003)
+    assert found is not None
+    assert (found.total, found.start_delay, found.blackout, found.client_gap) == (6.2, 0.9, 0.02, 0.06)
+    assert found.passes == (PassRecord(MEMORY, 200 * MIB, 5.0, 20 * MIB),)
+    assert not found.limited
+
+
+@pytest.mark.parametrize(
+    ("spec", "outcome"),
+    [
+        (replace(SPEC, policy=Policy(way=Way.STATIC)), OUTCOME),
+        (SPEC, replace(OUTCOME, status=OutcomeStatus.CANCELLED)),
+        (SPEC, replace(OUTCOME, disk_bytes=5)),
+        (SPEC, replace(OUTCOME, start_delay_s=None)),
+    ],
+)
+def test_what_says_nothing_of_a_live_move_of_memory_is_not_remembered(spec: Spec, outcome: Outcome) -> None:
+    assert remember(spec, outcome, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003) is None
+
+
+def test_a_stream_that_had_all_that_it_was_permitted_says_nothing_of_the_link() -> None:
+    rate = 200 * MIB / 5.0
+    for spec, limited in (
+        (replace(SPEC, policy=Policy(bandwidth=round(rate))), True),
+        (replace(SPEC, policy=Policy(bandwidth=round(rate * 2))), False),
+        (replace(SPEC, defaults=True), False),  # QEMU permits itself 128 MiB/s
+    ):
+        found = remember(spec, OUTCOME, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003)
+        assert found is not None
+        assert found.limited is limited
+
+
+def test_forecasts_are_judged_by_what_came() -> None:
+    forecast = foretell(KNOWN, 160.0)
+    likely = forecast.prospect
+    moves = [
+        move("right", total=likely.total.likely, client_gap=likely.client_gap.likely, forecast=forecast),
+        move("late", total=likely.total.likely * 2, client_gap=likely.client_gap.likely + 0.5, forecast=forecast),
+        move("unmeasured", total=likely.total.likely, client_gap=None, forecast=forecast),
+        move("unexpected", forecast=None),
+    ]
+    found = accuracy(moves)
+    assert (found.moves, found.gaps) == (3, 2)
+    assert found.total_median == pytest.approx(0.0)
+    assert found.total_p90 == pytest.approx(0.5)
+    assert found.total_held == pytest.approx(2 / 3)
+    assert found.gap_p90 == pytest.approx(0.5)
+    assert found.gap_held == 0.5
+    assert accuracy([]).total_median is None

@@ -1,0 +1,104 @@
+"""Passes: simulated ones end or are given up, within what is permitted; real ones are read off their samples."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_dirtying import MEMORY, saturating
+
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
+from godwit.core.dirtying import curve_of
+from godwit.core.passes import MOST_PASSES, Simulated, Stream, passes_of, simulate
+from godwit.model import PassRecord, Policy, Sample
+from godwit.units import MIB
+
+LINKS = st.floats(4 * MIB, 4096 * MIB)
+HOT_SETS = st.integers(MIB, 256 * MIB)
+WRITES = st.floats(MIB, 1024 * MIB)
+DOWNTIMES = st.floats(0.003, 5.0)
+
+
+def simulated(hot_set: int, writes: float, link: float, most: float, again: float = 1.0) -> Simulated:
+    curve = curve_of(saturating(hot_set, writes), MEMORY)
+    return simulate(curve, MEMORY / 2, Stream(link, again), Policy(max_downtime=most), min(most, FIRST_DOWNTIME_LIMIT))
+
+
+@settings(deadline=None)
+@given(HOT_SETS, WRITES, LINKS, DOWNTIMES, st.floats(0.01, 1.0))
+def test_a_stream_ends_within_what_is_permitted_or_is_given_up(
+    hot_set: int, writes: float, link: float, most: float, again: float
+) -> None:
+    found = simulated(hot_set, writes, link, most, again)
+    assert 1 <= found.passes <= MOST_PASSES
+    assert found.seconds >= MEMORY / 2 / link * 0.999
+    assert found.bytes >= MEMORY / 2
+    if found.converges:
+        assert found.blackout <= most * 1.001 + 0.0005  # QEMU takes whole milliseconds
+
+
+@settings(deadline=None)
+@given(HOT_SETS, WRITES, LINKS, DOWNTIMES)
+def test_one_that_has_leave_for_more_downtime_ends_too(hot_set: int, writes: float, link: float, most: float) -> None:
+    assume(simulated(hot_set, writes, link, most).converges)
+    assert simulated(hot_set, writes, link, most * 2).converges
+
+
+@settings(deadline=None)
+@given(HOT_SETS, WRITES, LINKS, DOWNTIMES, st.floats(1.0, 8.0))
+def test_a_faster_link_ends_whatever_a_slower_one_ends_and_sooner(
+    hot_set: int, writes: float, link: float, most: float, more: float
+) -> None:
+    slow = simulated(hot_set, writes, link, most)
+    assume(slow.converges)
+    fast = simulated(hot_set, writes, link * more, most)
+    assert fast.converges
+    assert fast.seconds <= slow.seconds * 1.001
+
+
+@settings(deadline=None)
+@given(HOT_SETS, WRITES, LINKS, st.floats(0.01, 1.0))
+def test_changes_never_take_more_bytes_or_time_than_whole_pages(
+    hot_set: int, writes: float, link: float, again: float
+) -> None:
+    whole, changes = (simulated(hot_set, writes, link, 1.0, share) for share in (1.0, again))
+    assume(whole.converges and changes.converges and whole.passes == changes.passes)
+    assert changes.seconds <= whole.seconds * 1.001
+    assert changes.bytes <= whole.bytes * 1.001
+
+
+def test_the_guest_of_the_facts_does_not_end_and_needs_its_hot_set() -> None:
+    """160 MB/s to 64 MiB over 400 Mbit/s: 1.3 s of downtime for whole pages."""
+    found = simulated(64 * MIB, 160e6, 50e6, 0.3)
+    assert not found.converges
+    assert found.blackout == pytest.approx(64 * MIB / 50e6, rel=0.1)
+    assert simulated(64 * MIB, 160e6, 50e6, 1.5).converges
+
+
+def test_a_guest_that_writes_nothing_takes_one_pass() -> None:
+    assert simulate(curve_of([], MEMORY), 100e6, Stream(50e6), Policy(), 0.003) == Simulated(
+        2.0, 100e6, 1, 0.0, converges=True
+    )
+
+
+def sample(at: float, iteration: int, transferred: int, remaining: int) -> Sample:
+    return Sample(at, iteration, transferred, remaining, 1000, 10.0, 1.0)
+
+
+def test_passes_are_read_off_samples() -> None:
+    seen = [
+        sample(10.1, 1, 100, 900),
+        sample(14.0, 1, 500, 100),
+        sample(15.0, 2, 600, 200),
+        sample(16.0, 2, 700, 100),
+        sample(17.0, 3, 780, 60),
+        sample(17.2, 3, 800, 10),
+    ]
+    assert passes_of(seen, 10.0) == (PassRecord(1000, 600, 5.0, 200), PassRecord(200, 180, 2.0, 60))
+
+
+@pytest.mark.parametrize(
+    "seen", [[], [sample(10.1, 1, 100, 900)], [sample(10.1, 1, 100, 900), sample(12.0, 3, 700, 10)]]
+)
+def test_a_pass_whose_end_nobody_saw_is_not_told(seen: list[Sample]) -> None:
+    assert passes_of(seen, 10.0) == ()
