@@ -8,6 +8,7 @@ The table of recovery comes from the source of `godwit.core.recovery.RULES`, sin
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import re
@@ -111,6 +112,7 @@ _ENUMS: Final[tuple[type[StrEnum], ...]] = (Phase, Door, Held, RunState, StreamS
 Arrows = dict[tuple[Phase, Phase], set[str]]
 
 
+@functools.cache
 def _essence(state: State) -> State:
     """Return a state without what only tells the story, so that a walk comes to an end, and soon.
 
