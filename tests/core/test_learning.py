@@ -134,9 +134,10 @@ def test_of_a_guest_of_which_nothing_is_known_nothing_is_said() -> None:
 
 
 def test_what_the_last_pages_took_is_no_fixed_part() -> None:
-    passes = (PassRecord(MEMORY, 200 * MIB, 5.0, 40 * MIB),)
-    for limit, fixed in ((1.0, 0.02), (0.5, 0.52)):  # 40 MiB at 40 MiB/s, as far as they may have been left
-        basis, _ = basis_of(replace(KNOWN, moves=[move(passes=passes, blackout=1.02, limit=limit)] * 8), now=300.0)
+    passes = (PassRecord(MEMORY, 200 * MIB, 5.0, MIB),)
+    # 25 ms for 1 MiB at 40 MiB/s, as far as so much may have been left; of a high limit nobody can say.
+    for limit, fixed in ((0.05, 0.015), (0.01, 0.03), (0.3, FIXED.likely)):
+        basis, _ = basis_of(replace(KNOWN, moves=[move(passes=passes, blackout=0.04, limit=limit)] * 8), now=300.0)
         assert basis.fixed.likely == pytest.approx((FIXED.likely + 8 * fixed) / 9)
 
 
@@ -228,6 +229,7 @@ def test_a_stream_that_had_all_that_it_was_permitted_says_nothing_of_the_link() 
         found = remember(spec, OUTCOME, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003)
         assert found is not None
         assert found.limited is limited
+        assert found.limit == (0.3 if spec.defaults else 0.003)
 
 
 def test_forecasts_are_judged_by_what_came() -> None:

@@ -108,7 +108,7 @@ def remember(
         None if downtime.client_gap_ms is None else downtime.client_gap_ms / 1000,
         limited=_limited(spec, passes),
         again=changes,
-        limit=limit,
+        limit=int(first_parameters(spec.policy, defaults=True)["downtime-limit"]) / 1000 if spec.defaults else limit,
         forecast=forecast,
     )
 

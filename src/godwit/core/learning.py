@@ -47,6 +47,7 @@ _RESIDENT: Final = Estimate(0.8, 0.15)
 _WORTH_TIMING: Final = 4 << 20
 _WORTH_COUNTING: Final = 1 << 20
 _ENOUGH_CHANGED: Final = 16
+_TELLING: Final = 0.05
 _DRIFT: Final = 0.03
 _CHANGES_DRIFT: Final = 0.25
 _PAGE_HEAD: Final = 8 / 4096
@@ -212,9 +213,12 @@ def _again(known: Known) -> tuple[Estimate, Estimate, str]:
 
 
 def _fixed(move: MoveRecord) -> float | None:
-    """Return what the blackout took beyond the pages that the last pass had left, which fit into the downtime limit."""
+    """Return what the blackout took beyond the pages that the last pass had left, which fit into the downtime limit.
+
+    None where nobody can tell, for the last pages may have been most of it.
+    """
     rate = rate_of(move.passes)
-    if move.blackout is None or rate is None:
+    if move.blackout is None or rate is None or move.limit > _TELLING:
         return None
     later = [one for one in move.passes[1:] if one.due > 0]
     share = min(1.0, sum(one.sent for one in later) / sum(one.due for one in later)) if later and move.again else 1.0
