@@ -29,6 +29,22 @@ _SYNC: Final = {DiskMode.FULL: "full", DiskMode.INCREMENTAL: "top"}
 """What a mirror copies: everything that can be read, or what the topmost image holds itself."""
 
 
+_FINEST, _COARSEST = 4096, 64 << 20
+_MOST_MARKS: Final = 1 << 28
+
+
+def granularity(copy: DiskCopy) -> int:
+    """Return the bytes that one mark of what is still to be copied stands for, a power of two.
+
+    QEMU's own choice is the target's cluster: a guest that writes 4 KiB has 64 KiB sent again. A bit for each 4 KiB is
+    32 MiB for a disk of a tebibyte; larger disks have no more bits than that.
+    """
+    size = _FINEST
+    while size < _COARSEST and copy.image.virtual_size > size * _MOST_MARKS:
+        size *= 2
+    return size
+
+
 async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
     """Take disks at `address`:`port`. An export makes an inactive node of a waiting QEMU writable by itself."""
     nodes = await nodes_of(monitor)
@@ -79,7 +95,14 @@ async def _mirror(
     there = f"{copy.job}-far"
     await fillup.delete(monitor, there)
     await monitor.execute("blockdev-add", {**far, "node-name": there})
-    mirror = {"job-id": copy.job, "device": node, "target": there, "copy-mode": "background", **how}
+    mirror = {
+        "job-id": copy.job,
+        "device": node,
+        "target": there,
+        "copy-mode": "background",
+        "granularity": granularity(copy),
+        **how,
+    }
     try:
         await monitor.execute("blockdev-mirror", {**mirror, "filter-node-name": fillup.Names(copy.job).filter})
     except MonitorCommandError:
