@@ -29,6 +29,7 @@ from bench.ground import (
     inside,
     keep,
     laboratory,
+    login,
     move_with_godwit,
     parser,
     run,
@@ -152,13 +153,6 @@ async def writing(lab: Laboratory, vm: Vm, *, sync: bool) -> AsyncIterator[None]
     finally:
         session.kill()
         await session.wait()
-
-
-def login(lab: Laboratory, vm: Vm) -> list[str]:
-    """Return the command that logs in to the guest."""
-    options = ["-i", str(lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
-    options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
-    return ["ssh", *options, f"root@{vm.address}"]
 
 
 async def written(lab: Laboratory, vm: Vm) -> int:

@@ -15,8 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.disks import login
-from bench.ground import Users, Witness, inside, keep, laboratory, parser, run
+from bench.ground import Users, Witness, inside, keep, laboratory, login, parser, run
 from godwit import app
 from godwit.api.client import Godwit
 from godwit.errors import GodwitError

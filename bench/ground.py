@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
+    from godwit.model import Vm
     from godwit.service import Service
 
 CALM: Final = 2.0
@@ -223,6 +224,13 @@ def inside(lab: Laboratory, machine: str, argv: Sequence[str], text: str = "") -
         message = f"{' '.join(argv)} on {machine} failed with status {done.returncode}: {done.stderr.strip()}"
         raise LabError(message)
     return done.stdout
+
+
+def login(lab: Laboratory, vm: Vm) -> list[str]:
+    """Return the command that logs in to the guest."""
+    options = ["-i", str(lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
+    options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    return ["ssh", *options, f"root@{vm.address}"]
 
 
 @dataclass(frozen=True, slots=True)

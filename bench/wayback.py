@@ -14,8 +14,21 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.disks import allocated, login
-from bench.ground import GODWIT, Move, Users, Witness, inside, keep, laboratory, move_with_godwit, parser, run, verdict
+from bench.disks import allocated
+from bench.ground import (
+    GODWIT,
+    Move,
+    Users,
+    Witness,
+    inside,
+    keep,
+    laboratory,
+    login,
+    move_with_godwit,
+    parser,
+    run,
+    verdict,
+)
 from godwit import app
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, register
