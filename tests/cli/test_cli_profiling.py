@@ -115,6 +115,6 @@ def test_what_pages_are_like_is_told_unless_nobody_is_to_look(stage: Stage, caps
     assert main(["profile", "web1"]) == 0
     said = capsys.readouterr().out
     assert "of 4096 pages 25% are not zero, which compress to 100% (zlib)" in said
-    assert "what changes in a page within 200.0 ms takes 100% of its size" in said
+    assert "what changes in a page within 1.00 s takes 100% of its size" in said
     assert main(["profile", "web1", "--no-sample"]) == 0
     assert "of 4096 pages" not in capsys.readouterr().out

@@ -38,7 +38,11 @@ KNOWN = Known("web1", "one", "two", MEMORY, 256 * MIB, Policy(), QUIET, LINK)
 
 
 def move(name: str = "m1", **other: Any) -> MoveRecord:  # noqa: ANN401 - any field
-    passes = (PassRecord(MEMORY, 200 * MIB, 5.0, 20 * MIB), PassRecord(20 * MIB, 2 * MIB, 0.1, MIB))
+    passes = (
+        PassRecord(MEMORY, 200 * MIB, 5.0, 20 * MIB),
+        PassRecord(20 * MIB, 20 * MIB, 0.5, 10 * MIB),
+        PassRecord(10 * MIB, MIB, 0.05, MIB),
+    )
     figures: dict[str, Any] = {
         "vm": "web1",
         "source": "one",

@@ -75,6 +75,13 @@ def test_the_guest_of_the_facts_does_not_end_and_needs_its_hot_set() -> None:
     assert simulated(64 * MIB, 160e6, 50e6, 1.5).converges
 
 
+def test_pages_travel_as_their_changes_only_when_they_were_sent_twice() -> None:
+    """64 MiB that are rewritten in less than a pass: whole in the first and the second pass, as changes from then on."""
+    found = simulated(64 * MIB, 1024 * MIB, 50e6, 0.3, again=0.01)
+    assert found.converges
+    assert found.bytes == pytest.approx(MEMORY / 2 + 64 * MIB, rel=0.05)
+
+
 def test_a_guest_that_writes_nothing_takes_one_pass() -> None:
     assert simulate(curve_of([], MEMORY), 100e6, Stream(50e6), Policy(), 0.003) == Simulated(
         2.0, 100e6, 1, 0.0, converges=True

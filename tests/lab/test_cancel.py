@@ -109,7 +109,7 @@ async def test_after_the_commit_it_is_too_late(ground: Ground) -> None:
     "number",
     [
         signal.SIGINT,
-        signal.SIGTERM,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, marks=pytest.mark.long),
         pytest.param(signal.SIGKILL, marks=pytest.mark.long),
     ],

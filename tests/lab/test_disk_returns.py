@@ -136,6 +136,7 @@ async def test_a_disk_that_was_taken_back_to_a_snapshot_has_lost_its_stamp(groun
     assert "has not been recorded without a gap" in said
 
 
+@pytest.mark.long
 async def test_a_guest_that_is_switched_off_for_it_has_its_short_way_back_too(ground: Ground) -> None:
     await filled(ground)
     for turn in range(2):

@@ -197,7 +197,7 @@ def _first(known: Known) -> tuple[Estimate, str]:
 
 def _again(known: Known) -> tuple[Estimate, Estimate, str]:
     """Return what a page takes that is sent again, as its changes, and how fast such pages are looked through."""
-    later = [one for move in known.own if move.again for one in move.passes[1:] if one.due > 0 and one.seconds > 0]
+    later = [one for move in known.own if move.again for one in _kept(move) if one.due > 0 and one.seconds > 0]
     fastest = max((one.due / one.seconds for one in later if one.due >= _WORTH_TIMING), default=0.0)
     pages = Estimate(max(PAGES, fastest))
     if (sample := known.sample) is not None and sample.again is not None:
@@ -220,9 +220,14 @@ def _fixed(move: MoveRecord) -> float | None:
     rate = rate_of(move.passes)
     if move.blackout is None or rate is None or move.limit > _TELLING:
         return None
-    later = [one for one in move.passes[1:] if one.due > 0]
+    later = [one for one in _kept(move) if one.due > 0]
     share = min(1.0, sum(one.sent for one in later) / sum(one.due for one in later)) if later and move.again else 1.0
     return max(0.0, move.blackout - min(move.limit, move.passes[-1].left * share / rate))
+
+
+def _kept(move: MoveRecord) -> Sequence[PassRecord]:
+    """Return the passes whose pages can have travelled as changes: the second one sends all of them whole once more."""
+    return move.passes[2:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ _FITS: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """How a strategy sends: `bandwidth` bytes a second at most; a page that was sent before takes `again` of its size.
+    """How a strategy sends: `bandwidth` bytes a second at most; a page that was kept takes `again` of its size.
 
     `pages` is how many bytes of such pages a second the sender can look through, whatever becomes of them on the wire.
     """
@@ -37,14 +37,17 @@ class Stream:
     again: float = 1.0
     pages: float = math.inf
 
-    def seconds(self, left: float) -> float:
-        """Return how long it takes to send pages of `left` bytes that were sent before."""
-        return max(left * self.again / self.bandwidth, left / self.pages)
+    def bytes(self, left: float, fresh: float) -> float:
+        """Return the bytes on the wire for pages of `left` bytes, `fresh` of which were not kept before.
 
-    def rate(self, left: float) -> float:
-        """Return the bytes a second on the wire meanwhile, by which QEMU judges what fits into its limit."""
-        seconds = self.seconds(left)
-        return left * self.again / seconds if seconds > 0 else self.bandwidth
+        QEMU keeps pages from the second pass on (xbzrle_started in migration/ram.c): those that the first pass sent
+        travel whole once more.
+        """
+        return fresh + (left - fresh) * self.again
+
+    def seconds(self, left: float, fresh: float) -> float:
+        """Return how long it takes to send these pages."""
+        return max(self.bytes(left, fresh) / self.bandwidth, left / self.pages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +69,29 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
 
     `limit` is the downtime limit that it starts with, in seconds; the strategy raises it as it would.
     """
-    seconds, sent, duration = first / stream.bandwidth, first, first / stream.bandwidth
+    duration = first / stream.bandwidth
+    seconds, sent, kept = duration, first, 0.0
     samples: list[Sample] = []
+    needed: list[float] = []
     for number in range(1, MOST_PASSES + 1):
-        left = curve.unique(duration)
-        rate = stream.rate(left)
+        left, reached = curve.unique(duration), curve.unique(seconds)
+        fresh = min(left, max(0.0, reached - kept))
+        kept = max(kept, reached)
         dirtied = left / duration if duration > 0 else 0.0
+        duration, taken = stream.seconds(left, fresh), stream.bytes(left, fresh)
+        rate = taken / duration if duration > 0 else stream.bandwidth
         samples.append(Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied))
+        needed.append(duration)
         ends = left <= rate * limit * (1 + _FITS)
         if not ends and (decision := decide(policy, samples, limit)) is not None:
             if not decision.parameters:
                 break
             limit = dict(decision.parameters)["downtime-limit"] / 1000
             ends = left <= rate * limit * (1 + _FITS)
-        duration = stream.seconds(left)
         if ends:
-            return Simulated(seconds, sent + left * stream.again, number, duration, converges=True)
-        seconds, sent = seconds + duration, sent + left * stream.again
-    least = min(samples, key=lambda sample: sample.remaining).remaining
-    return Simulated(seconds, sent, len(samples), stream.seconds(least), converges=False)
+            return Simulated(seconds, sent + taken, number, duration, converges=True)
+        seconds, sent = seconds + duration, sent + taken
+    return Simulated(seconds, sent, len(samples), min(needed), converges=False)
 
 
 def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:

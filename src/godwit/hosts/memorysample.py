@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 SAMPLE: Final = 4096
 """Pages that are looked at: 16 MiB. A share of one half is known to within 1.6 % by that many, four times in five."""
 
-PAUSE: Final = 0.2
-"""Seconds between the two looks."""
+PAUSE: Final = 1.0
+"""Seconds between the two looks: about what passes take of guests that are hard to move. A page that is written to here
+and there has more changes the longer one waits."""
 
 _PROGRAM: Final = Path(__file__).with_name("memorylook.py")
 _DEADLINE: Final = 20.0
