@@ -1,4 +1,4 @@
-"""Passes: simulated ones end or are given up, within what is permitted; real ones are read off their samples."""
+"""Passes that are played: they end or are given up, within what is permitted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from test_dirtying import MEMORY, saturating
 
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
 from godwit.core.dirtying import curve_of
-from godwit.core.passes import MOST_PASSES, Simulated, Stream, passes_of, simulate
-from godwit.model import PassRecord, Policy, Sample
+from godwit.core.passes import MOST_PASSES, Simulated, Stream, simulate
+from godwit.model import Policy
 from godwit.units import MIB
 
 LINKS = st.floats(4 * MIB, 4096 * MIB)
@@ -76,7 +76,7 @@ def test_the_guest_of_the_facts_does_not_end_and_needs_its_hot_set() -> None:
 
 
 def test_pages_travel_as_their_changes_only_when_they_were_sent_twice() -> None:
-    """64 MiB that are rewritten in less than a pass: whole in the first and the second pass, as changes from then on."""
+    """64 MiB that are rewritten in less than a pass: whole in the first two passes, as their changes from then on."""
     found = simulated(64 * MIB, 1024 * MIB, 50e6, 0.3, again=0.01)
     assert found.converges
     assert found.bytes == pytest.approx(MEMORY / 2 + 64 * MIB, rel=0.05)
@@ -86,26 +86,3 @@ def test_a_guest_that_writes_nothing_takes_one_pass() -> None:
     assert simulate(curve_of([], MEMORY), 100e6, Stream(50e6), Policy(), 0.003) == Simulated(
         2.0, 100e6, 1, 0.0, converges=True
     )
-
-
-def sample(at: float, iteration: int, transferred: int, remaining: int) -> Sample:
-    return Sample(at, iteration, transferred, remaining, 1000, 10.0, 1.0)
-
-
-def test_passes_are_read_off_samples() -> None:
-    seen = [
-        sample(10.1, 1, 100, 900),
-        sample(14.0, 1, 500, 100),
-        sample(15.0, 2, 600, 200),
-        sample(16.0, 2, 700, 100),
-        sample(17.0, 3, 780, 60),
-        sample(17.2, 3, 800, 10),
-    ]
-    assert passes_of(seen, 10.0) == (PassRecord(1000, 600, 5.0, 200), PassRecord(200, 180, 2.0, 60))
-
-
-@pytest.mark.parametrize(
-    "seen", [[], [sample(10.1, 1, 100, 900)], [sample(10.1, 1, 100, 900), sample(12.0, 3, 700, 10)]]
-)
-def test_a_pass_whose_end_nobody_saw_is_not_told(seen: list[Sample]) -> None:
-    assert passes_of(seen, 10.0) == ()

@@ -67,6 +67,10 @@ QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {"downtime-limit": 300, "max
 """QEMU's own values (migration/options.c); set explicitly, for an earlier move may have left others."""
 
 
+UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", "avail-switchover-bandwidth": 0}
+"""Parameters that only some QEMUs have, as they are where nobody has set them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Negotiated:
     """What is set on each side, and what could not be (in words); `lacking` is what no migration can do without."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, first_parameters
 from godwit.core.forecast import CHANGES, PLAIN, prospect, situation
 from godwit.core.learning import basis_of, rate_of
-from godwit.core.passes import passes_of
+from godwit.core.readings import passes_of
 from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Way
 from godwit.units import format_duration, format_size
 

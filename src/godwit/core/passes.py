@@ -1,4 +1,4 @@
-"""The passes of a stream: what they were, by its samples; what they will be, by the strategy's own decisions. Pure.
+"""The passes of a stream to come, played one by one with the strategy's own decisions. Pure.
 
 Pass by pass QEMU sends what the pass before it left, while the guest goes on changing pages; it stops the guest as soon
 as what is left fits into the downtime limit at the rate of the moment. The model is that of Akoush et al., Predicting
@@ -12,18 +12,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.strategy import decide
-from godwit.model import PassRecord, Policy, Sample
+from godwit.core.strategy import Switchover, adjusted, decide
+from godwit.model import Policy, Sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from godwit.core.dirtying import DirtyCurve
 
 MOST_PASSES: Final = 60
 """Passes after which a stream that has neither ended nor been given up counts as one that does not end."""
 
 _FITS: Final = 1e-9
+_TUNABLE: Final = frozenset({"avail-switchover-bandwidth"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +72,7 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
     seconds, sent, kept = duration, first, 0.0
     samples: list[Sample] = []
     needed: list[float] = []
+    now = Switchover(limit)
     for number in range(1, MOST_PASSES + 1):
         left, reached = curve.unique(duration), curve.unique(seconds)
         fresh = min(left, max(0.0, reached - kept))
@@ -82,35 +82,13 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
         rate = taken / duration if duration > 0 else stream.bandwidth
         samples.append(Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied))
         needed.append(duration)
-        ends = left <= rate * limit * (1 + _FITS)
-        if not ends and (decision := decide(policy, samples, limit)) is not None:
+        ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
+        if not ends and (decision := decide(policy, samples, now, _TUNABLE)) is not None:
             if not decision.parameters:
                 break
-            limit = dict(decision.parameters)["downtime-limit"] / 1000
-            ends = left <= rate * limit * (1 + _FITS)
+            now = adjusted(now, dict(decision.parameters))
+            ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
         if ends:
             return Simulated(seconds, sent + taken, number, duration, converges=True)
         seconds, sent = seconds + duration, sent + taken
     return Simulated(seconds, sent, len(samples), min(needed), converges=False)
-
-
-def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
-    """Return the passes that ended before the last sample; `began` is when the stream was started.
-
-    What a pass left is the most that was seen to remain in the next one, for within a pass that only falls.
-    """
-    starts: dict[int, Sample] = {}
-    most: dict[int, int] = {}
-    for sample in samples:
-        starts.setdefault(sample.iteration, sample)
-        most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
-    found: list[PassRecord] = []
-    at, sent, due = began, 0, samples[0].total if samples else 0
-    for number in range(1, max(starts, default=1)):
-        if number + 1 not in starts:
-            break  # a pass that ended unseen: what came later cannot be told apart
-        following = starts[number + 1]
-        left = most[number + 1]
-        found.append(PassRecord(due, max(0, following.transferred - sent), max(0.0, following.at - at), left))
-        at, sent, due = following.at, following.transferred, left
-    return tuple(found)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.readings import left_after_passes, pace_of
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from godwit.model import Policy, Sample
 
@@ -25,6 +26,9 @@ STALLED_PASSES: Final = 3
 
 MARGIN: Final = 1.25
 """How far above QEMU's estimate the limit is set, so that the next pass may end."""
+
+QUICK: Final = 1.25
+"""How far the pace of pages must be above the rate on the wire for QEMU to be told of it."""
 
 STALL_SECONDS: Final = 15.0
 """Seconds without a byte sent after which a stream counts as dead (a stopped target, a cut link)."""
@@ -40,25 +44,26 @@ class Decision:
     parameters: tuple[tuple[str, int], ...] = ()
 
 
-def left_after_passes(samples: Sequence[Sample]) -> list[int]:
-    """Return what each pass that has ended left to the next one, in order, in bytes.
+@dataclass(frozen=True, slots=True)
+class Switchover:
+    """What QEMU goes by when it stops the guest: what is left must fit into `limit` seconds.
 
-    QEMU compares that with the downtime limit. It is the most that was seen to remain in the next pass, which began
-    with it; within a pass `remaining` only falls.
+    It reckons with `pace` bytes of pages a second, or, where that is None, with the rate that it sees on the wire.
     """
-    most: dict[int, int] = {}
-    for sample in samples:
-        if sample.iteration > 1:
-            most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
-    return [most[iteration] for iteration in sorted(most)]
+
+    limit: float
+    pace: float | None = None
 
 
-def decide(policy: Policy, samples: Sequence[Sample], downtime_limit: float) -> Decision | None:
-    """Return what to change now, or None.
+def decide(
+    policy: Policy, samples: Sequence[Sample], now: Switchover, tunable: Container[str] = frozenset()
+) -> Decision | None:
+    """Return what to change, or None.
 
-    `samples` are those of this stream, the oldest first; `downtime_limit` is what QEMU works with now, in seconds.
-    The limit rises only when the least that a pass left no longer shrinks, only as far as the measured rate demands,
-    and never past `policy.max_downtime`.
+    `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
+    it has. The limit rises only when the least that a pass left no longer shrinks, only as far as the measured pace
+    demands, and never so far that the rest would take longer than `policy.max_downtime`. Pages that travel as their
+    changes are through sooner than QEMU thinks, which sees their few bytes on the wire: it is told the pace of pages.
     """
     left = left_after_passes(samples)
     if len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (1 - IMPROVEMENT):
@@ -68,19 +73,28 @@ def decide(policy: Policy, samples: Sequence[Sample], downtime_limit: float) -> 
     rate = max((sample.rate for sample in samples[-4:]), default=0.0)
     if rate <= 0:
         return None
-    needed = least / rate
+    pace = max(rate, pace_of(samples))
+    quick = pace > rate * QUICK
+    needed = least / pace
+    looked = f", {format_bandwidth(pace)} of pages are got through" if quick else ""
     evidence = (
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
-        f"{format_bandwidth(rate)}, the guest dirties {format_bandwidth(last.dirty_rate)}"
+        f"{format_bandwidth(rate)}{looked}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
-    wanted = min(needed * MARGIN, policy.max_downtime)
-    if wanted > downtime_limit * (1 + IMPROVEMENT):
+    permitted = now.limit * (now.pace or rate)
+    # Short passes are over before anybody looks: where what was seen would fit, and QEMU goes on, more was left.
+    unseen = 2 * permitted / pace if least <= permitted else 0.0
+    wanted = min(max(needed * MARGIN, unseen), policy.max_downtime)
+    if wanted * pace > permitted * (1 + IMPROVEMENT):
+        told = quick and "avail-switchover-bandwidth" in tunable
+        limit = wanted if told or not quick else wanted * pace / rate
+        bandwidth = (("avail-switchover-bandwidth", round(pace)),) if told else ()
         return Decision(
             "raise-downtime-limit",
             f"passes no longer shrink: allow {format_duration(wanted)} of downtime"
             f" (limit {format_duration(policy.max_downtime)})",
             evidence,
-            (("downtime-limit", max(1, round(wanted * 1000))),),
+            (("downtime-limit", max(1, round(limit * 1000))), *bandwidth),
         )
     if needed > policy.max_downtime:
         return Decision(
@@ -90,6 +104,14 @@ def decide(policy: Policy, samples: Sequence[Sample], downtime_limit: float) -> 
             evidence,
         )
     return None
+
+
+def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
+    """Return what QEMU goes by once it has taken these parameters."""
+    limit, pace = parameters.get("downtime-limit"), parameters.get("avail-switchover-bandwidth")
+    return Switchover(
+        limit / 1000 if isinstance(limit, int) else now.limit, (pace or None) if isinstance(pace, int) else now.pace
+    )
 
 
 def stalled(samples: Sequence[Sample], now: float, began: float) -> bool:
@@ -105,7 +127,7 @@ def stalled(samples: Sequence[Sample], now: float, began: float) -> bool:
     return now - first >= STALL_SECONDS
 
 
-def eta(samples: Sequence[Sample], downtime_limit: float) -> tuple[float, float] | None:
+def eta(samples: Sequence[Sample], now: Switchover) -> tuple[float, float] | None:
     """Return the shortest and longest time until the switchover, in seconds, or None while nobody can say.
 
     What remains shrinks in each pass by the ratio of dirty rate to rate; the sum of that geometric series is the
@@ -116,9 +138,10 @@ def eta(samples: Sequence[Sample], downtime_limit: float) -> tuple[float, float]
         return None
     last = recent[-1]
     rates = (max(sample.rate for sample in recent), min(sample.rate for sample in recent))
-    if last.dirty_rate >= rates[1] and last.remaining > downtime_limit * rates[0]:
+    paces = [max(rate, pace_of(samples)) for rate in rates]
+    if last.dirty_rate >= paces[1] and last.remaining > now.limit * (now.pace or rates[0]):
         return None
-    shortest = last.remaining / rates[0]
-    shrink = min(last.dirty_rate / rates[1], 0.95)
-    longest = last.remaining / rates[1] / (1 - shrink)
+    shortest = last.remaining / paces[0]
+    shrink = min(last.dirty_rate / paces[1], 0.95)
+    longest = last.remaining / paces[1] / (1 - shrink)
     return shortest, max(longest, shortest)

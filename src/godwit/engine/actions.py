@@ -7,10 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, SEND_QUEUE_BYTES, Negotiated, first_parameters, negotiate
+from godwit.core.capabilities import (
+    SEND_QUEUE_BYTES,
+    UNTOUCHED,
+    Negotiated,
+    first_parameters,
+    negotiate,
+)
 from godwit.core.disks import copies, media, stamp_name
 from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
+from godwit.core.strategy import Switchover, adjusted
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
@@ -56,8 +63,8 @@ class Actions:
     parts: Parts
     sides: Sides
     ledger: Ledger
-    downtime_limit: float = FIRST_DOWNTIME_LIMIT
-    """What the source's QEMU works with, in seconds: as far as it has accepted it."""
+    switchover: Switchover
+    """What the source's QEMU goes by: as far as it has accepted it."""
     findings: tuple[Finding, ...] = ()
     facts: GuestFacts | None = None
     result: dict[str, float] = field(default_factory=dict)
@@ -75,6 +82,11 @@ class Actions:
     def address(self) -> str:
         """Where the target takes what is sent to it; empty for a runner that took over."""
         return self._address
+
+    @property
+    def tunable(self) -> frozenset[str]:
+        """The migration parameters that the source's QEMU has; none for a runner that took over."""
+        return self._source_features.parameters if self._source_features else frozenset()
 
     @property
     def sends_changes(self) -> bool:
@@ -201,8 +213,8 @@ class Actions:
         guest = await self.sides.attach(Side.SOURCE)
         await guest.set_capabilities(agreed.source)
         parameters = first_parameters(spec.policy, defaults=spec.defaults)
-        if self._source_features is not None and "mode" in self._source_features.parameters:
-            parameters["mode"] = "normal"  # an upgrade whose end nobody saw may have left another
+        # A move whose end nobody saw may have left other values.
+        parameters |= {name: value for name, value in UNTOUCHED.items() if name in self.tunable}
         await guest.set_parameters(parameters)
         return e.SourcePrepared()
 
@@ -227,8 +239,7 @@ class Actions:
         """Change parameters of the running stream."""
         guest = await self.sides.attach(Side.SOURCE)
         await guest.set_parameters(dict(command.parameters))
-        if "downtime-limit" in command.parameters:
-            self.downtime_limit = command.parameters["downtime-limit"] / 1000
+        self.switchover = adjusted(self.switchover, command.parameters)
         return None
 
     async def continue_target(self, _: e.ContinueTarget) -> e.Event:

@@ -15,6 +15,7 @@ from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
+from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
@@ -72,7 +73,7 @@ class Engine:
         self._state = state.inherited() if state else State()
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
-        self._downtime_limit = FIRST_DOWNTIME_LIMIT
+        self._switchover = Switchover(FIRST_DOWNTIME_LIMIT)
         self._copied: dict[str, int] = {}
         self._allocations: dict[str, Allocation] = {}
         self._qemus: tuple[str, str] | None = None
@@ -106,7 +107,7 @@ class Engine:
         """Make what works beside the loop, and start what watches."""
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-        self._actions = Actions(self._parts, self._sides, self._ledger, self._downtime_limit, qemus=self._qemus)
+        self._actions = Actions(self._parts, self._sides, self._ledger, self._switchover, qemus=self._qemus)
         self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far)
         self._sides.on_pass = self._sampler.poke
@@ -133,8 +134,8 @@ class Engine:
             return
         for entry in await self._parts.journal.entries(self._parts.spec.id):
             match entry.data:
-                case {"event": "Decided", "detail": {"parameters": {"downtime-limit": int(milliseconds)}}}:
-                    self._downtime_limit = milliseconds / 1000
+                case {"event": "Decided", "detail": {"parameters": dict(parameters)}}:
+                    self._switchover = adjusted(self._switchover, parameters)
                 case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
                     self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":

@@ -74,7 +74,7 @@ class Expecting:
             self._memory,
             self.forecast,
             changes=self._changes,
-            limit=self.actions.downtime_limit,
+            limit=self.actions.switchover.limit,
         )
         if record is None or not self._memory:
             return

@@ -86,7 +86,7 @@ class Sampler:
             return
         if sample is not None:
             self._samples = [*self._samples[-_KEPT:], sample]
-            expected = eta(self._samples, self.actions.downtime_limit)
+            expected = eta(self._samples, self.actions.switchover)
             self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
         if stalled(self._samples, self.actions.parts.clock.now(), self._began):
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
@@ -112,7 +112,8 @@ class Sampler:
             self.emit(e.Decided("share-bandwidth", {"max-bandwidth": share}, reason, evidence))
 
     def _decide(self) -> None:
-        decision = decide(self.actions.parts.spec.policy, self._samples, self.actions.downtime_limit)
+        actions = self.actions
+        decision = decide(actions.parts.spec.policy, self._samples, actions.switchover, actions.tunable)
         if decision is None:
             return
         # What QEMU did not take is asked for again in the next pass; a warning is said once.

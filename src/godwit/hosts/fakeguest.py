@@ -319,12 +319,12 @@ class FakeGuest:
         return DirtyWindow(seconds, round(unique))
 
     async def sample_memory(self) -> MemorySample:
-        """Look at some pages of the guest's memory, which changes whole pages."""
+        """Look at some pages of the guest's memory, whose changes take what its workload says."""
         await self._tell("human-monitor-command", lambda: None)
         await self._world.clock.sleep(PAUSE)
         load = self._qemu.workload
         zero, changed = (round(SAMPLE * part / load.memory) for part in (load.memory - load.used, load.dirtied(PAUSE)))
-        return MemorySample(SAMPLE, zero, changed, 1.0 if changed else None, 1.0, PAUSE)
+        return MemorySample(SAMPLE, zero, changed, load.again if changed else None, 1.0, PAUSE)
 
     async def reset(self) -> None:
         """Press the reset button."""

@@ -55,13 +55,14 @@ STREAM_STATUSES: Final = {
     "cancelled": StreamStatus.CANCELLED,
 }
 CAPABILITIES: Final = frozenset(
-    {"events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd"}
+    {"events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd", "xbzrle"}
 )
 PARAMETERS: Final = {
     "downtime-limit": 300,
     "max-bandwidth": 128 * 1024 * 1024,
     "multifd-channels": 2,
     "direct-io": False,
+    "avail-switchover-bandwidth": 0,
 }
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)

@@ -26,6 +26,9 @@ DEVICE_STATE: Final = 0.002
 MACHINE: Final = 0.015
 """Seconds from a QEMU's first monitor until its machine is made around the memory that it was given."""
 
+KEPT_FROM: Final = 2
+"""Passes after which a page that is sent was sent before and kept: QEMU fills its cache in the second one."""
+
 MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
@@ -41,7 +44,7 @@ class Workload:
     `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
     it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
     `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
-    has no channel for one.
+    has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them.
     """
 
     memory: int = 512 * MIB
@@ -52,6 +55,7 @@ class Workload:
     power_off: float | None = 0.02
     presses_missed: int = 0
     agent: bool | None = None
+    again: float = 1.0
 
     def dirtied(self, seconds: float) -> float:
         """Return the distinct bytes that are dirtied in `seconds`."""
@@ -105,9 +109,16 @@ class FakeStream:
         return min(cap, self.link.bandwidth / max(1, self.link.streams)) if flows else 0.0
 
     @property
-    def limit(self) -> float:
-        """Seconds of downtime at which the source switches over."""
-        return float(self.source.parameters["downtime-limit"]) / 1000
+    def again(self) -> float:
+        """The share of a page that is sent of it: whole in the first two passes, then its changes where that is set."""
+        changes = self.source.capabilities.get("xbzrle") and self.iteration > KEPT_FROM
+        return self.source.workload.again if changes else 1.0
+
+    @property
+    def fitting(self) -> float:
+        """Bytes of pages that fit into the downtime limit: at what the source was told, or sees on the wire."""
+        pace = float(self.source.parameters["avail-switchover-bandwidth"]) or self.rate
+        return pace * float(self.source.parameters["downtime-limit"]) / 1000
 
     def changed(self) -> None:
         """Look again at what decides the rate: a link, a parameter or a process has changed."""
@@ -185,10 +196,10 @@ class FakeStream:
         self._next_pass(0.0, 0.0)
         while True:
             began = self._clock.now()
-            await self._send(leave=self.limit)
+            await self._send(leave=True)
             executed = self.source.executed_since(began)
             self._next_pass(self.source.workload.dirtied(executed), self._clock.now() - began)
-            if self.rate and self.remaining <= self.rate * self.limit:
+            if self.rate and self.remaining <= self.fitting:
                 return
 
     def _next_pass(self, dirtied: float, seconds: float) -> None:
@@ -207,8 +218,8 @@ class FakeStream:
             await self._released.wait()
         self.source.set_migration("device")
         self._queued = unsent = min(self.source.send_queue, self.transferred)
-        self.remaining += unsent
-        await self._send(leave=0.0, minimum=0.0)
+        self.remaining += unsent / self.again
+        await self._send(leave=False, minimum=0.0)
         believed = self._clock.now() - self._stopped - unsent / self.rate
         await self._pause(DEVICE_STATE + self.link.latency)
         if not self.source.capabilities.get("return-path"):
@@ -236,22 +247,23 @@ class FakeStream:
         """Book what has flowed since the last look."""
         now = self._clock.now()
         if self.source.migration in {"active", "device"}:
-            sent = min(max(0.0, self.remaining), self._flowing * (now - self._accounted))
-            self.remaining -= sent
+            sent = min(max(0.0, self.remaining) * self.again, self._flowing * (now - self._accounted))
+            self.remaining -= sent / self.again
             fresh = sent - min(sent, self._queued)
             self._queued -= sent - fresh
             self.transferred += fresh
         self._accounted, self._flowing = now, self.rate
 
-    async def _send(self, *, leave: float, minimum: float = MINIMUM_PASS) -> None:
-        """Let bytes flow until no more is left than `leave` seconds' worth, `minimum` seconds at least."""
+    async def _send(self, *, leave: bool, minimum: float = MINIMUM_PASS) -> None:
+        """Let bytes flow until nothing is left, or with `leave` what fits, and for `minimum` seconds at least."""
         end = self._clock.now() + minimum
         while True:
             self._account()
             now, rate = self._clock.now(), self.rate
-            if rate and self.remaining <= rate * leave + 1 and now >= end:
+            left = self.fitting if leave else 0.0
+            if rate and self.remaining <= left + 1 and now >= end:
                 return
-            seconds = max((self.remaining - rate * leave) / rate, end - now) if rate else None
+            seconds = max((self.remaining - left) * self.again / rate, end - now) if rate else None
             await self._wait(seconds)
 
     async def _pause(self, seconds: float) -> None:

@@ -1,0 +1,62 @@
+"""What the samples of a stream say of its passes. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import PassRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from godwit.model import Sample
+
+RECENT: Final = 3
+"""Passes from which the pace of pages is taken."""
+
+
+def left_after_passes(samples: Sequence[Sample]) -> list[int]:
+    """Return what each pass that has ended left to the next one, in order, in bytes.
+
+    QEMU compares that with the downtime limit. It is the most that was seen to remain in the next pass, which began
+    with it; within a pass `remaining` only falls.
+    """
+    most: dict[int, int] = {}
+    for sample in samples:
+        if sample.iteration > 1:
+            most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    return [most[iteration] for iteration in sorted(most)]
+
+
+def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
+    """Return the passes that ended before the last sample; `began` is when the stream was started.
+
+    What a pass left is the most that was seen to remain in the next one, for within a pass that only falls.
+    """
+    starts: dict[int, Sample] = {}
+    most: dict[int, int] = {}
+    for sample in samples:
+        starts.setdefault(sample.iteration, sample)
+        most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    found: list[PassRecord] = []
+    at, sent, due = began, 0, samples[0].total if samples else 0
+    for number in range(1, max(starts, default=1)):
+        if number + 1 not in starts:
+            break  # a pass that ended unseen: what came later cannot be told apart
+        following = starts[number + 1]
+        left = most[number + 1]
+        found.append(PassRecord(due, max(0, following.transferred - sent), max(0.0, following.at - at), left))
+        at, sent, due = following.at, following.transferred, left
+    return tuple(found)
+
+
+def pace_of(samples: Sequence[Sample]) -> float:
+    """Return the bytes of pages a second that the last passes got through, whatever that was on the wire; 0: none yet.
+
+    The first pass is left out: most of it may be zeroes.
+    """
+    if not samples:
+        return 0.0
+    later = passes_of(samples, samples[0].at)[1:][-RECENT:]
+    seconds = sum(one.seconds for one in later)
+    return sum(one.due for one in later) / seconds if seconds > 0 else 0.0

@@ -1,0 +1,56 @@
+"""What samples say of passes: how long each took, what it sent, what it left, and the pace of the last ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from godwit.core.readings import left_after_passes, pace_of, passes_of
+from godwit.model import PassRecord, Sample
+
+
+def sample(at: float, iteration: int, transferred: int, remaining: int) -> Sample:
+    return Sample(at, iteration, transferred, remaining, 1000, 10.0, 1.0)
+
+
+def test_passes_are_read_off_samples() -> None:
+    seen = [
+        sample(10.1, 1, 100, 900),
+        sample(14.0, 1, 500, 100),
+        sample(15.0, 2, 600, 200),
+        sample(16.0, 2, 700, 100),
+        sample(17.0, 3, 780, 60),
+        sample(17.2, 3, 800, 10),
+    ]
+    assert passes_of(seen, 10.0) == (PassRecord(1000, 600, 5.0, 200), PassRecord(200, 180, 2.0, 60))
+
+
+@pytest.mark.parametrize(
+    "seen", [[], [sample(10.1, 1, 100, 900)], [sample(10.1, 1, 100, 900), sample(12.0, 3, 700, 10)]]
+)
+def test_a_pass_whose_end_nobody_saw_is_not_told(seen: list[Sample]) -> None:
+    assert passes_of(seen, 10.0) == ()
+
+
+def test_what_a_pass_left_is_what_the_next_began_with_however_much_of_that_is_sent() -> None:
+    seen = [sample(1, 1, 0, 900), sample(2, 2, 0, 40), sample(3, 2, 0, 16), sample(4, 3, 0, 20), sample(5, 4, 0, 10)]
+    assert left_after_passes(seen) == [40, 20, 10]
+    assert left_after_passes([sample(1, 1, 0, 9), sample(2, 1, 0, 5)]) == []
+    assert left_after_passes([]) == []
+
+
+def test_the_pace_is_that_of_the_last_passes_and_the_first_says_nothing() -> None:
+    assert pace_of([]) == 0.0
+    assert pace_of([sample(0, 1, 0, 900), sample(5, 2, 600, 200)]) == 0.0
+    starts = [(0, 900), (5, 200), (9, 300), (10, 300), (11, 300), (12, 10)]
+    assert pace_of([sample(at, number, 0, left) for number, (at, left) in enumerate(starts, 1)]) == 300.0
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 9), st.integers(0, 1000), st.integers(0, 1000))))
+def test_whatever_was_read_no_figure_is_negative(rows: list[tuple[float, int, int, int]]) -> None:
+    seen = [sample(*row) for row in sorted(rows)]
+    for one in passes_of(seen, 0.0):
+        assert min(one.due, one.sent, one.seconds, one.left) >= 0
+    assert pace_of(seen) >= 0
