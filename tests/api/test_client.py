@@ -10,7 +10,7 @@ import pytest
 import godwit
 from godwit.api.client import Godwit, connect, error_of, error_of_job
 from godwit.core.dirtying import WINDOWS, curve_of
-from godwit.core.learning import START
+from godwit.core.learning import PAYLOAD, START
 from godwit.core.saves import Job, Step, Way
 from godwit.errors import (
     BusyError,
@@ -175,7 +175,7 @@ def test_a_forecast_comes_true_and_the_next_one_knows_the_move() -> None:
         bandwidth = place.world.link("host1", "host2").bandwidth
         with pytest.raises(InputError, match="nobody knows what the link between host1 and host2 carries"):
             await place.g.forecast("web1", "host2")
-        first = await place.g.forecast("web1", "host2", link=bandwidth)
+        first = await place.g.forecast("web1", "host2", link=bandwidth / PAYLOAD)
         assert first.prospect.converges
         outcome = await place.g.migrate("web1", "host2", probe=ProbeRequest(ADDRESS))
         assert outcome.stream_s == pytest.approx(first.prospect.total.likely - START.likely, rel=0.1)
@@ -199,7 +199,7 @@ def test_a_guest_that_only_its_changes_can_end_is_moved_within_what_is_permitted
         place.world.link("host1", "host2").bandwidth = 50e6
         load = Workload(memory=512 << 20, used=200 << 20, hot_set=64 << 20, dirty_rate=160e6, again=0.02)
         place.world.workloads["web1"] = place.world.hosts["host1"].qemus["web1"].workload = load
-        forecast = await place.g.forecast("web1", "host2", link=50e6)
+        forecast = await place.g.forecast("web1", "host2", link=50e6 / PAYLOAD)
         plain, changes = forecast.prospects
         assert (plain.converges, changes.converges) == (False, True)
         outcome = await place.g.migrate("web1", "host2", policy=Policy(max_downtime=0.3), probe=ProbeRequest(ADDRESS))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, first_parameters, negotiate
+from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate
 from godwit.model import Features, Policy
 
 BOTH = {"events": True, "return-path": True, "xbzrle": True}
@@ -95,3 +95,20 @@ def test_qemu_s_defaults_are_set_aloud(bandwidth: int | None, expected: int) -> 
     assert chosen == {"downtime-limit": 300, "max-bandwidth": expected}
     chosen["downtime-limit"] = 1
     assert first_parameters(Policy(), defaults=True)["downtime-limit"] == 300
+
+
+@pytest.mark.parametrize(
+    ("memory", "cache"),
+    [
+        *[(1, 64 << 20), (64 << 20, 64 << 20), (224 << 20, 256 << 20), (256 << 20, 256 << 20), (1 << 30, 1 << 30)],
+        *[
+            ((1 << 30) + 4096, 1 << 30),
+            (4 << 30, 1 << 30),
+            (16 << 30, 4 << 30),
+            (31 << 30, 4 << 30),
+            (1 << 40, 1 << 38),
+        ],
+    ],
+)
+def test_a_guests_pages_each_have_a_place_in_the_cache_up_to_a_quarter_of_a_large_ones(memory: int, cache: int) -> None:
+    assert cache_size(memory) == cache

@@ -12,7 +12,7 @@ from test_dirtying import saturating
 
 from godwit.core.forecast import CHANGES, PLAIN, Estimate
 from godwit.core.foretelling import expected, foretell, remember
-from godwit.core.learning import FIXED, START, Known, accuracy, basis_of, learned
+from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned
 from godwit.errors import InputError
 from godwit.model import (
     Downtime,
@@ -81,7 +81,7 @@ def test_many_moves_outweigh_the_laboratory() -> None:
 
 def test_without_any_move_it_rests_on_the_profile_and_on_what_was_said_of_the_link() -> None:
     basis, words = basis_of(KNOWN, now=160.0)
-    assert basis.bandwidth.likely == LINK
+    assert basis.bandwidth.likely == LINK * PAYLOAD
     assert basis.first.likely == pytest.approx(256 * MIB, rel=0.25)
     assert basis.start == START
     assert "its writes from a profile, 1min 00s old" in words
@@ -125,7 +125,7 @@ def test_moves_the_other_way_and_of_other_guests_tell_of_the_link_and_not_of_the
 
 
 def test_what_is_permitted_is_no_more_than_the_link_carries() -> None:
-    for permitted, sent in ((10_000_000, 10e6), (90_000_000, LINK)):
+    for permitted, sent in ((10_000_000, 10e6), (90_000_000, LINK * PAYLOAD)):
         basis, _ = basis_of(replace(KNOWN, policy=Policy(bandwidth=permitted)), now=160.0)
         assert basis.bandwidth.likely == sent
     basis, _ = basis_of(replace(KNOWN, link=None, policy=Policy(bandwidth=10_000_000)), now=160.0)
@@ -166,7 +166,7 @@ def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     plain, changes = found.prospects
     assert not plain.converges
     assert plain.why.startswith("does not end below 1.")
-    assert "the link carries 47.7 MiB/s; a page sent again takes 2% of its size" in found.situation
+    assert "the link carries 45.3 MiB/s; a page sent again takes 2% of its size" in found.situation
     assert changes.converges
     assert "only as their changes" in found.reason
     without = foretell(replace(KNOWN, profile=BUSY, changes=False), 160.0)

@@ -71,6 +71,21 @@ UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", "avail-switch
 """Parameters that only some QEMUs have, as they are where nobody has set them."""
 
 
+_DEFAULT_CACHE, _SMALL = 64 << 20, 1 << 30
+
+
+def cache_size(memory: int) -> int:
+    """Return the bytes of QEMU's cache of sent pages (`xbzrle-cache-size`) for a guest of that memory: a power of two.
+
+    A page's place in it is its address modulo the size (migration/page_cache.c), and a page whose place is taken is
+    sent whole each time: in a cache just as large as a hot set whose pages lie scattered that is every third one. A
+    cache as large as the memory has a place for each. It takes memory only for pages that are put there, that is for
+    those which the guest changes while it is moved; for large guests it is bounded by a quarter of theirs.
+    """
+    most = memory if memory <= _SMALL else max(_SMALL, memory // 4)
+    return max(_DEFAULT_CACHE, 1 << (most - 1).bit_length() if memory <= _SMALL else 1 << (most.bit_length() - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Negotiated:
     """What is set on each side, and what could not be (in words); `lacking` is what no migration can do without."""

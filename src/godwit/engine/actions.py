@@ -11,6 +11,7 @@ from godwit.core.capabilities import (
     SEND_QUEUE_BYTES,
     UNTOUCHED,
     Negotiated,
+    cache_size,
     first_parameters,
     negotiate,
 )
@@ -215,6 +216,8 @@ class Actions:
         parameters = first_parameters(spec.policy, defaults=spec.defaults)
         # A move whose end nobody saw may have left other values.
         parameters |= {name: value for name, value in UNTOUCHED.items() if name in self.tunable}
+        if agreed.source.get("xbzrle") and self.facts is not None and "xbzrle-cache-size" in self.tunable:
+            parameters["xbzrle-cache-size"] = cache_size(self.facts.memory)
         await guest.set_parameters(parameters)
         return e.SourcePrepared()
 
