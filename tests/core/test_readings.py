@@ -41,10 +41,19 @@ def test_what_a_pass_left_is_what_the_next_began_with_however_much_of_that_is_se
 
 
 def test_the_pace_is_that_of_the_last_passes_and_the_first_says_nothing() -> None:
-    assert pace_of([]) == 0.0
-    assert pace_of([sample(0, 1, 0, 900), sample(5, 2, 600, 200)]) == 0.0
+    assert pace_of([], 0.0) is None
+    assert pace_of([sample(0, 1, 0, 900), sample(5, 2, 600, 200)], 0.0) is None
     starts = [(0, 900), (5, 200), (9, 300), (10, 300), (11, 300), (12, 10)]
-    assert pace_of([sample(at, number, 0, left) for number, (at, left) in enumerate(starts, 1)]) == 300.0
+    seen = [sample(at, number, 0, left) for number, (at, left) in enumerate(starts, 1)]
+    assert pace_of(seen, 0.0) == 300.0
+
+
+def test_what_a_pass_may_have_left_to_the_next_counts_as_left() -> None:
+    """QEMU begins another pass as soon as what is left fits: who counts that as sent takes it for ever quicker."""
+    starts = [(0, 900), (5, 300), (7, 300), (9, 300), (11, 300)]
+    seen = [sample(at, number, 0, left) for number, (at, left) in enumerate(starts, 1)]
+    assert pace_of(seen, 100.0) == 100.0
+    assert pace_of(seen, 200.0) is None
 
 
 @settings(deadline=None)
@@ -53,4 +62,4 @@ def test_whatever_was_read_no_figure_is_negative(rows: list[tuple[float, int, in
     seen = [sample(*row) for row in sorted(rows)]
     for one in passes_of(seen, 0.0):
         assert min(one.due, one.sent, one.seconds, one.left) >= 0
-    assert pace_of(seen) >= 0
+    assert (pace_of(seen, 10.0) or 0.0) >= 0

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 RECENT: Final = 3
 """Passes from which the pace of pages is taken."""
 
+_WORTH: Final = 2.0
+
 
 def left_after_passes(samples: Sequence[Sample]) -> list[int]:
     """Return what each pass that has ended left to the next one, in order, in bytes.
@@ -50,13 +52,14 @@ def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]
     return tuple(found)
 
 
-def pace_of(samples: Sequence[Sample]) -> float:
-    """Return the bytes of pages a second that the last passes got through, whatever that was on the wire; 0: none yet.
+def pace_of(samples: Sequence[Sample], permitted: float) -> float | None:
+    """Return the bytes of pages a second that the last passes got through, however few on the wire; None: unknown.
 
-    The first pass is left out: most of it may be zeroes.
+    QEMU begins another pass as soon as no more than `permitted` bytes are left of one, so a pass may have left as much;
+    one that had not noticeably more to do tells nothing. Nor does the first: most of it may be zeroes.
     """
     if not samples:
-        return 0.0
-    later = passes_of(samples, samples[0].at)[1:][-RECENT:]
+        return None
+    later = [one for one in passes_of(samples, samples[0].at)[1:][-RECENT:] if one.due > _WORTH * permitted]
     seconds = sum(one.seconds for one in later)
-    return sum(one.due for one in later) / seconds if seconds > 0 else 0.0
+    return sum(one.due - permitted for one in later) / seconds if seconds > 0 else None

@@ -30,6 +30,9 @@ MARGIN: Final = 1.25
 QUICK: Final = 1.25
 """How far the pace of pages must be above the rate on the wire for QEMU to be told of it."""
 
+SLOWER: Final = 0.8
+"""How far the pace of pages must fall below what QEMU was told for it to be told anew."""
+
 STALL_SECONDS: Final = 15.0
 """Seconds without a byte sent after which a stream counts as dead (a stopped target, a cut link)."""
 
@@ -73,7 +76,8 @@ def decide(
     rate = max((sample.rate for sample in samples[-4:]), default=0.0)
     if rate <= 0:
         return None
-    pace = max(rate, pace_of(samples))
+    permitted = now.limit * (now.pace or rate)
+    pace = max(rate, pace_of(samples, permitted) or now.pace or 0.0)
     quick = pace > rate * QUICK
     needed = least / pace
     looked = f", {format_bandwidth(pace)} of pages are got through" if quick else ""
@@ -81,13 +85,19 @@ def decide(
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
         f"{format_bandwidth(rate)}{looked}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
-    permitted = now.limit * (now.pace or rate)
     # Short passes are over before anybody looks: where what was seen would fit, and QEMU goes on, more was left.
     unseen = 2 * permitted / pace if least <= permitted else 0.0
     wanted = min(max(needed * MARGIN, unseen), policy.max_downtime)
+    if now.pace is not None and pace < now.pace * SLOWER:
+        return Decision(
+            "lower-pace",
+            f"pages are got through more slowly than QEMU was told: {format_bandwidth(pace)}",
+            evidence,
+            (("avail-switchover-bandwidth", round(pace)),),
+        )
     if wanted * pace > permitted * (1 + IMPROVEMENT):
         told = quick and "avail-switchover-bandwidth" in tunable
-        limit = wanted if told or not quick else wanted * pace / rate
+        limit = wanted if told or not quick else min(wanted * pace / rate, policy.max_downtime)
         bandwidth = (("avail-switchover-bandwidth", round(pace)),) if told else ()
         return Decision(
             "raise-downtime-limit",
@@ -138,7 +148,8 @@ def eta(samples: Sequence[Sample], now: Switchover) -> tuple[float, float] | Non
         return None
     last = recent[-1]
     rates = (max(sample.rate for sample in recent), min(sample.rate for sample in recent))
-    paces = [max(rate, pace_of(samples)) for rate in rates]
+    through = pace_of(samples, now.limit * (now.pace or rates[0])) or now.pace or 0.0
+    paces = [max(rate, through) for rate in rates]
     if last.dirty_rate >= paces[1] and last.remaining > now.limit * (now.pace or rates[0]):
         return None
     shortest = last.remaining / paces[0]
