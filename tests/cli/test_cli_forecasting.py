@@ -49,6 +49,7 @@ def test_a_guest_that_no_strategy_ends(capsys: pytest.CaptureFixture[str], monke
     assert "does not end below 1." in said
     assert "and 300.0 ms are permitted" in said
     assert "in all" not in said
+    assert "mend: --max-downtime 1" in said
 
 
 def test_a_program_gets_the_same(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,9 @@ def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     assert "only as their changes" in found.reason
     without = foretell(replace(KNOWN, profile=BUSY, changes=False), 160.0)
     assert [row.strategy for row in without.prospects] == [PLAIN]
+    assert expected(without).endswith("ms would let it end, --static moves it standing still")
+    granted = Policy(max_downtime=int(expected(without).split("--max-downtime ")[1].split("ms")[0]) / 1000)
+    assert foretell(replace(KNOWN, profile=BUSY, changes=False, policy=granted), 160.0).prospect.converges
     assert expected(without).startswith("expected not to end by itself: the guest writes 143.")
 
 

@@ -10,7 +10,7 @@ import pytest
 from godwit.core import events as e
 from godwit.core.state import Phase, State
 from godwit.engine.story import transition
-from godwit.measure.narrative import Weight, sentence
+from godwit.measure.narrative import Sentence, Weight, sentence
 from godwit.measure.report import DiskRow, render_html
 from godwit.measure.story import decisions, findings, instants, passes, phases, report_data, settings
 from godwit.model import (
@@ -102,6 +102,13 @@ def test_every_event_has_its_sentence(event: e.Event, weight: Weight, text: str)
 
 def test_no_event_is_without_a_sentence_of_its_own() -> None:
     assert {type(event) for event, _, _ in EVENTS} == set(e.EVENTS)
+
+
+@pytest.mark.parametrize(("ends", "weight"), [(True, Weight.STEP), (False, Weight.WARNING)])
+def test_what_is_expected_is_told_and_a_warning_where_the_move_will_not_end(*, ends: bool, weight: Weight) -> None:
+    assert sentence(Entry(1, 5.0, "forecast", {"text": "expected: much", "ends": ends})) == Sentence(
+        5.0, weight, "expected: much"
+    )
 
 
 def test_what_a_later_version_wrote_is_told_by_its_name() -> None:

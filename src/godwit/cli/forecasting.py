@@ -10,7 +10,7 @@ from typer import echo
 
 from godwit.cli.ground import Json, bandwidth, print_json, run, service
 from godwit.cli.moves import MaxDowntime, policy_of
-from godwit.core.foretelling import interval_words
+from godwit.core.foretelling import interval_words, way_out
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size
 
@@ -86,7 +86,10 @@ def forecast_lines(found: Forecast) -> list[str]:
     for row in (head, *rows) if ending else rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  ".join(cells).rstrip())
-    lines += [f"chosen: {found.chosen}: {found.reason}", "resting on:"]
+    lines.append(f"chosen: {found.chosen}: {found.reason}")
+    if not found.prospect.converges:
+        lines.append(f"mend: {way_out(found)}")
+    lines.append("resting on:")
     return [*lines, *(f"  {words}" for words in found.knowledge)]
 
 

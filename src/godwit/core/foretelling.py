@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, first_parameters
 from godwit.core.forecast import CHANGES, PLAIN, prospect, situation
 from godwit.core.learning import basis_of, rate_of
 from godwit.core.readings import passes_of
+from godwit.core.strategy import MARGIN
 from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Way
 from godwit.units import format_duration, format_size
 
@@ -66,11 +68,17 @@ def expected(forecast: Forecast) -> str:
     """Say in one line what is expected of the chosen strategy."""
     row = forecast.prospect
     if not row.converges:
-        return f"expected not to end by itself: {forecast.situation}; {row.why}"
+        return f"expected not to end by itself: {forecast.situation}; {row.why}; {way_out(forecast)}"
     return (
         f"expected: {interval_words(row.total)} in all, {interval_words(row.blackout)} of blackout, "
         f"{format_size(round(row.bytes.likely))}"
     )
+
+
+def way_out(forecast: Forecast) -> str:
+    """Say what would let the guest move where the chosen strategy does not end."""
+    needed = math.ceil(forecast.prospect.blackout.likely * MARGIN * 100) * 10
+    return f"--max-downtime {needed}ms would let it end, --static moves it standing still"
 
 
 def remember(

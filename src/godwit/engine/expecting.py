@@ -61,7 +61,8 @@ class Expecting:
         except GodwitError as error:
             self.actions.note("note", text=f"no forecast: what is known could not be read: {error.message}")
         else:
-            self.actions.note("forecast", text=expected(self.forecast), forecast=plain(self.forecast))
+            ends = self.forecast.prospect.converges
+            self.actions.note("forecast", text=expected(self.forecast), ends=ends, forecast=plain(self.forecast))
 
     async def remember(self, outcome: Outcome, samples: Sequence[Sample], began: float | None) -> None:
         """Keep what the move was like."""

@@ -126,7 +126,8 @@ def sentence(entry: Entry) -> Sentence | None:
             name = text_of(entry.data, "name")
             return Sentence(entry.at, Weight.DETAIL, _MARKS.get(name, name.replace("_", " ")))
         case "forecast":
-            return Sentence(entry.at, Weight.STEP, text_of(entry.data, "text"))
+            weight = Weight.WARNING if entry.data.get("ends") is False else Weight.STEP
+            return Sentence(entry.at, weight, text_of(entry.data, "text"))
         case "note":
             return Sentence(entry.at, Weight.DETAIL, text_of(entry.data, "text"))
         case _:
