@@ -124,6 +124,12 @@ def test_moves_the_other_way_and_of_other_guests_tell_of_the_link_and_not_of_the
         basis_of(replace(KNOWN, link=None, moves=[elsewhere, move(limited=True)]), now=300.0)
 
 
+def test_a_link_that_has_changed_is_known_after_three_moves() -> None:
+    slow = [move(f"new{number}", passes=(PassRecord(MEMORY, 100 * MIB, 5.0, MIB),)) for number in range(3)]
+    basis, _ = basis_of(replace(KNOWN, link=None, moves=[*slow, *[move()] * 5]), now=300.0)
+    assert basis.bandwidth.likely == 20 * MIB
+
+
 def test_what_is_permitted_is_no_more_than_the_link_carries() -> None:
     for permitted, sent in ((10_000_000, 10e6), (90_000_000, LINK * PAYLOAD)):
         basis, _ = basis_of(replace(KNOWN, policy=Policy(bandwidth=permitted)), now=160.0)

@@ -45,6 +45,9 @@ PAGES: Final = 400e6
 PAYLOAD: Final = 0.95
 """What frames of 1500 bytes carry of a stream, of all that they take on a link: headers of TCP, IP and Ethernet."""
 
+_LATEST: Final = 3
+"""Moves from which the link's bandwidth is taken: a link changes sooner than what a handover takes."""
+
 _STEADY: Final = 0.05
 _RESIDENT: Final = Estimate(0.8, 0.15)
 _WORTH_TIMING: Final = 4 << 20
@@ -157,7 +160,7 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
             f"a link of {format_bandwidth(round(known.link))}, as was said",
         )
     else:
-        rates = [rate for move in between if not move.limited and (rate := rate_of(move.passes)) is not None]
+        rates = [rate for move in between if not move.limited and (rate := rate_of(move.passes)) is not None][:_LATEST]
         if not rates and not cap:
             message = f"nobody knows what the link between {known.source} and {known.target} carries: nothing was moved"
             raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
