@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from godwit.core.dirtying import LEAST_SAMPLED
-
 _HEADING: Final = "Block Name"
 _USED: Final = "Used"
 _ADDRESS: Final = "HVA"
 
 
 def areas_of(said: str) -> tuple[tuple[int, int], ...]:
-    """Return address in QEMU and bytes of each large block of memory, from what `info ramblock` printed.
+    """Return address in QEMU and bytes of each block of the guest's memory, from what `info ramblock` printed.
 
-    Empty where this QEMU does not say addresses (before 7.1), or in a way that nobody knew.
+    Those that are smaller than half of the largest are of devices and firmware. Empty where this QEMU does not say
+    addresses, or in a way that nobody knew.
     """
     heading, *lines = said.splitlines() or [""]
     columns = heading.replace(_HEADING, "Block").split()
@@ -28,6 +27,6 @@ def areas_of(said: str) -> tuple[tuple[int, int], ...]:
             size, address = (int(words[columns.index(name) - len(columns)], 16) for name in (_USED, _ADDRESS))
         except (ValueError, IndexError):
             continue
-        if size >= LEAST_SAMPLED:
-            found.append((address, size))
-    return tuple(found)
+        found.append((address, size))
+    largest = max((size for _, size in found), default=0)
+    return tuple((address, size) for address, size in found if size > largest // 2)
