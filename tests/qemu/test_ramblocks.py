@@ -1,10 +1,15 @@
-"""Where a guest's memory lies, read off what QEMU 10.0.2 printed, and off what nobody has seen yet."""
+"""Where a guest's memory lies, read off what QEMU 10.0.2 and 7.2 printed, and off what nobody has seen yet."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from godwit.qemu.ramblocks import areas_of
+from godwit.qemu.ramblocks import areas
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 HEAD = (
     "              Block Name    PSize              Offset               Used              Total                HVA  RO"
@@ -22,17 +27,41 @@ NODES = """
 """
 
 
-def test_the_memory_of_a_small_guest_and_nothing_of_its_firmware() -> None:
-    assert areas_of(HEAD + SMALL) == ((0x7FF8E3E00000, 64 << 20),)
+OLD = """
+              Block Name    PSize              Offset               Used              Total
+                  pc.ram    4 KiB  0x0000000000000000 0x0000000004000000 0x0000000004000000
+   0000:00:02.0/vga.vram    4 KiB  0x0000000004080000 0x0000000001000000 0x0000000001000000
+""".lstrip("\n")
 
 
-def test_each_node_of_memory_whatever_its_name() -> None:
-    assert areas_of(HEAD + NODES) == ((0x7F0000000000, 2 << 30), (0x7F8000000000, 2 << 30))
+def monitor(*pairs: tuple[str, str]) -> Callable[[str], Awaitable[str]]:
+    answers = dict(pairs)
+
+    async def human(line: str) -> str:
+        return answers[line]
+
+    return human
+
+
+async def test_the_memory_of_a_small_guest_and_nothing_of_its_firmware() -> None:
+    assert await areas(monitor(("info ramblock", HEAD + SMALL))) == ((0x7FF8E3E00000, 64 << 20),)
+
+
+async def test_each_node_of_memory_whatever_its_name() -> None:
+    found = await areas(monitor(("info ramblock", HEAD + NODES)))
+    assert found == ((0x7F0000000000, 2 << 30), (0x7F8000000000, 2 << 30))
+
+
+async def test_an_older_qemu_is_asked_for_the_first_byte() -> None:
+    first = "Host virtual address for 0x0 (pc.ram) is 0x7f49b3e00000\r\n"
+    assert await areas(monitor(("info ramblock", OLD), ("gpa2hva 0x0", first))) == ((0x7F49B3E00000, 64 << 20),)
+    refused = "No memory is mapped at address 0x0\n"
+    assert await areas(monitor(("info ramblock", OLD), ("gpa2hva 0x0", refused))) == ()
 
 
 @pytest.mark.parametrize(
     "said",
-    ["", "\n", HEAD, "unknown command: 'info ramblock'\n", HEAD.replace("HVA", "") + SMALL, HEAD + "\nnonsense\n\n"],
+    ["", "\n", HEAD, "unknown command: 'info ramblock'\n", HEAD + "\nnonsense\n\n", HEAD + "\n a b c d e f g h\n"],
 )
-def test_where_no_address_is_said_there_is_none(said: str) -> None:
-    assert areas_of(said) == ()
+async def test_where_nothing_is_said_there_is_nothing(said: str) -> None:
+    assert await areas(monitor(("info ramblock", said))) == ()

@@ -31,12 +31,11 @@ from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
-from godwit.qemu import agent
+from godwit.qemu import agent, ramblocks
 from godwit.qemu.beside import taking_argv
 from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
 from godwit.qemu.monitor import Monitor
-from godwit.qemu.ramblocks import areas_of
 from godwit.storage import images, leftbehind, sharedproof
 
 if TYPE_CHECKING:
@@ -105,10 +104,10 @@ class PlainGuest(QemuGuest):
 
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory; see the port."""
-        areas = areas_of(await self.human("info ramblock"))
+        areas = await ramblocks.areas(self.human)
         if not areas:
             message = f"QEMU on {self._transport.where} does not say where the memory of {self._vm.name} lies"
-            raise HypervisorError(message, remedy="QEMU 7.1 and later do")
+            raise HypervisorError(message)
         return await sample_memory(self._transport, (await self._look()).pid, areas)
 
     async def power_off_by_agent(self) -> bool:
