@@ -291,6 +291,8 @@ def test_memwriter_keeps_its_rate_and_finds_its_pages_as_written(guest: Guest, k
 def test_diskwriter_keeps_its_rate(guest: Guest, keys: Path, sync: str) -> None:
     guest.ssh(
         keys,
+        # The shell may look into the log before the writer's own shell has made it.
+        ": >/run/log/diskwriter; "
         f"diskwriter --rate 20 --blocks 64 --file /data/blocks {sync} >/run/log/diskwriter & p=$!; "
         "while [ $(wc -l </run/log/diskwriter) -lt 3 ]; do usleep 100000; done; kill $p",
     )
