@@ -169,6 +169,8 @@ async def test_the_source_falls_silent_in_the_switchover_and_comes_back(ground: 
         assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
     machine = there if outcome.status is OutcomeStatus.COMPLETED else here
     assert ground.run_state(await ground.qemu(machine)) == "running"
-    others = [one for qemus in ground.qemus().values() for one in qemus if ground.run_state(one.pid) != "running"]
+    states = {one.pid: ground.run_state(one.pid) for qemus in ground.qemus().values() for one in qemus}
+    assert list(states.values()).count("running") == 1, states
+    others = [pid for pid, state in states.items() if state != "running"]
     # A host that had just come back may not have answered in time: what is left there stands still, and is told.
     assert not others or outcome.leftovers, (await move.state(), others)

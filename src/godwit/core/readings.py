@@ -15,31 +15,32 @@ RECENT: Final = 3
 """Passes from which the pace of pages is taken."""
 
 _WORTH: Final = 2.0
+"""How many times what it may leave a pass must have begun with for its pace to be taken."""
 
 
 def left_after_passes(samples: Sequence[Sample]) -> list[int]:
     """Return what each pass that has ended left to the next one, in order, in bytes.
 
-    QEMU compares that with the downtime limit. It is the most that was seen to remain in the next pass, which began
-    with it; within a pass `remaining` only falls.
+    QEMU compares that with the downtime limit.
     """
+    most = _most_remaining(samples)
+    return [most[iteration] for iteration in sorted(most) if iteration > 1]
+
+
+def _most_remaining(samples: Sequence[Sample]) -> dict[int, int]:
+    """Return the most that was seen to remain in each pass: it began with that, for within a pass that only falls."""
     most: dict[int, int] = {}
     for sample in samples:
-        if sample.iteration > 1:
-            most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
-    return [most[iteration] for iteration in sorted(most)]
+        most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    return most
 
 
 def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
-    """Return the passes that ended before the last sample; `began` is when the stream was started.
-
-    What a pass left is the most that was seen to remain in the next one, for within a pass that only falls.
-    """
+    """Return the passes that ended before the last sample; `began` is when the stream was started."""
     starts: dict[int, Sample] = {}
-    most: dict[int, int] = {}
     for sample in samples:
         starts.setdefault(sample.iteration, sample)
-        most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
+    most = _most_remaining(samples)
     found: list[PassRecord] = []
     at, sent, due = began, 0, samples[0].total if samples else 0
     for number in range(1, max(starts, default=1)):
