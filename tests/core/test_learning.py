@@ -124,6 +124,14 @@ def test_moves_the_other_way_and_of_other_guests_tell_of_the_link_and_not_of_the
         basis_of(replace(KNOWN, link=None, moves=[elsewhere, move(limited=True)]), now=300.0)
 
 
+def test_a_move_whose_first_pass_nobody_saw_end_tells_of_the_link_by_all_that_it_sent() -> None:
+    seen = move(passes=(), bytes=200 * MIB, start_delay=1.0, total=6.0)
+    basis, words = basis_of(replace(KNOWN, link=None, moves=[seen]), now=300.0)
+    assert basis.bandwidth.likely == 40 * MIB
+    assert basis.fixed.likely == FIXED.likely
+    assert any("in 1 move" in word for word in words)
+
+
 def test_a_link_that_has_changed_is_known_after_three_moves() -> None:
     slow = [move(f"new{number}", passes=(PassRecord(MEMORY, 100 * MIB, 5.0, MIB),)) for number in range(3)]
     basis, _ = basis_of(replace(KNOWN, link=None, moves=[*slow, *[move()] * 5]), now=300.0)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from godwit.core.learning import Known
-    from godwit.model import Outcome, PassRecord, Prospect, Sample, Spec
+    from godwit.model import Outcome, Prospect, Sample, Spec
 
 _HELD_BACK: Final = 0.9
 """A stream that has this share of what it is permitted is held back by that: QEMU's limiter is no finer."""
@@ -114,14 +114,14 @@ def remember(
         outcome.bytes,
         None if downtime.blackout_ms is None else downtime.blackout_ms / 1000,
         None if downtime.client_gap_ms is None else downtime.client_gap_ms / 1000,
-        limited=_limited(spec, passes),
+        limited=_limited(spec, rate_of(passes, outcome.bytes, outcome.total_s - outcome.start_delay_s)),
         again=changes,
         limit=int(first_parameters(spec.policy, defaults=True)["downtime-limit"]) / 1000 if spec.defaults else limit,
         forecast=forecast,
     )
 
 
-def _limited(spec: Spec, passes: Sequence[PassRecord]) -> bool:
+def _limited(spec: Spec, rate: float | None) -> bool:
     """Say whether the stream was held back by what it was permitted, rather than by the link."""
     permitted = first_parameters(spec.policy, defaults=spec.defaults)["max-bandwidth"]
-    return bool(permitted) and (rate_of(passes) or 0.0) >= _HELD_BACK * int(permitted)
+    return bool(permitted) and (rate or 0.0) >= _HELD_BACK * int(permitted)

@@ -160,7 +160,7 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
             f"a link of {format_bandwidth(round(known.link))}, as was said",
         )
     else:
-        rates = [rate for move in between if not move.limited and (rate := rate_of(move.passes)) is not None][:_LATEST]
+        rates = [rate for move in between if not move.limited and (rate := _rate(move)) is not None][:_LATEST]
         if not rates and not cap:
             message = f"nobody knows what the link between {known.source} and {known.target} carries: nothing was moved"
             raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
@@ -176,11 +176,18 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
     return link, words
 
 
-def rate_of(passes: Sequence[PassRecord]) -> float | None:
-    """Return the bytes a second that a stream's first pass had, or None where that was too short to be timed."""
-    if not passes or passes[0].sent < _WORTH_TIMING or passes[0].seconds <= 0:
-        return None
-    return passes[0].sent / passes[0].seconds
+def rate_of(passes: Sequence[PassRecord], sent: int, seconds: float) -> float | None:
+    """Return the bytes a second that a stream had in its first pass, or, where nobody saw that end, in all.
+
+    `sent` bytes were sent in `seconds` in all. None where that was too short to be timed.
+    """
+    if passes:
+        sent, seconds = passes[0].sent, passes[0].seconds
+    return sent / seconds if sent >= _WORTH_TIMING and seconds > 0 else None
+
+
+def _rate(move: MoveRecord) -> float | None:
+    return rate_of(move.passes, move.bytes, move.total - move.start_delay)
 
 
 def _first(known: Known) -> tuple[Estimate, str]:
@@ -224,8 +231,8 @@ def _fixed(move: MoveRecord) -> float | None:
 
     None where nobody can tell, for the last pages may have been most of it.
     """
-    rate = rate_of(move.passes)
-    if move.blackout is None or rate is None or move.limit > _TELLING:
+    rate = _rate(move)
+    if move.blackout is None or rate is None or not move.passes or move.limit > _TELLING:
         return None
     later = [one for one in _kept(move) if one.due > 0]
     share = min(1.0, sum(one.sent for one in later) / sum(one.due for one in later)) if later and move.again else 1.0
