@@ -186,10 +186,10 @@ class Service:
             await host.destroy(vm)
 
     async def _switch_off(self, host: Host, vm: Vm) -> None:
-        async def ask(first: bool) -> None:  # noqa: FBT001 - the shape that switch_off calls
+        async def ask(agent: bool) -> bool:  # noqa: FBT001 - the shape that switch_off calls
             guest = await host.attach(vm)
             try:
-                await ask_to_switch_off(guest, agent=first)
+                return bool(await ask_to_switch_off(guest, agent=agent))
             finally:
                 await guest.close()
 

@@ -304,6 +304,17 @@ def test_a_guest_that_ignores_its_button_may_have_an_agent() -> None:
     assert outcome.total_s < 5
 
 
+def test_an_agent_that_is_only_starting_is_asked_again() -> None:
+    def begin(scene: Stage) -> None:
+        qemu = scene.one.qemus[scene.vm.name]
+        ready = replace(qemu.workload, agent=True)
+        asyncio.get_running_loop().call_later(5, setattr, qemu, "workload", ready)
+
+    _, outcome = moved(OFF, begin, workload=replace(SMALL, power_off=None, agent=False))
+    assert outcome.status is COMPLETED
+    assert 10 < outcome.total_s < 15
+
+
 def test_an_agent_that_does_not_answer_is_no_reason_not_to_press_the_button() -> None:
     async def scenario() -> None:
         scene = scene_of(OFF, shared=True, workload=replace(SMALL, agent=False))

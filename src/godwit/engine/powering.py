@@ -42,7 +42,7 @@ async def ask_to_switch_off(guest: Guest, *, agent: bool) -> str:
 
 
 async def switch_off(
-    ask: Callable[[bool], Awaitable[None]],
+    ask: Callable[[bool], Awaitable[bool]],
     look: Callable[[], Awaitable[GuestView]],
     clock: Clock,
     *,
@@ -51,11 +51,13 @@ async def switch_off(
 ) -> GuestView:
     """Ask a guest that runs to switch itself off, again and again, until its state is in `over`.
 
-    `ask` is called with True the first time. Returns the last look, which `within` seconds may have ended; raises
-    whatever `ask` and `look` raise, except for a monitor that was lost: the next look says what that means.
+    `ask` is told whether to ask the guest's agent, and says whether the agent is still to be asked: one that did not
+    answer may only be starting, and one that took the request is not asked twice. Returns the last look, which `within`
+    seconds may have ended; raises whatever `ask` and `look` raise, except for a monitor that was lost: the next look
+    says what that means.
     """
     now = clock.now()
-    end, again, first = now + within, now, True
+    end, again, agent = now + within, now, True
     while True:
         view = await look()
         now = clock.now()
@@ -63,7 +65,6 @@ async def switch_off(
             return view
         if view.state is RunState.RUNNING and now >= again:
             with contextlib.suppress(MonitorLostError):
-                await ask(first)
-                first = False
+                agent = await ask(agent)
                 again = clock.now() + PRESS_AGAIN
         await clock.sleep(PERIOD)

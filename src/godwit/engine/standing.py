@@ -82,11 +82,12 @@ class Standing:
         )
         raise HypervisorError(message, remedy=remedy)
 
-    async def _ask(self, first: bool) -> None:  # noqa: FBT001 - the shape that switch_off calls
+    async def _ask(self, agent: bool) -> bool:  # noqa: FBT001 - the shape that switch_off calls
         guest = await self.actions.sides.attach(Side.SOURCE)
         self._asked = True
-        if why := await ask_to_switch_off(guest, agent=first):
+        if why := await ask_to_switch_off(guest, agent=agent):
             self.actions.note("note", text=f"the power button is pressed: {why}")
+        return bool(why)
 
     async def end_source(self, _: e.EndSource) -> e.Event:
         """End the source's QEMU, with proof. Raises HypervisorError for a guest that is not off."""
