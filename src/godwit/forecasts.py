@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from godwit.core.capabilities import can_throttle, sendings
 from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
 from godwit.core.foretelling import foretell
-from godwit.core.learning import accuracy
+from godwit.core.learning import accuracy, seen_lately
+from godwit.core.readings import busiest
 from godwit.engine.expecting import known_of
 from godwit.errors import HostError, HypervisorError, InputError
 from godwit.model import Policy, Profile, RunState, Way
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
     from godwit.model import DirtyWindow, Forecast, MoveRecord
     from godwit.ports import Guest, Host
     from godwit.service import Service
-
-FRESH: Final = 600.0
-"""Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,8 @@ class Forecasts:
             if memory < LEAST_SAMPLED:
                 message = f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
                 raise InputError(message)
-            found = Profile(name, host.name, self.service.clock.now(), memory, await _windows(guest))
+            windows, busy = await self._windows(guest)
+            found = Profile(name, host.name, self.service.clock.now(), memory, windows, busy=busy)
             if sample:
                 try:
                     found = replace(found, sample=await guest.sample_memory())
@@ -52,6 +52,15 @@ class Forecasts:
         found = replace(found, at=self.service.clock.now())
         await self.service.journal.history.put_profile(found)
         return found
+
+    async def _windows(self, guest: Guest) -> tuple[tuple[DirtyWindow, ...], float | None]:
+        """Measure what the guest changes, and how busy it is meanwhile, where its host lets that be seen."""
+        try:
+            before, began = await guest.cpu_times(), self.service.clock.now()
+            windows = await _windows(guest)
+            return windows, busiest(before, await guest.cpu_times(), self.service.clock.now() - began)
+        except HostError:
+            return await _windows(guest), None
 
     @asynccontextmanager
     async def _running(self, name: str, why: str) -> AsyncIterator[tuple[Host, Guest]]:
@@ -88,7 +97,7 @@ class Forecasts:
         """Say what a live move would cost.
 
         `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it. `anew` says
-        whether the guest is profiled first; None means where nothing that is known of it is younger than FRESH seconds.
+        whether the guest is profiled first; None means where nothing that is known of it is younger than ten minutes.
         Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
         """
         spec = await self.service.spec(name, target, policy or Policy(), None)
@@ -99,16 +108,24 @@ class Forecasts:
             await self.profile(name)
         async with self._running(name, "only moves of a running guest are forecast") as (host, guest):
             memory = (await guest.facts()).memory
-            changes = "xbzrle" in (await guest.features()).capabilities
+            # The target's QEMU is not there yet: it is taken for one like this.
+            features = await guest.features()
             vm, journal = await self.service.inventory.vm(name), self.service.journal
-            known = await known_of(journal, host, vm, spec, memory, changes=changes, link=link)
+            known = await known_of(
+                journal,
+                host,
+                vm,
+                spec,
+                memory,
+                sendings=sendings(features, features),
+                throttles=can_throttle(features),
+                link=link,
+            )
         return foretell(known, self.service.clock.now())
 
     async def _known_lately(self, name: str) -> bool:
         now, history = self.service.clock.now(), self.service.journal.history
-        profiles = await history.profiles(name, limit=1)
-        moves = [move.at for move in await history.moves() if move.vm == name and move.passes]
-        return any(now - at < FRESH for at in (*moves, *(profile.at for profile in profiles)))
+        return seen_lately(await history.profiles(name, limit=1), await history.moves(), name, now)
 
     async def record(self) -> tuple[list[MoveRecord], Accuracy]:
         """Return the moves that are remembered, the newest first, and how well they went as forecast."""

@@ -40,6 +40,7 @@ from godwit.model import (
     Policy,
     ProbeRequest,
     RunState,
+    Sending,
     Vm,
 )
 from godwit.model import Way as MoveWay
@@ -200,7 +201,8 @@ def test_a_guest_that_only_its_changes_can_end_is_moved_within_what_is_permitted
         load = Workload(memory=512 << 20, used=200 << 20, hot_set=64 << 20, dirty_rate=160e6, again=0.02)
         place.world.workloads["web1"] = place.world.hosts["host1"].qemus["web1"].workload = load
         forecast = await place.g.forecast("web1", "host2", link=50e6 / PAYLOAD)
-        plain, changes = forecast.prospects
+        plain, changes = forecast.prospects[:2]
+        assert forecast.chosen == Sending.CHANGES
         assert (plain.converges, changes.converges) == (False, True)
         outcome = await place.g.migrate("web1", "host2", policy=Policy(max_downtime=0.3), probe=ProbeRequest(ADDRESS))
         assert outcome.status is OutcomeStatus.COMPLETED

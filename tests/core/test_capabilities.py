@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate
-from godwit.model import Features, Policy
+from godwit.model import Features, Policy, Strategy
 
-BOTH = {"events": True, "return-path": True, "xbzrle": True}
+BOTH = {"events": True, "return-path": True, "xbzrle": True, "multifd": False}
+USUAL = Strategy(armed=True)
 ALL = Features(frozenset(), frozenset(row.name for row in CAPABILITIES), frozenset())
 
 
@@ -16,23 +17,23 @@ def without(*names: str) -> Features:
 
 
 def test_each_side_is_set_what_concerns_it_and_no_more() -> None:
-    agreed = negotiate(ALL, ALL)
-    assert agreed.source == BOTH | {"pause-before-switchover": False}
+    agreed = negotiate(ALL, ALL, USUAL)
+    assert agreed.source == BOTH | {"pause-before-switchover": False, "auto-converge": True}
     assert agreed.target == BOTH | {"late-block-activate": True}
     assert (agreed.missing, agreed.lacking) == ((), ())
 
 
 @pytest.mark.parametrize("defaults", [False, True])
 def test_disks_that_travel_along_are_waited_for(*, defaults: bool) -> None:
-    assert negotiate(ALL, ALL, defaults=defaults, holding=True).source["pause-before-switchover"] is True
+    assert negotiate(ALL, ALL, None if defaults else USUAL, holding=True).source["pause-before-switchover"] is True
     old = without("pause-before-switchover")
-    assert negotiate(old, old, defaults=defaults).lacking == ()
-    assert "pause-before-switchover: unknown to the source" in negotiate(old, ALL, holding=True).lacking[0]
+    assert negotiate(old, old, None if defaults else USUAL).lacking == ()
+    assert "pause-before-switchover: unknown to the source" in negotiate(old, ALL, USUAL, holding=True).lacking[0]
 
 
 def test_what_nobody_asked_for_is_left_alone() -> None:
-    rich = replace(ALL, capabilities=ALL.capabilities | {"multifd", "postcopy-ram"})
-    assert negotiate(rich, rich) == negotiate(ALL, ALL)
+    rich = replace(ALL, capabilities=ALL.capabilities | {"rdma-pin-all", "postcopy-ram"})
+    assert negotiate(rich, rich, USUAL) == negotiate(ALL, ALL, USUAL)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_what_nobody_asked_for_is_left_alone() -> None:
     ],
 )
 def test_what_one_side_does_not_know_is_set_on_neither(source: Features, target: Features, named: str) -> None:
-    agreed = negotiate(source, target)
+    agreed = negotiate(source, target, USUAL)
     assert "return-path" not in agreed.source | agreed.target
     (missing,) = agreed.missing
     assert missing.startswith("return-path: ")
@@ -53,22 +54,22 @@ def test_what_one_side_does_not_know_is_set_on_neither(source: Features, target:
 
 
 def test_the_source_need_not_know_what_only_the_target_does() -> None:
-    assert negotiate(without("late-block-activate"), ALL) == negotiate(ALL, ALL)
-    assert "late-block-activate" in negotiate(ALL, without("late-block-activate")).missing[0]
+    assert negotiate(without("late-block-activate"), ALL, USUAL) == negotiate(ALL, ALL, USUAL)
+    assert "late-block-activate" in negotiate(ALL, without("late-block-activate"), USUAL).missing[0]
 
 
 @pytest.mark.parametrize(("source", "target"), [(without("events"), ALL), (ALL, without("events"))])
 def test_what_no_migration_can_do_without_is_lacking_and_not_merely_missing(source: Features, target: Features) -> None:
-    agreed = negotiate(source, target)
+    agreed = negotiate(source, target, USUAL)
     assert agreed.missing == ()
     (lacking,) = agreed.lacking
     assert lacking.startswith("events: unknown to the ")
 
 
 def test_qemu_s_defaults_keep_only_what_makes_them_drivable() -> None:
-    agreed = negotiate(ALL, ALL, defaults=True)
-    both = {"events": True, "return-path": False, "xbzrle": False}
-    assert agreed.source == both | {"pause-before-switchover": False}
+    agreed = negotiate(ALL, ALL, None)
+    both = {"events": True, "return-path": False, "xbzrle": False, "multifd": False}
+    assert agreed.source == both | {"pause-before-switchover": False, "auto-converge": False}
     assert agreed.target == both | {"late-block-activate": True}
 
 

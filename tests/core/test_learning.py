@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_dirtying import saturating
 
-from godwit.core.forecast import CHANGES, PLAIN, Estimate
+from godwit.core.forecast import Estimate
 from godwit.core.foretelling import expected, foretell, remember
 from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned
 from godwit.errors import InputError
@@ -25,7 +25,9 @@ from godwit.model import (
     Policy,
     Profile,
     Sample,
+    Sending,
     Spec,
+    Strategy,
     Way,
 )
 from godwit.units import MIB
@@ -164,31 +166,34 @@ def test_what_the_last_pages_took_is_no_fixed_part() -> None:
 
 def test_a_quiet_guest_ends_and_the_likely_value_lies_in_each_interval() -> None:
     found = foretell(KNOWN, 160.0)
-    assert [row.strategy for row in found.prospects] == [PLAIN, CHANGES]
+    assert [row.strategy for row in found.prospects] == [Sending.WHOLE, Sending.CHANGES]
     for row in found.prospects:
         assert row.converges
         for interval in (row.total, row.blackout, row.client_gap, row.bytes):
             assert interval.likely in interval
         assert row.blackout.likely < row.client_gap.likely < row.total.likely
-    assert found.prospect.strategy == CHANGES
-    assert expected(found).startswith("expected: ")
+    assert found.prospect.strategy == Sending.CHANGES
+    assert expected(found, Policy()).startswith("expected by xbzrle: ")
 
 
 def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     sample = MemorySample(4096, 2048, 800, 0.02, 0.4, 0.2)
     found = foretell(replace(KNOWN, profile=replace(BUSY, sample=sample)), 160.0)
-    plain, changes = found.prospects
+    plain, changes = found.prospects[:2]
     assert not plain.converges
     assert plain.why.startswith("does not end below 1.")
     assert "the link carries 45.3 MiB/s; a page sent again takes 2% of its size" in found.situation
     assert changes.converges
     assert "only as their changes" in found.reason
-    without = foretell(replace(KNOWN, profile=BUSY, changes=False), 160.0)
-    assert [row.strategy for row in without.prospects] == [PLAIN]
-    assert expected(without).endswith("ms would let it end, --static moves it standing still")
-    granted = Policy(max_downtime=int(expected(without).split("--max-downtime ")[1].split("ms")[0]) / 1000)
-    assert foretell(replace(KNOWN, profile=BUSY, changes=False, policy=granted), 160.0).prospect.converges
-    assert expected(without).startswith("expected not to end by itself: the guest writes 143.")
+    unable = replace(KNOWN, profile=BUSY, sendings=(Sending.WHOLE,), throttles=False)
+    without = foretell(unable, 160.0)
+    assert [row.strategy for row in without.prospects] == [Sending.WHOLE]
+    assert expected(without, Policy()).endswith(
+        "--allow pause lets it stand still at the end, --static moves it standing still"
+    )
+    granted = Policy(max_downtime=int(expected(without, Policy()).split("--max-downtime ")[1].split("ms")[0]) / 1000)
+    assert foretell(replace(unable, policy=granted), 160.0).prospect.converges
+    assert expected(without, Policy()).startswith("expected not to end by itself: the guest writes 143.")
 
 
 @settings(deadline=None, max_examples=50)
@@ -220,7 +225,7 @@ SAMPLES = [Sample(205.0, 2, 200 * MIB, 20 * MIB, MEMORY, 40e6, 1e6)]
 
 
 def test_a_move_is_remembered_as_it_was() -> None:
-    found = remember(SPEC, OUTCOME, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003)
+    found = remember(SPEC, OUTCOME, SAMPLES, 200.0, MEMORY, None, how=Strategy(), limit=0.003)
     assert found is not None
     assert (found.total, found.start_delay, found.blackout, found.client_gap) == (6.2, 0.9, 0.02, 0.06)
     assert found.passes == (PassRecord(MEMORY, 200 * MIB, 5.0, 20 * MIB),)
@@ -237,7 +242,7 @@ def test_a_move_is_remembered_as_it_was() -> None:
     ],
 )
 def test_what_says_nothing_of_a_live_move_of_memory_is_not_remembered(spec: Spec, outcome: Outcome) -> None:
-    assert remember(spec, outcome, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003) is None
+    assert remember(spec, outcome, SAMPLES, 200.0, MEMORY, None, how=Strategy(), limit=0.003) is None
 
 
 def test_a_stream_that_had_all_that_it_was_permitted_says_nothing_of_the_link() -> None:
@@ -247,7 +252,7 @@ def test_a_stream_that_had_all_that_it_was_permitted_says_nothing_of_the_link() 
         (replace(SPEC, policy=Policy(bandwidth=round(rate * 2))), False),
         (replace(SPEC, defaults=True), False),  # QEMU permits itself 128 MiB/s
     ):
-        found = remember(spec, OUTCOME, SAMPLES, 200.0, MEMORY, None, changes=True, limit=0.003)
+        found = remember(spec, OUTCOME, SAMPLES, 200.0, MEMORY, None, how=Strategy(), limit=0.003)
         assert found is not None
         assert found.limited is limited
         assert found.limit == (0.3 if spec.defaults else 0.003)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from godwit.core.readings import left_after_passes, pace_of, passes_of
+from godwit.core.readings import busiest, left_after_passes, pace_of, passes_of
 from godwit.model import PassRecord, Sample
 
 
@@ -63,3 +63,10 @@ def test_whatever_was_read_no_figure_is_negative(rows: list[tuple[float, int, in
     for one in passes_of(seen, 0.0):
         assert min(one.due, one.sent, one.seconds, one.left) >= 0
     assert (pace_of(seen, 10.0) or 0.0) >= 0
+
+
+def test_the_busiest_cpu_counts() -> None:
+    assert busiest((1.0, 5.0), (1.5, 5.1), 1.0) == pytest.approx(0.5)
+    assert busiest((1.0,), (3.0,), 1.0) == 1.0  # a tick may be counted late
+    assert busiest((1.0,), (1.1,), 0.1) is None
+    assert busiest((), (), 1.0) == 0.0

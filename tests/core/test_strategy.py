@@ -5,20 +5,31 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_dirtying import saturating
 
+from godwit.core.capabilities import HELD
+from godwit.core.dirtying import curve_of
 from godwit.core.readings import pace_of
 from godwit.core.strategy import (
+    HALVING,
     IMPROVEMENT,
+    LADDER,
     MARGIN,
+    PAUSE,
     STALL_SECONDS,
     STALLED_PASSES,
     Switchover,
     adjusted,
     decide,
     eta,
+    ladder,
+    last_moment,
+    nap,
     stalled,
+    throttle_for,
+    writes_at,
 )
-from godwit.model import Policy, Sample
+from godwit.model import Goal, Permission, Policy, Sample
 from godwit.units import MIB
 
 RATE = 50e6
@@ -190,6 +201,125 @@ def test_one_pass_that_left_more_is_no_evidence_while_the_best_improves() -> Non
 def test_an_improvement_that_is_too_small_is_none() -> None:
     left = [40e6 * (1 - IMPROVEMENT / 2) ** number for number in range(3)]
     assert decide(Policy(max_downtime=10), passes(40e6, *left), Switchover(0.02)) is not None
+
+
+# -- a guest that is slowed down ---------------------------------------------------------------------------------------
+
+BUSY = passes(*[40e6] * 5, rate=RATE)  # 0.8 s on this link
+
+
+def asleep(samples: list[Sample], percentage: int) -> list[Sample]:
+    return [replace(one, throttle=percentage) for one in samples]
+
+
+def test_a_guest_that_writes_too_fast_is_slowed_down_before_anybody_waits_longer_for_it() -> None:
+    decision = decide(Policy(), BUSY, Switchover(0.003, throttle=HELD), TUNABLE)
+    assert decision is not None
+    assert decision.action == "throttle"
+    told = dict(decision.parameters)
+    assert told["max-cpu-throttle"] in ladder(Policy())
+    assert told["cpu-throttle-increment"] == told["max-cpu-throttle"] - HELD  # in one step
+    assert "let its CPUs sleep" in decision.reason
+    assert "are left at best" in decision.evidence
+    assert adjusted(Switchover(0.003, throttle=HELD), told).throttle == told["max-cpu-throttle"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "throttle"),
+    [
+        (Policy(allows=frozenset()), HELD),  # not permitted
+        (Policy(max_guest_slowdown=0.0), HELD),
+        (Policy(), None),  # not armed
+        (Policy(), 95),  # as far as it may be, already
+        (Policy(goal=Goal.FAST, max_downtime=1.0), HELD),  # 0.8 s are permitted, and nobody minds
+    ],
+)
+def test_it_is_not_slowed_down_where(policy: Policy, throttle: int | None) -> None:
+    samples = BUSY if throttle is None or throttle <= HELD else asleep(BUSY, throttle)
+    decision = decide(policy, samples, Switchover(0.003, throttle=throttle), TUNABLE)
+    assert decision is not None
+    assert decision.action != "throttle"
+
+
+def test_nothing_is_decided_until_qemu_has_slowed_it_down_as_it_was_told() -> None:
+    """Each step takes two looks a second apart, and the passes before it say nothing of how it helps."""
+    told = Switchover(0.003, throttle=50)
+    assert decide(Policy(), BUSY, told, TUNABLE) is None
+    assert decide(Policy(), [*BUSY, *asleep(passes(40e6), 50)], told, TUNABLE) is None
+    further = decide(Policy(), [*BUSY, *asleep(BUSY, 50)], told, TUNABLE)
+    assert further is not None
+    assert further.action == "throttle"
+    assert 50 < dict(further.parameters)["max-cpu-throttle"] <= 95
+
+
+@settings(deadline=None, max_examples=60)
+@given(any_samples, st.floats(0.0, 0.99), st.integers(HELD, 99), st.sampled_from(Goal))
+def test_no_guest_is_slowed_down_more_than_is_permitted_and_never_less_than_before(
+    samples: list[Sample], slowdown: float, now: int, goal: Goal
+) -> None:
+    policy = Policy(goal=goal, max_guest_slowdown=slowdown)
+    decision = decide(policy, samples, Switchover(0.003, throttle=now), TUNABLE)
+    if decision is not None and decision.action == "throttle":
+        told = dict(decision.parameters)["max-cpu-throttle"]
+        assert now < told <= policy.most_throttle
+        assert nap(told) <= policy.max_downtime
+
+
+@settings(deadline=None)
+@given(st.floats(1e6, 4e8), st.floats(1e6, 4e8), st.integers(1, len(LADDER)), st.floats(0.05, 1.0))
+def test_the_planned_sleep_halves_passes_or_is_all_that_is_permitted(
+    writes: float, pace: float, rungs: int, busy: float
+) -> None:
+    curve = curve_of(saturating(256 * MIB, writes), 512 * MIB)
+    planned = throttle_for(curve, pace, 0.03, LADDER[:rungs], busy)
+    assert planned in LADDER[:rungs]
+    if planned != LADDER[rungs - 1]:
+        assert curve.unique(0.03 * writes_at(planned, busy)) <= pace * 0.03 * HALVING
+
+
+def test_a_guest_that_works_a_part_of_its_time_loses_nothing_until_less_is_left_to_it() -> None:
+    assert [writes_at(percentage, 0.2) for percentage in (0, 50, 80)] == pytest.approx([1.0, 1.0, 1.0])
+    assert writes_at(90, 0.2) == pytest.approx(0.5)
+    assert writes_at(90, 1.0) == pytest.approx(0.1)
+    lazy, keen = (decide(Policy(), BUSY, Switchover(0.003, throttle=HELD), TUNABLE, busy=busy) for busy in (0.2, 1.0))
+    assert lazy is not None
+    assert keen is not None
+    assert dict(lazy.parameters)["max-cpu-throttle"] > 80 > dict(keen.parameters)["max-cpu-throttle"]
+
+
+def test_no_nap_is_longer_than_the_guest_may_stand_still() -> None:
+    assert nap(75) == pytest.approx(0.03)
+    assert [nap(share) for share in LADDER] == sorted(nap(share) for share in LADDER)
+    assert max(ladder(Policy(max_downtime=0.05))) == 80
+    assert max(ladder(Policy())) == 95
+    assert ladder(Policy(max_guest_slowdown=0.0)) == []
+
+
+# -- a guest that may be paused ----------------------------------------------------------------------------------------
+
+MAY = Policy(allows=frozenset({Permission.PAUSE}))
+
+
+def test_what_cannot_end_otherwise_is_paused_where_that_is_permitted() -> None:
+    decision = decide(MAY, BUSY, Switchover(0.3))
+    assert decision is not None
+    assert decision.action == PAUSE
+    assert decision.parameters == ()
+    assert "800.0 ms would be needed" in decision.reason
+
+
+def test_a_guest_is_paused_just_in_time_for_its_deadline() -> None:
+    """40 MB are left at 50 MB/s, and as much may have changed since: 2 s with a margin, and 1 s for the handover."""
+    policy = replace(MAY, deadline=60.0)
+    samples = [sample(2, 40e6, at=float(at)) for at in range(56, 58)]
+    early, late = (last_moment(policy, [replace(one, at=at) for one in samples], 0.0) for at in (56.9, 57.1))
+    assert early is None
+    assert late is not None
+    assert (late.action, late.parameters) == (PAUSE, ())
+    assert "2.90 s are left until the deadline" in late.reason
+    for nobody in (replace(policy, deadline=None), replace(policy, allows=frozenset())):
+        assert last_moment(nobody, samples, 0.0) is None
+    assert last_moment(policy, [], 0.0) is None
 
 
 # -- a stream that stands still ------------------------------------------------------------------------------------

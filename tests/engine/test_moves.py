@@ -9,15 +9,30 @@ from typing import TYPE_CHECKING
 import pytest
 from stage import ID, LONG, SMALL, Stage, simulate, stage
 
+from godwit.core.goals import policy_for
 from godwit.core.state import Door, Phase
 from godwit.hosts.fake import FakeGuest, Workload
-from godwit.model import MIGRATION_PORTS, Features, OutcomeStatus, Owner, Policy, ProbeRequest, RunState, Severity
+from godwit.model import (
+    MIGRATION_PORTS,
+    Features,
+    Goal,
+    OutcomeStatus,
+    Owner,
+    Permission,
+    Policy,
+    ProbeRequest,
+    RunState,
+    Severity,
+    Way,
+)
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from godwit.core.state import State
     from godwit.model import GuestFacts, Outcome
+    from godwit.ports import Entry
 
 THE_WAY = [
     Phase.PENDING,
@@ -112,7 +127,8 @@ def test_qemu_s_own_defaults_are_left_to_qemu_and_cost_more() -> None:
 
 def test_a_guest_that_dirties_fast_is_given_more_downtime_step_by_step() -> None:
     async def scenario() -> None:
-        scene = stage(Workload(256 * MIB, used=64 * MIB, hot_set=5 * MIB, dirty_rate=200 * MIB))
+        load = Workload(256 * MIB, used=64 * MIB, hot_set=5 * MIB, dirty_rate=200 * MIB)
+        scene = stage(load, policy=Policy(allows=frozenset()))
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED
@@ -126,6 +142,74 @@ def test_a_guest_that_dirties_fast_is_given_more_downtime_step_by_step() -> None
         assert limits == sorted(limits)
         assert limits[-1] <= 300
         assert (outcome.downtime.blackout_ms or 0) <= 300 + 50
+
+    simulate(scenario)
+
+
+TOO_FAST = Workload(256 * MIB, used=64 * MIB, hot_set=48 * MIB, dirty_rate=120 * MIB)
+"""Of a hot set that takes half a second or more over this link, rewritten more than twice a second."""
+
+
+def decisions(lines: list[Entry]) -> list[str]:
+    return [line.data["detail"]["action"] for line in lines if line.data.get("event") == "Decided"]  # type: ignore[index]
+
+
+def test_a_guest_that_writes_faster_than_its_link_carries_is_slowed_down_and_ends() -> None:
+    async def scenario() -> None:
+        scene = stage(TOO_FAST)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert "throttle" in decisions(await scene.journal.entries(ID))
+        assert (outcome.downtime.blackout_ms or 0) < 80
+
+    simulate(scenario)
+
+
+def test_one_that_may_not_be_slowed_down_is_paused_if_it_may_be_paused() -> None:
+    async def scenario() -> None:
+        scene = stage(TOO_FAST, policy=Policy(allows=frozenset({Permission.PAUSE})))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert decisions(await scene.journal.entries(ID))[-1] == "pause"
+        assert 300 < (outcome.downtime.blackout_ms or 0) < 2000
+
+    simulate(scenario)
+
+
+def test_a_deadline_is_kept_by_a_pause_that_is_permitted() -> None:
+    async def scenario() -> None:
+        busy = Workload(GIB, used=256 * MIB, hot_set=128 * MIB, dirty_rate=400 * MIB)
+        scene = stage(busy, policy=policy_for(Goal.FINISH, deadline=12.0))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert outcome.total_s < 12
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("runner", ["first", "second"])
+def test_a_pause_is_taken_back_with_the_move(runner: str) -> None:
+    """Whoever cancels a move whose guest was paused for it has it run again, whichever runner sees to that."""
+
+    async def scenario() -> None:
+        scene = stage(TOO_FAST, policy=Policy(allows=frozenset({Permission.PAUSE})))
+
+        async def after(state: State) -> None:
+            if state.way is Way.STATIC and scene.world.link("one", "two").bandwidth > 1e6:
+                scene.world.link("one", "two").bandwidth = 1e6
+                scene.cancel()
+                if runner == "second":
+                    await scene.die()
+
+        scene.journal.after = after
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.CANCELLED
+        assert scene.state_on(scene.one) is RunState.RUNNING
+        assert scene.runners == (2 if runner == "second" else 1)
 
     simulate(scenario)
 
@@ -401,7 +485,7 @@ def test_a_short_break_of_the_link_is_lived_through() -> None:
 def test_a_guest_too_busy_for_its_link_runs_until_the_deadline_and_stays() -> None:
     async def scenario() -> None:
         busy = Workload(GIB, used=256 * MIB, hot_set=128 * MIB, dirty_rate=400 * MIB)
-        scene = stage(busy, policy=Policy(max_downtime=0.1, deadline=60.0))
+        scene = stage(busy, policy=Policy(max_downtime=0.1, deadline=60.0, allows=frozenset()))
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.FAILED

@@ -205,6 +205,17 @@ class GuestContract:
         assert 0 < found.compressed <= 1.1
         assert 0.1 < found.seconds < 5
 
+    async def test_what_its_cpus_work_is_counted(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            before = await guest.cpu_times()
+            await asyncio.sleep(0.5)
+            after = await guest.cpu_times()
+
+        assert len(before) == len(after) > 0
+        assert all(0 <= late - early < 30 for early, late in zip(before, after, strict=True))
+
     async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
         await bench.start()
 

@@ -9,7 +9,17 @@ import typer
 from typer import echo
 
 from godwit.cli.ground import Json, bandwidth, print_json, run, service
-from godwit.cli.moves import MaxDowntime, policy_of
+from godwit.cli.policies import (
+    Allow,
+    Bandwidth,
+    Deadline,
+    Forbid,
+    MaxDowntime,
+    MaxSlowdown,
+    PolicyName,
+    Typed,
+    policy_of,
+)
 from godwit.core.foretelling import interval_words, way_out
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size
@@ -21,14 +31,17 @@ if TYPE_CHECKING:
     from godwit.model import Forecast, MoveRecord, Policy, Prospect
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - the options
     vm: Annotated[str, typer.Argument(metavar="VM", help="The guest's name.", show_default=False)] = "",
     host: Annotated[str, typer.Argument(metavar="HOST", help="Where it would go.", show_default=False)] = "",
     *,
+    policy: PolicyName = None,
     max_downtime: MaxDowntime = None,
-    bandwidth_: Annotated[
-        str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")
-    ] = None,
+    deadline: Deadline = None,
+    bandwidth_: Bandwidth = None,
+    max_slowdown: MaxSlowdown = None,
+    allow: Allow = None,
+    forbid: Forbid = None,
     link: Annotated[
         str | None, typer.Option(metavar="RATE", help="What the link carries, where no move has shown it yet.")
     ] = None,
@@ -58,7 +71,8 @@ def forecast(
     if link is not None and not rate:
         message = "--link is the rate of a real link, and 0 means unlimited"
         raise InputError(message)
-    run(_forecast(vm, host, policy_of(max_downtime, None, bandwidth_), rate, profile=profile, as_json=json))
+    typed = Typed(policy, max_downtime, deadline, bandwidth_, max_slowdown, tuple(allow or ()), tuple(forbid or ()))
+    run(_forecast(vm, host, policy_of(typed), rate, profile=profile, as_json=json))
 
 
 async def _forecast(
@@ -71,11 +85,11 @@ async def _forecast(
     if as_json:
         print_json(asdict(found))
         return
-    for line in forecast_lines(found):
+    for line in forecast_lines(found, policy):
         echo(line)
 
 
-def forecast_lines(found: Forecast) -> list[str]:
+def forecast_lines(found: Forecast, policy: Policy) -> list[str]:
     """Say what is expected, a line a strategy, and what that rests on."""
     head = ("", "in all", "blackout", "a client waits", "sent", "passes")
     rows = [_row(row, chosen=row.strategy == found.chosen) for row in found.prospects]
@@ -88,7 +102,7 @@ def forecast_lines(found: Forecast) -> list[str]:
         lines.append("  ".join(cells).rstrip())
     lines.append(f"chosen: {found.chosen}: {found.reason}")
     if not found.prospect.converges:
-        lines.append(f"mend: {way_out(found)}")
+        lines.append(f"mend: {way_out(found, policy)}")
     lines.append("resting on:")
     return [*lines, *(f"  {words}" for words in found.knowledge)]
 

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from typer import echo
 
-from godwit.cli.ground import LONGEST_DOWNTIME, Json, bandwidth, duration, migration_id, print_json, run, service
+from godwit.cli.ground import Json, duration, migration_id, print_json, run, service
+from godwit.cli.policies import (
+    Allow,
+    Bandwidth,
+    Deadline,
+    Forbid,
+    MaxDowntime,
+    MaxSlowdown,
+    PolicyName,
+    Typed,
+    policy_of,
+)
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
-from godwit.model import DiskMode, OutcomeStatus, Policy, ProbeRequest, Way
+from godwit.model import DiskMode, OutcomeStatus, ProbeRequest, Way
 
 if TYPE_CHECKING:
     from godwit.cli.following import Inbox
-    from godwit.model import Finding, Outcome
+    from godwit.model import Finding, Outcome, Policy
     from godwit.ports import MigrationRow
     from godwit.service import Service
 
@@ -26,22 +37,19 @@ EXIT_PIPE: Final = 141
 
 VmName = Annotated[str, typer.Argument(metavar="VM", help="The guest's name.", show_default=False)]
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="Where it shall go.", show_default=False)]
-MaxDowntime = Annotated[
-    str | None, typer.Option(metavar="TIME", help="How long it may stand still at most, as in 30ms.  \\[300ms]")
-]
 
 
 def migrate(  # noqa: PLR0913 - the options
     vm: VmName,
     host: HostName,
     *,
+    policy: PolicyName = None,
     max_downtime: MaxDowntime = None,
-    deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Go back if it is not handed over by then: 10min.")
-    ] = None,
-    bandwidth_: Annotated[
-        str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")
-    ] = None,
+    deadline: Deadline = None,
+    bandwidth_: Bandwidth = None,
+    max_slowdown: MaxSlowdown = None,
+    allow: Allow = None,
+    forbid: Forbid = None,
     disks: Annotated[
         DiskMode, typer.Option(help="What becomes of disks: copy what is not shared, or share all, or copy.")
     ] = DiskMode.AUTO,
@@ -85,33 +93,24 @@ def migrate(  # noqa: PLR0913 - the options
     if detach and dry_run:
         message = "--detach and --dry-run contradict each other"
         raise InputError(message)
-    policy = replace(
-        policy_of(max_downtime, deadline, bandwidth_),
+    typed = Typed(policy, max_downtime, deadline, bandwidth_, max_slowdown, tuple(allow or ()), tuple(forbid or ()))
+    wanted = replace(
+        policy_of(typed),
         disks=disks,
         disk_modes=disk_modes(disk or []),
         compare_all=compare_all,
         keep_old=not no_keep,
         verify_disks=verify_disks,
     )
-    policy = standing_policy(policy, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
+    wanted = standing_policy(wanted, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
     if static and qemu_defaults:
         message = "--qemu-defaults compares live moves: --static has no such thing"
         raise InputError(message)
     if dry_run:
-        run(_check(vm, host, policy, as_json=json))
+        run(_check(vm, host, wanted, as_json=json))
         return
     request = probe_of(probe)
-    raise typer.Exit(run(_migrate(vm, host, policy, request, defaults=qemu_defaults, detach=detach, as_json=json)))
-
-
-def policy_of(max_downtime: str | None, deadline: str | None, rate: str | None) -> Policy:
-    """Return what the options permit. Raises InputError naming the option."""
-    longest = duration("--max-downtime", max_downtime, longest=LONGEST_DOWNTIME)
-    return Policy(
-        max_downtime=Policy().max_downtime if longest is None else longest,
-        deadline=duration("--deadline", deadline),
-        bandwidth=bandwidth("--bandwidth", rate),
-    )
+    raise typer.Exit(run(_migrate(vm, host, wanted, request, defaults=qemu_defaults, detach=detach, as_json=json)))
 
 
 def standing_policy(
@@ -262,7 +261,7 @@ def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
 
 def check(vm: VmName, host: HostName, *, max_downtime: MaxDowntime = None, json: Json = False) -> None:
     """Say what would keep a guest from moving; change nothing."""
-    run(_check(vm, host, policy_of(max_downtime, None, None), as_json=json))
+    run(_check(vm, host, policy_of(Typed(max_downtime=max_downtime)), as_json=json))
 
 
 async def _check(vm: str, host: str, policy: Policy, *, as_json: bool) -> None:

@@ -9,7 +9,8 @@ import typer
 from typer import echo
 
 from godwit.cli.ground import Json, bandwidth, print_json, run, service
-from godwit.cli.moves import MaxDowntime, VmName, policy_of
+from godwit.cli.moves import VmName  # noqa: TC001 - typer reads it
+from godwit.cli.policies import MaxDowntime, Typed, policy_of
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import least_downtime
 from godwit.errors import InputError
@@ -45,7 +46,7 @@ def profile(
     if max_downtime is not None and rate is None:
         message = "--max-downtime goes with --link: without a link nothing can be said of downtime"
         raise InputError(message)
-    limit = policy_of(max_downtime, None, None).max_downtime
+    limit = policy_of(Typed(max_downtime=max_downtime)).max_downtime
     found = run(_profile(vm, sample=not no_sample))
     curve = curve_of(found.windows, found.memory)
     needed = None if rate is None else least_downtime(curve, rate)

@@ -8,7 +8,8 @@ import typer
 from typer import echo
 
 from godwit.cli.ground import Json, print_json, run, service
-from godwit.cli.moves import MaxDowntime, VmName, finding_lines, follow, policy_of, probe_of, tell_detached
+from godwit.cli.moves import VmName, finding_lines, follow, probe_of, tell_detached
+from godwit.cli.policies import MaxDowntime, Typed, policy_of
 from godwit.errors import InputError, RefusedError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def upgrade(
     if dry_run:
         run(_check(vm, qemu, as_json=json))
         return
-    policy, request = policy_of(max_downtime, None, None), probe_of(probe)
+    policy, request = policy_of(Typed(max_downtime=max_downtime)), probe_of(probe)
     raise typer.Exit(run(_upgrade(vm, qemu, policy, request, detach=detach, as_json=json)))
 
 

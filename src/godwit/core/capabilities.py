@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.model import Side
+from godwit.model import Sending, Side, Strategy
 
 if TYPE_CHECKING:
     from godwit.model import Features, Policy
@@ -36,6 +36,8 @@ class Capability:
     needed: bool = False
     holding: bool = False
     """Only for a migration whose disks travel along; it cannot do without it."""
+    chosen: bool = False
+    """Only where the strategy says so."""
 
 
 CAPABILITIES: Final = (
@@ -45,6 +47,19 @@ CAPABILITIES: Final = (
         _BOTH,
         "the pages that even a quiet guest writes again and again travel as the bytes that changed in them, so that the"
         " last pass, the one that the guest waits for, is a fraction of what it would be",
+        chosen=True,
+    ),
+    Capability(
+        "multifd",
+        _BOTH,
+        "pages travel compressed, by several threads, where the link and not a CPU is what holds them back",
+        chosen=True,
+    ),
+    Capability(
+        "auto-converge",
+        frozenset({Side.SOURCE}),
+        "a guest that writes faster than the link carries can be slowed down by just as much as it takes",
+        chosen=True,
     ),
     Capability(
         "pause-before-switchover",
@@ -71,6 +86,18 @@ UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", "avail-switch
 """Parameters that only some QEMUs have, as they are where nobody has set them."""
 
 
+CHANNELS: Final = 2
+"""Threads, and connections, that send compressed pages."""
+
+HELD: Final = 1
+"""The percentage at which QEMU's auto-converge does nothing that anybody notices: the least that it can."""
+
+_THRESHOLD: Final = 1
+"""The percentage of what a pass sends that the guest must have changed for QEMU to slow it down: the least, so that it
+is the strategy that decides when."""
+
+_COMPRESSION: Final = {Sending.ZSTD: "zstd", Sending.ZLIB: "zlib"}
+
 _DEFAULT_CACHE, _SMALL = 64 << 20, 1 << 30
 
 
@@ -96,23 +123,96 @@ class Negotiated:
     lacking: tuple[str, ...] = ()
 
 
-def negotiate(source: Features, target: Features, *, defaults: bool = False, holding: bool = False) -> Negotiated:
-    """Choose the capabilities that every concerned side knows; `holding` is for a migration with disks to copy."""
+def sendings(source: Features, target: Features) -> tuple[Sending, ...]:
+    """Return the ways in which pages can travel between two QEMUs.
+
+    Pages that multifd sends are not sent as their changes: QEMU refuses both together, or, before 8.1, takes both and
+    then sends pages whole (migration/ram.c).
+    """
+    both = source.capabilities & target.capabilities
+    found = [Sending.WHOLE]
+    if "xbzrle" in both:
+        found.append(Sending.CHANGES)
+    if "multifd" in both:
+        common = source.compressions & target.compressions
+        found += [sending for sending, name in _COMPRESSION.items() if name in common][:1]
+    return tuple(found)
+
+
+def can_throttle(source: Features) -> bool:
+    """Say whether a QEMU can slow its guest down by just as much as it is told."""
+    return "auto-converge" in source.capabilities and "max-cpu-throttle" in source.parameters
+
+
+def usual(policy: Policy, source: Features, target: Features) -> Strategy:
+    """Return the strategy for a guest of which nothing is known."""
+    sending = Sending.CHANGES if Sending.CHANGES in sendings(source, target) else Sending.WHOLE
+    return Strategy(sending, armed=can_throttle(source) and policy.most_throttle > HELD)
+
+
+def _chosen(strategy: Strategy) -> frozenset[str]:
+    """Return the capabilities that the strategy asks for."""
+    multifd = {"multifd"} if strategy.sending in _COMPRESSION else set()
+    changes = {"xbzrle"} if strategy.sending is Sending.CHANGES else set()
+    return frozenset(multifd | changes | ({"auto-converge"} if strategy.armed else set()))
+
+
+def negotiate(source: Features, target: Features, strategy: Strategy | None, *, holding: bool = False) -> Negotiated:
+    """Choose the capabilities that every concerned side knows; without a strategy, those of QEMU's own defaults.
+
+    `holding` is for a migration with disks to copy.
+    """
     known = {Side.SOURCE: source.capabilities, Side.TARGET: target.capabilities}
     chosen: dict[Side, dict[str, bool]] = {Side.SOURCE: {}, Side.TARGET: {}}
     missing: list[str] = []
     lacking: list[str] = []
     for row in CAPABILITIES:
-        wanted = holding if row.holding else not defaults or row.name in DEFAULTS_ONLY
+        wanted = _wanted(row, strategy, holding=holding)
         ignorant = sorted(side for side in row.sides if row.name not in known[side])
         if ignorant:
             words = f"{row.name}: unknown to the {' and the '.join(ignorant)}; {row.why}"
-            if not row.holding or holding:
+            if wanted or not (row.holding or row.chosen):
                 (lacking if row.needed or row.holding else missing).append(words)
             continue
         for side in row.sides:
             chosen[side][row.name] = wanted
     return Negotiated(chosen[Side.SOURCE], chosen[Side.TARGET], tuple(missing), tuple(lacking))
+
+
+def _wanted(row: Capability, strategy: Strategy | None, *, holding: bool) -> bool:
+    if row.holding:
+        return holding
+    if strategy is None:
+        return row.name in DEFAULTS_ONLY
+    return row.name in _chosen(strategy) if row.chosen else True
+
+
+def strategy_parameters(strategy: Strategy, features: Features, memory: int) -> dict[str, int | str | bool]:
+    """Return what a strategy sets on the source, of a guest with so many bytes of memory, in QEMU's units.
+
+    A guest that is armed to be slowed down, and is not to be yet, is held at the least: QEMU goes from its first
+    percentage to the largest in steps, at most one a second (migration_trigger_throttle() in migration/ram.c).
+    """
+    wanted = multifd_parameters(strategy)
+    if strategy.sending is Sending.CHANGES:
+        wanted["xbzrle-cache-size"] = cache_size(memory)
+    if strategy.armed:
+        percentage = max(strategy.throttle, HELD)
+        wanted |= {"cpu-throttle-initial": percentage, "max-cpu-throttle": percentage, "cpu-throttle-increment": HELD}
+        wanted |= {"cpu-throttle-tailslow": False, "throttle-trigger-threshold": _THRESHOLD}
+    return {name: value for name, value in wanted.items() if name in features.parameters}
+
+
+def multifd_parameters(strategy: Strategy) -> dict[str, int | str | bool]:
+    """Return what both sides must set alike for pages that travel compressed."""
+    compression = _COMPRESSION.get(strategy.sending)
+    return {} if compression is None else {"multifd-channels": CHANNELS, "multifd-compression": compression}
+
+
+def throttle_parameters(now: int, percentage: int) -> tuple[tuple[str, int], ...]:
+    """Return what leads a guest that sleeps `now` percent of its time to `percentage` in one step."""
+    step = max(HELD, percentage - max(now, HELD))
+    return (("max-cpu-throttle", percentage), ("cpu-throttle-increment", step))
 
 
 def first_parameters(policy: Policy, *, defaults: bool = False) -> dict[str, int | str | bool]:

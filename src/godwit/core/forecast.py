@@ -14,19 +14,20 @@ and the interval holds the middle 80 % of the weight; parts that only add to a f
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.passes import Simulated, Stream, simulate
-from godwit.model import Interval, Prospect
+from godwit.core.strategy import nap
+from godwit.model import Interval, Prospect, Sending
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from godwit.core.dirtying import DirtyCurve
-    from godwit.model import Policy
+    from godwit.model import Policy, Strategy
 
 _PRECISION: Final = 1e-6
 
@@ -38,6 +39,8 @@ QUANTILE: Final = 1.2816
 
 _POINTS: Final = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
 _LEAST: Final = 0.05
+_NAPS: Final = Interval(1.0, 1.3, 2.0)
+"""How long a client waits for a guest that is slowed down, in naps: it may come late, and meet a second one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,10 @@ class Basis:
 
     `first` is the bytes of the first pass, `bandwidth` bytes a second; `dirtying` scales the curve. `again` is the
     share of a page's size that it takes to send it a second time as its changes, `pages` the bytes of such pages a
-    second that the sender looks through. `start` is the seconds until the stream starts, `fixed` what the blackout
-    takes beyond the last pages, `felt` what the client's gap takes beyond the blackout.
+    second that the sender looks through; `compressed` is the share of its size that a page takes which is compressed,
+    `packed` the bytes of pages a second that the sender can compress. `start` is the seconds until the stream starts,
+    `fixed` what the blackout takes beyond the last pages, `felt` what the client's gap takes beyond the blackout.
+    `busy` is the share of its time for which the guest's busiest CPU works.
     """
 
     curve: DirtyCurve
@@ -70,6 +75,9 @@ class Basis:
     start: Estimate
     fixed: Estimate
     felt: Estimate
+    compressed: Estimate = Estimate(1.0)
+    packed: Estimate = Estimate(math.inf)
+    busy: float = 1.0
     dirtying: Estimate = Estimate(1.0, 0.1)
 
 
@@ -92,45 +100,81 @@ def least_downtime(curve: DirtyCurve, bandwidth: float) -> float:
     return long
 
 
-PLAIN: Final = "plain precopy"
-CHANGES: Final = "xbzrle"
-
-
-def prospect(strategy: str, basis: Basis, policy: Policy, limit: float) -> Prospect:
+def prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Prospect:
     """Say what a move by that strategy would cost; `limit` is the downtime limit that it starts with, in seconds."""
-    again = basis.again if strategy == CHANGES else Estimate(1.0)
-    pages = basis.pages if strategy == CHANGES else Estimate(math.inf)
-    likely = _simulated(basis, policy, limit, again, pages, (0.0, 0.0, 0.0, 0.0))
+    likely = simulated(strategy, basis, policy, limit)
     weighted: list[tuple[float, Simulated]] = []
     for points in product(_POINTS, repeat=4):
         deviations = tuple(point for point, _ in points)
         weight = math.prod(weight for _, weight in points)
-        weighted.append((weight, _simulated(basis, policy, limit, again, pages, deviations)))
+        weighted.append((weight, simulated(strategy, basis, policy, limit, deviations)))
+    found = _prospect(strategy, basis, policy, likely)
     seconds = _interval(
         ((weight, one.seconds + one.blackout) for weight, one in weighted), likely.seconds + likely.blackout
     )
-    blackout = _interval(((weight, one.blackout) for weight, one in weighted), likely.blackout)
     sent = _interval(((weight, one.bytes) for weight, one in weighted), likely.bytes)
-    blackout = _wider(blackout, basis.fixed)
-    return Prospect(
-        strategy,
-        likely.converges,
-        _wider(_wider(seconds, basis.start), basis.fixed),
-        blackout,
-        _wider(blackout, basis.felt),
-        sent,
-        likely.passes,
-        _why(basis, policy, likely),
+    blackout = _wider(_interval(((weight, one.blackout) for weight, one in weighted), likely.blackout), basis.fixed)
+    return replace(
+        found,
+        total=_wider(_wider(seconds, basis.start), basis.fixed),
+        blackout=blackout,
+        client_gap=_felt(_wider(blackout, basis.felt), likely.throttle),
+        bytes=sent,
+        chance=sum(weight for weight, one in weighted if one.converges) / sum(weight for weight, _ in weighted),
     )
 
 
-def _simulated(
-    basis: Basis, policy: Policy, limit: float, again: Estimate, pages: Estimate, deviations: Sequence[float]
+def likely_prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Prospect:
+    """Say what is likely, without how far it may be off: a fraction of the work, to compare many strategies."""
+    return _prospect(strategy, basis, policy, simulated(strategy, basis, policy, limit))
+
+
+def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulated) -> Prospect:
+    total = likely.seconds + likely.blackout + basis.start.likely + basis.fixed.likely
+    blackout = likely.blackout + basis.fixed.likely
+    return Prospect(
+        strategy.name,
+        likely.converges,
+        _exactly(total),
+        _exactly(blackout),
+        _felt(_exactly(blackout + basis.felt.likely), likely.throttle),
+        _exactly(likely.bytes),
+        likely.passes,
+        _why(basis, policy, likely),
+        strategy,
+        likely.lost,
+        float(likely.converges),
+    )
+
+
+def _exactly(value: float) -> Interval:
+    return Interval(value, value, value)
+
+
+def _felt(gap: Interval, throttle: int) -> Interval:
+    """Return what a client waits for: the guest's standstill, or its longest nap if that is longer."""
+    if not throttle:
+        return gap
+    slept = nap(throttle)
+    return Interval(max(gap.low, slept), max(gap.likely, slept * _NAPS.likely), max(gap.high, slept * _NAPS.high))
+
+
+def simulated(
+    strategy: Strategy,
+    basis: Basis,
+    policy: Policy,
+    limit: float,
+    deviations: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
 ) -> Simulated:
     """Simulate the passes with each estimate that many standard deviations off."""
     first, bandwidth, dirtying, changes = deviations
-    stream = Stream(basis.bandwidth.at(bandwidth), min(1.0, again.at(changes)), pages.likely)
-    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first), stream, policy, limit)
+    whole = min(1.0, basis.compressed.at(changes)) if strategy.compresses else 1.0
+    again = min(1.0, basis.again.at(changes)) if strategy.sending is Sending.CHANGES else whole
+    pages = {Sending.WHOLE: math.inf, Sending.CHANGES: basis.pages.likely}.get(strategy.sending, basis.packed.likely)
+    stream = Stream(basis.bandwidth.at(bandwidth), again, pages, whole, strategy.throttle or None, basis.busy)
+    return simulate(
+        basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first) * whole, stream, policy, limit
+    )
 
 
 def _interval(weighted: Iterable[tuple[float, float]], likely: float) -> Interval:
@@ -161,7 +205,8 @@ def _wider(interval: Interval, added: Estimate) -> Interval:
 def _why(basis: Basis, policy: Policy, likely: Simulated) -> str:
     """Say in words whether the stream ends."""
     if likely.converges:
-        return f"ends after {likely.passes} pass{'es' if likely.passes != 1 else ''}"
+        slow = f", {format_duration(likely.lost)} behind with its work" if likely.lost else ""
+        return f"ends after {likely.passes} pass{'es' if likely.passes != 1 else ''}{slow}"
     needed, permitted = (format_duration(one) for one in (likely.blackout + basis.fixed.likely, policy.max_downtime))
     return f"does not end below {needed} of downtime, and {permitted} are permitted"
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, first_parameters
-from godwit.core.forecast import CHANGES, PLAIN, prospect, situation
-from godwit.core.learning import basis_of, rate_of
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD, first_parameters
+from godwit.core.forecast import likely_prospect, prospect, situation
+from godwit.core.goals import GOALS, rank
+from godwit.core.learning import basis_of, rate_of, seen_lately
 from godwit.core.readings import passes_of
-from godwit.core.strategy import MARGIN
-from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Way
+from godwit.core.strategy import MARGIN, bearable, ladder
+from godwit.errors import RefusedError
+from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Permission, Sending, Strategy, Way
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from godwit.core.forecast import Basis
     from godwit.core.learning import Known
-    from godwit.model import Outcome, Prospect, Sample, Spec
+    from godwit.model import Outcome, Policy, Prospect, Sample, Spec
 
+_FEW_PASSES: Final = 6
 _HELD_BACK: Final = 0.9
 """A stream that has this share of what it is permitted is held back by that: QEMU's limiter is no finer."""
 
 
-def foretell(known: Known, now: float) -> Forecast:
-    """Say what a live move would cost. Raises InputError where the guest's writes or the link are not known at all."""
+def foretell(known: Known, now: float, *, thorough: bool = True) -> Forecast:
+    """Say what a live move would cost, and which strategy is to be taken.
+
+    Unless it is to be `thorough`, only of that one is said how far it may be off: whoever moves a guest waits for it.
+    Raises InputError where the guest's writes or the link are not known at all.
+    """
     basis, knowledge = basis_of(known, now)
     limit = min(known.policy.max_downtime, FIRST_DOWNTIME_LIMIT)
-    rows = [prospect(PLAIN, basis, known.policy, limit)]
-    if known.changes:
-        rows.append(prospect(CHANGES, basis, known.policy, limit))
+    rows = _rows(known, basis, limit)
+    chosen = chosen_of(rows, known.policy)
+    alone = without_pause(known.policy)
+    exact = {
+        row.strategy: prospect(row.how, basis, alone, limit)
+        for row in rows
+        if not row.how.pauses and (thorough or row is chosen)
+    }
+    rows = [exact.get(row.strategy, row) for row in rows]
+    chosen = exact.get(chosen.strategy, chosen)
     link = basis.bandwidth
     return Forecast(
         known.vm,
@@ -38,23 +54,119 @@ def foretell(known: Known, now: float) -> Forecast:
         now,
         Interval(link.at(-1.28), link.likely, link.at(1.28)),
         tuple(rows),
-        rows[-1].strategy,
-        _reason(rows),
-        situation(basis, changes=known.changes),
+        chosen.strategy,
+        _reason(rows, chosen, known.policy),
+        situation(basis, changes=Sending.CHANGES in known.sendings),
         knowledge,
     )
 
 
-def _reason(rows: Sequence[Prospect]) -> str:
-    """Say why the last strategy is the one to take."""
-    plain, chosen = rows[0], rows[-1]
-    if chosen is plain:
-        return "this QEMU can send nothing but whole pages"
-    if chosen.converges and not plain.converges:
-        return "only as their changes do the pages that are written again and again travel fast enough"
-    if not chosen.converges:
-        return "no strategy ends by itself; as their changes pages at least take the fewest bytes"
-    return "pages that were sent before travel as their changes: the last pass is the shortest so"
+def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
+    """Return what each strategy that is possible would cost."""
+    policy = known.policy
+    alone = without_pause(policy)
+    armed = known.throttles and policy.most_throttle > HELD
+    rows = []
+    for sending in known.sendings:
+        strategy = Strategy(sending, armed=armed)
+        row = likely_prospect(strategy, basis, alone, limit)
+        rows.append(row)
+        worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
+        if armed and worth and _laborious(row, policy):
+            planned = planned_throttle(strategy, basis, alone, limit)
+            if planned is not None:
+                rows.append(likely_prospect(planned, basis, alone, limit))
+    if Permission.PAUSE in policy.allows and not any(in_time(row, policy) for row in rows):
+        rows.append(_paused(chosen_of(rows, policy), policy))
+    return rows
+
+
+def _laborious(row: Prospect, policy: Policy) -> bool:
+    """Say whether a guest that sleeps a little may be better off."""
+    return not row.converges or row.blackout.likely > bearable(policy) or row.passes > _FEW_PASSES
+
+
+def without_pause(policy: Policy) -> Policy:
+    """Return the policy of a guest that may not be paused: what a strategy does by itself."""
+    return replace(policy, allows=policy.allows - {Permission.PAUSE})
+
+
+def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Strategy | None:
+    """Return the strategy with the throttle that suits the policy best, None where none makes it end."""
+    tried = [
+        likely_prospect(replace(strategy, throttle=percentage), basis, policy, limit) for percentage in ladder(policy)
+    ]
+    best = min(tried, key=lambda row: rank(policy, row), default=None)
+    return best.how if best is not None and best.converges else None
+
+
+def in_time(row: Prospect, policy: Policy) -> bool:
+    """Say whether a strategy ends by itself, and before the deadline."""
+    return row.converges and (policy.deadline is None or row.total.likely <= policy.deadline)
+
+
+def _paused(row: Prospect, policy: Policy) -> Prospect:
+    """Return what a strategy costs whose guest is paused at its end, so that the rest can be sent."""
+    longest = row.total.likely if policy.deadline is None else min(row.total.likely, policy.deadline)
+    how = replace(row.how, pauses=True)
+    return replace(
+        row,
+        strategy=how.name,
+        how=how,
+        converges=True,
+        chance=1.0,
+        total=Interval(min(row.total.low, longest), longest, max(row.total.high, longest)),
+        why=f"stands still for {format_duration(row.blackout.likely)} at its end, as is permitted",
+    )
+
+
+def chosen_of(rows: Sequence[Prospect], policy: Policy) -> Prospect:
+    """Return the strategy to take. Whole pages only where nothing else is possible: they never take fewer bytes."""
+    able = [row for row in rows if row.how.sending is not Sending.WHOLE] or rows
+    return min(able, key=lambda row: rank(policy, row))
+
+
+def _reason(rows: Sequence[Prospect], chosen: Prospect, policy: Policy) -> str:
+    """Say why a strategy is the one to take."""
+    alone = next(row for row in rows if row.how.sending is chosen.how.sending and not row.how.throttle)
+    slowed = f"it costs the guest {format_duration(chosen.lost)} of its work"
+    reasons = (
+        (not chosen.converges, "no strategy that is permitted ends by itself; this one comes nearest"),
+        (chosen.how.pauses, "no strategy that is permitted ends in time by itself, and the guest may be paused"),
+        (chosen.how.throttle and not alone.converges, f"only so its passes shrink; {slowed}"),
+        (bool(chosen.how.throttle), f"{GOALS[policy.goal].words}; {slowed}"),
+        (chosen.how.sending is Sending.WHOLE, "this QEMU can send nothing but whole pages"),
+        (chosen.how.compresses, f"compressed pages take fewer bytes: {GOALS[policy.goal].words}"),
+        (not rows[0].converges, "only as their changes do pages that are written again and again travel fast enough"),
+        (True, "pages that were sent before travel as their changes: the last pass is the shortest so"),
+    )
+    return next(reason for holds, reason in reasons if holds)
+
+
+HOPELESS: Final = 0.02
+"""The chance below which a move is not even begun."""
+
+
+def hopeless(forecast: Forecast, known: Known) -> RefusedError | None:
+    """Return why a move is not to be begun at all, or None.
+
+    That takes recent measurements, by which nothing that the policy permits would let it end.
+    """
+    row, policy = forecast.prospect, known.policy
+    profiles = [known.profile] if known.profile is not None else []
+    if not seen_lately(profiles, known.moves, known.vm, forecast.at):
+        return None
+    if policy.deadline is not None and row.total.low > policy.deadline:
+        message = (
+            f"{known.vm} cannot be moved within {format_duration(policy.deadline)}: {forecast.situation}; "
+            f"by {row.strategy} it takes {interval_words(row.total)}"
+        )
+        return RefusedError(message, remedy=f"allow more time: --deadline {math.ceil(row.total.high)}s")
+    if row.chance >= HOPELESS:
+        return None
+    message = f"{known.vm} would not end moving by itself: {forecast.situation}; by {row.strategy} it {row.why}"
+    remedy = f"{way_out(forecast, policy)}; should the guest have changed since: godwit profile {known.vm}"
+    return RefusedError(message, remedy=remedy)
 
 
 def interval_words(interval: Interval) -> str:
@@ -64,21 +176,26 @@ def interval_words(interval: Interval) -> str:
     return f"{likely} ({low.removesuffix(' ' + unit)} to {high})"
 
 
-def expected(forecast: Forecast) -> str:
+def expected(forecast: Forecast, policy: Policy) -> str:
     """Say in one line what is expected of the chosen strategy."""
     row = forecast.prospect
     if not row.converges:
-        return f"expected not to end by itself: {forecast.situation}; {row.why}; {way_out(forecast)}"
+        return f"expected not to end by itself: {forecast.situation}; {row.why}; {way_out(forecast, policy)}"
     return (
-        f"expected: {interval_words(row.total)} in all, {interval_words(row.blackout)} of blackout, "
+        f"expected by {row.strategy}: {interval_words(row.total)} in all, {interval_words(row.blackout)} of blackout, "
         f"{format_size(round(row.bytes.likely))}"
     )
 
 
-def way_out(forecast: Forecast) -> str:
+def way_out(forecast: Forecast, policy: Policy) -> str:
     """Say what would let the guest move where the chosen strategy does not end."""
     needed = math.ceil(forecast.prospect.blackout.likely * MARGIN * 100) * 10
-    return f"--max-downtime {needed}ms would let it end, --static moves it standing still"
+    ways = [f"--max-downtime {needed}ms would let it end"]
+    if policy.most_throttle <= HELD:
+        ways.append("--allow throttle slows it down as far as it takes")
+    if Permission.PAUSE not in policy.allows:
+        ways.append("--allow pause lets it stand still at the end")
+    return ", ".join((*ways, "--static moves it standing still"))
 
 
 def remember(
@@ -89,18 +206,19 @@ def remember(
     memory: int,
     forecast: Forecast | None,
     *,
-    changes: bool,
+    how: Strategy,
     limit: float,
 ) -> MoveRecord | None:
     """Return what a live move of memory alone was like, or None for any other, and for one that did not end well.
 
-    `began` is when its stream was started; `changes` says whether pages travelled as their changes, `limit`
-    is the downtime limit of the end, in seconds.
+    `began` is when its stream was started; `how` says by which strategy, `limit` is the downtime limit of the end, in
+    seconds.
     """
     live = spec.policy.way is Way.LIVE and spec.upgrade is None and not outcome.disk_bytes
     if not live or outcome.status is not OutcomeStatus.COMPLETED or began is None or outcome.start_delay_s is None:
         return None
     downtime, passes = outcome.downtime, passes_of(samples, began)
+    blackout = None if downtime.blackout_ms is None or how.pauses else downtime.blackout_ms / 1000
     return MoveRecord(
         spec.id,
         spec.vm,
@@ -112,12 +230,13 @@ def remember(
         outcome.start_delay_s,
         outcome.total_s,
         outcome.bytes,
-        None if downtime.blackout_ms is None else downtime.blackout_ms / 1000,
+        blackout,
         None if downtime.client_gap_ms is None else downtime.client_gap_ms / 1000,
         limited=_limited(spec, rate_of(passes, outcome.bytes, outcome.total_s - outcome.start_delay_s)),
-        again=changes,
+        again=how.sending is Sending.CHANGES,
         limit=int(first_parameters(spec.policy, defaults=True)["downtime-limit"]) / 1000 if spec.defaults else limit,
         forecast=forecast,
+        how=how,
     )
 
 

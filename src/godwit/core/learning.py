@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate
+from godwit.core.strategy import writes_at
 from godwit.errors import InputError
-from godwit.model import DirtyWindow
+from godwit.model import DirtyWindow, Sending
 from godwit.units import format_bandwidth, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from godwit.model import MemorySample, MoveRecord, PassRecord, Policy, Profile
+
+FRESH: Final = 600.0
+"""Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
 
 PRIOR_WEIGHT: Final = 1
 RECENT: Final = 8
@@ -42,6 +46,9 @@ AGAIN: Final = Estimate(0.5, 0.3)
 PAGES: Final = 400e6
 """Bytes of pages a second that one core of QEMU compares with their former selves."""
 
+PACKED: Final = 200e6
+"""Bytes of pages a second that two threads of multifd compress with zstd beside a guest that works."""
+
 PAYLOAD: Final = 0.95
 """What frames of 1500 bytes carry of a stream, of all that they take on a link: headers of TCP, IP and Ethernet."""
 
@@ -56,6 +63,7 @@ _ENOUGH_CHANGED: Final = 16
 _TELLING: Final = 0.05
 _DRIFT: Final = 0.03
 _CHANGES_DRIFT: Final = 0.25
+_PACKING_DRIFT: Final = 0.15
 _PAGE_HEAD: Final = 8 / 4096
 _ZERO_PAGE: Final = 9 / 4096
 """QEMU sends eight bytes before each page; of one that is zero it sends these and one more (migration/ram.c)."""
@@ -66,7 +74,8 @@ class Known:
     """What is known before a move: the guest's memory in bytes, and how much of it its QEMU holds.
 
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
-    any guests, the newest first. `changes` says whether pages can travel as their changes.
+    any guests, the newest first. `sendings` are the ways in which pages can travel, `throttles` says whether the guest
+    can be slowed down by just as much as it takes.
     """
 
     vm: str
@@ -78,7 +87,8 @@ class Known:
     profile: Profile | None = None
     link: float | None = None
     moves: Sequence[MoveRecord] = ()
-    changes: bool = True
+    sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
+    throttles: bool = True
 
     @property
     def own(self) -> list[MoveRecord]:
@@ -93,6 +103,12 @@ class Known:
         return self.profile.sample
 
 
+def seen_lately(profiles: Iterable[Profile], moves: Iterable[MoveRecord], vm: str, now: float) -> bool:
+    """Say whether what is known of how a guest writes is recent."""
+    seen = [move.at for move in moves if move.vm == vm and move.passes]
+    return any(now - at < FRESH for at in (*seen, *(profile.at for profile in profiles)))
+
+
 def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
     """Return what a forecast rests on, and that in words.
 
@@ -104,6 +120,7 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
     bandwidth, link = _bandwidth(known, between)
     first, memory = _first(known)
     again, pages, changes = _again(known)
+    compressed, packed = _compressed(known)
     basis = Basis(
         curve=curve_of(windows, known.memory),
         first=first,
@@ -120,6 +137,9 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
             ),
             FELT,
         ),
+        compressed=compressed,
+        packed=packed,
+        busy=_busy(known),
     )
     count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"
     fixed_parts = f"fixed parts from {count}" if between else "fixed parts as measured in a laboratory"
@@ -141,7 +161,11 @@ def _windows(known: Known, now: float) -> tuple[list[DirtyWindow], str]:
     if profile is not None and not any(move.at > profile.at and len(move.passes) > 1 for move in own):
         return list(profile.windows), f"its writes from a profile, {format_duration(max(0.0, now - profile.at))} old"
     for move in own:
-        windows = [DirtyWindow(one.seconds, one.left) for one in move.passes if one.seconds > 0]
+        windows = [
+            DirtyWindow(one.seconds * writes_at(one.throttle, _busy(known)), one.left)
+            for one in move.passes
+            if one.seconds > 0
+        ]
         if windows:
             return windows, f"its writes from the passes of its move {move.id}"
     if profile is not None:
@@ -160,7 +184,7 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
             f"a link of {format_bandwidth(round(known.link))}, as was said",
         )
     else:
-        rates = [rate for move in between if not move.limited and (rate := _rate(move)) is not None][:_LATEST]
+        rates = _rates(between)
         if not rates and not cap:
             message = f"nobody knows what the link between {known.source} and {known.target} carries: nothing was moved"
             raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
@@ -190,6 +214,28 @@ def _rate(move: MoveRecord) -> float | None:
     return rate_of(move.passes, move.bytes, move.total - move.start_delay)
 
 
+def _busy(known: Known) -> float:
+    """Return the share of its time for which the guest's busiest CPU works; all of it, where nobody has looked."""
+    busy = known.profile.busy if known.profile is not None else None
+    return 1.0 if busy is None else busy
+
+
+def _rates(between: Sequence[MoveRecord]) -> list[float]:
+    """Return what the link carried in the latest moves; one that compressed may have been held back by that."""
+    rated = [(move.how.compresses, rate) for move in between if not move.limited and (rate := _rate(move)) is not None]
+    plain = [rate for compresses, rate in rated if not compresses]
+    return (plain or [rate for _, rate in rated])[:_LATEST]
+
+
+def _compressed(known: Known) -> tuple[Estimate, Estimate]:
+    """Return the share of its size that a compressed page takes, and the bytes of pages a second that can be."""
+    packed = Estimate(PACKED)
+    if known.profile is None or known.profile.sample is None or known.profile.sample.compressed is None:
+        return Estimate(1.0, 0.0), packed  # nobody has looked: nothing is to be hoped for
+    share = known.profile.sample.compressed
+    return Estimate(share, share * _PACKING_DRIFT), packed
+
+
 def _first(known: Known) -> tuple[Estimate, str]:
     """Return the bytes of the first pass: memory that holds anything but zeroes."""
     if (sample := known.sample) is not None and sample.pages:
@@ -198,7 +244,11 @@ def _first(known: Known) -> tuple[Estimate, str]:
         scatter = known.memory * math.sqrt(full * (1 - full) / sample.pages)
         words = f"its first pass from a look at its memory ({full:.0%} of its pages are not zero)"
         return Estimate(likely, math.hypot(scatter, likely * _DRIFT)), words
-    shares = [move.passes[0].sent / move.memory for move in known.own if move.passes and move.memory]
+    shares = [
+        move.passes[0].sent / move.memory
+        for move in known.own
+        if move.passes and move.memory and not move.how.compresses
+    ]
     if shares:
         likely = min(1.0, shares[0]) * known.memory
         return Estimate(likely, likely * _STEADY), f"its first pass as in its last move ({shares[0]:.0%} of its memory)"
@@ -235,7 +285,11 @@ def _fixed(move: MoveRecord) -> float | None:
     if move.blackout is None or rate is None or not move.passes or move.limit > _TELLING:
         return None
     later = [one for one in _kept(move) if one.due > 0]
-    share = min(1.0, sum(one.sent for one in later) / sum(one.due for one in later)) if later and move.again else 1.0
+    share = (
+        min(1.0, sum(one.sent for one in later) / sum(one.due for one in later))
+        if later and (move.again or move.how.compresses)
+        else 1.0
+    )
     return max(0.0, move.blackout - min(move.limit, move.passes[-1].left * share / rate))
 
 

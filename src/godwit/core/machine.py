@@ -27,6 +27,7 @@ from godwit.core import offline
 from godwit.core.recovery import Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
 from godwit.core.steps import Step
+from godwit.core.strategy import PAUSE
 from godwit.model import Owner, Side, StreamStatus, Way
 
 __all__ = ["LATE", "TRANSITIONS", "Handler", "IllegalTransitionError", "Step", "step"]
@@ -89,7 +90,7 @@ def _must_be_durable(old: State, new: State) -> bool:
     """One-way doors and undos are on disk before they are acted upon; the step through an armed door adds nothing."""
     if new.phase is Phase.COMMITTING and old.door is not Door.CLOSED:
         return False
-    return new.phase is not old.phase or new.door is not old.door or not new.held <= old.held
+    return new.phase is not old.phase or new.door is not old.door or new.way is not old.way or not new.held <= old.held
 
 
 # -- the way there -------------------------------------------------------------------------------------------------
@@ -162,6 +163,8 @@ def _nothing(state: State, _: e.Event) -> Step:
 
 def _adjust(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Decided)  # noqa: S101 - the table says so; for the type checker
+    if event.action == PAUSE:  # from here on it travels as one that stands still all the way
+        return Step(state if state.way is Way.STATIC else replace(state, way=Way.STATIC), (e.StopSource(),))
     return Step(state, (e.Adjust(event.parameters, event.reason),) if event.parameters else ())
 
 
@@ -343,8 +346,8 @@ def _go_back(state: State, event: e.Event) -> Step:
 
 
 def _precopy_step_failed(state: State, event: e.Event) -> Step:
-    """Go back, unless it was only a parameter that QEMU did not take: the stream runs on with the old one."""
-    if isinstance(event, e.StepFailed) and event.step == "Adjust":
+    """Go back, unless QEMU only did not take a parameter, or did not stop the guest: the stream runs on."""
+    if isinstance(event, e.StepFailed) and event.step in {"Adjust", "StopSource"}:
         return Step(state)
     return _go_back(state, event)
 
@@ -506,6 +509,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.StreamHeld): _end_mirrors,
     (_P.PRECOPY, e.StreamStarted): _nothing,
     (_P.PRECOPY, e.Decided): _adjust,
+    (_P.PRECOPY, e.SourcePaused): _nothing,
     (_P.PRECOPY, e.SourceStopped): _stopped_by_qemu,
     (_P.PRECOPY, e.StreamEnded): _stream_ended,
     (_P.PRECOPY, e.TargetRunning): _observe,

@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.strategy import Switchover, adjusted, decide
+from godwit.core.capabilities import HELD
+from godwit.core.strategy import Switchover, adjusted, decide, writes_at
 from godwit.model import Policy, Sample
 
 if TYPE_CHECKING:
@@ -23,18 +24,28 @@ MOST_PASSES: Final = 60
 
 _FITS: Final = 1e-9
 _TUNABLE: Final = frozenset({"avail-switchover-bandwidth"})
+_LOOKS: Final = 1.0
+_PASSES_SEEN: Final = 2
+"""QEMU looks at what a guest changes when a pass ends more than a second after the last look, and slows the guest down
+each second time that it was too much (migration_trigger_throttle() in migration/ram.c)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """How a strategy sends: `bandwidth` bytes a second at most; a page that was kept takes `again` of its size.
+    """How a strategy sends: `bandwidth` bytes a second at most.
 
-    `pages` is how many bytes of such pages a second the sender can look through, whatever becomes of them on the wire.
+    A page takes `whole` of its size, one that was kept `again`. `pages` is how many bytes of pages a second the sender
+    can look through, or compress, whatever becomes of them on the wire. `throttle` is the percentage of its time for
+    which the guest is to sleep from the second look on, None where it cannot be made to; `busy` is the share of its
+    time for which its busiest CPU works.
     """
 
     bandwidth: float
     again: float = 1.0
     pages: float = math.inf
+    whole: float = 1.0
+    throttle: int | None = None
+    busy: float = 1.0
 
     def bytes(self, left: float, fresh: float) -> float:
         """Return the bytes on the wire for pages of `left` bytes, `fresh` of which were not kept before.
@@ -42,7 +53,7 @@ class Stream:
         QEMU keeps pages from the second pass on (xbzrle_started in migration/ram.c): those that the first pass sent
         travel whole once more.
         """
-        return fresh + (left - fresh) * self.again
+        return fresh * self.whole + (left - fresh) * self.again
 
     def seconds(self, left: float, fresh: float) -> float:
         """Return how long it takes to send these pages."""
@@ -54,6 +65,8 @@ class Simulated:
     """How a stream went: seconds and bytes up to the switchover, and the seconds that the last pages take.
 
     `converges` is False where they take longer than the policy permits; `blackout` is then what would be needed.
+    `lost` is the time, in seconds, by which the guest is behind with its work for having slept; `throttle` the largest
+    percentage of its time for which it did.
     """
 
     seconds: float
@@ -61,34 +74,69 @@ class Simulated:
     passes: int
     blackout: float
     converges: bool
+    lost: float = 0.0
+    throttle: int = 0
+
+
+@dataclass(slots=True)
+class _Sleep:
+    """How far QEMU has gone in slowing the guest down: the percentage, and when it last looked."""
+
+    percentage: int = 0
+    looked: float = 0.0
+    seen: int = 0
+    lost: float = 0.0
+    most: int = 0
+
+    def pass_ends(self, at: float, told: int | None, *, writes: bool) -> None:
+        """Look at what a pass has left, as QEMU does; `told` is how far it is to go."""
+        if told is None or at - self.looked <= _LOOKS:
+            return
+        self.looked = at
+        if writes:
+            self.seen += 1
+        if self.seen >= _PASSES_SEEN:
+            self.seen, self.percentage = 0, told
+            self.most = max(self.most, told if told > HELD else 0)
+
+    def slept(self, seconds: float, busy: float) -> None:
+        """Count what the guest lost in so many seconds."""
+        if self.percentage > HELD:
+            self.lost += seconds * (1 - writes_at(self.percentage, busy))
 
 
 def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, limit: float) -> Simulated:
-    """Go through the passes of a stream whose first one sends `first` bytes.
+    """Go through the passes of a stream whose first one sends `first` bytes on the wire.
 
     `limit` is the downtime limit that it starts with, in seconds; the strategy raises it as it would.
     """
-    duration = first / stream.bandwidth
+    duration = max(first / stream.bandwidth, first / stream.whole / stream.pages)
     seconds, sent, kept = duration, first, 0.0
     samples: list[Sample] = []
     needed: list[float] = []
-    now = Switchover(limit)
+    now, sleep = Switchover(limit, throttle=stream.throttle), _Sleep()
     for number in range(1, MOST_PASSES + 1):
-        left, reached = curve.unique(duration), curve.unique(seconds)
+        left, reached = curve.unique(duration * writes_at(sleep.percentage, stream.busy)), curve.unique(seconds)
         fresh = min(left, max(0.0, reached - kept))
         kept = max(kept, reached)
         dirtied = left / duration if duration > 0 else 0.0
+        sleep.pass_ends(seconds, now.throttle, writes=left > 0)
         duration, taken = stream.seconds(left, fresh), stream.bytes(left, fresh)
         rate = taken / duration if duration > 0 else stream.bandwidth
-        samples.append(Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied))
+        asleep = sleep.percentage if sleep.percentage > HELD else 0
+        sample = Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied, throttle=asleep)
+        samples.append(sample)
         needed.append(duration)
         ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
-        if not ends and (decision := decide(policy, samples, now, _TUNABLE)) is not None:
+        if not ends and (decision := decide(policy, samples, now, _TUNABLE, busy=stream.busy)) is not None:
             if not decision.parameters:
                 break
             now = adjusted(now, dict(decision.parameters))
             ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
         if ends:
-            return Simulated(seconds, sent + taken, number, duration, converges=True)
+            return Simulated(
+                seconds, sent + taken, number, duration, converges=True, lost=sleep.lost, throttle=sleep.most
+            )
+        sleep.slept(duration, stream.busy)
         seconds, sent = seconds + duration, sent + taken
-    return Simulated(seconds, sent, len(samples), min(needed), converges=False)
+    return Simulated(seconds, sent, len(samples), min(needed), converges=False, lost=sleep.lost, throttle=sleep.most)

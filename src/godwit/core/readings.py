@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 RECENT: Final = 3
 """Passes from which the pace of pages is taken."""
 
+_COUNTED: Final = 0.2
+"""Seconds: clock ticks of 10 ms tell a share to within a twentieth over so long."""
+
 _WORTH: Final = 2.0
 """How many times what it may leave a pass must have begun with for its pace to be taken."""
 
@@ -35,6 +38,16 @@ def _most_remaining(samples: Sequence[Sample]) -> dict[int, int]:
     return most
 
 
+def busiest(before: Sequence[float], after: Sequence[float], seconds: float) -> float | None:
+    """Return the share of `seconds` for which the busiest CPU worked, from what each had worked before and after.
+
+    None where that was too short to tell.
+    """
+    if seconds < _COUNTED:
+        return None
+    return min(1.0, max((late - early for early, late in zip(before, after, strict=False)), default=0.0) / seconds)
+
+
 def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
     """Return the passes that ended before the last sample; `began` is when the stream was started."""
     starts: dict[int, Sample] = {}
@@ -42,14 +55,15 @@ def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]
         starts.setdefault(sample.iteration, sample)
     most = _most_remaining(samples)
     found: list[PassRecord] = []
-    at, sent, due = began, 0, samples[0].total if samples else 0
+    at, sent, due, asleep = began, 0, samples[0].total if samples else 0, 0
     for number in range(1, max(starts, default=1)):
         if number + 1 not in starts:
             break  # a pass that ended unseen: what came later cannot be told apart
         following = starts[number + 1]
         left = most[number + 1]
-        found.append(PassRecord(due, max(0, following.transferred - sent), max(0.0, following.at - at), left))
-        at, sent, due = following.at, following.transferred, left
+        seconds = max(0.0, following.at - at)
+        found.append(PassRecord(due, max(0, following.transferred - sent), seconds, left, asleep))
+        at, sent, due, asleep = following.at, following.transferred, left, following.throttle
     return tuple(found)
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.readings import left_after_passes, pace_of
+from godwit.core.capabilities import HELD, throttle_parameters
+from godwit.core.dirtying import curve_of
+from godwit.core.readings import left_after_passes, pace_of, passes_of
+from godwit.model import DirtyWindow, Goal, Permission
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
+    from godwit.core.dirtying import DirtyCurve
     from godwit.model import Policy, Sample
 
 IMPROVEMENT: Final = 0.05
@@ -32,6 +36,32 @@ QUICK: Final = 1.25
 
 SLOWER: Final = 0.8
 """How far the pace of pages must fall below what QEMU was told for it to be told anew."""
+
+THROTTLE: Final = "throttle"
+"""The action that slows the guest down."""
+
+PAUSE: Final = "pause"
+"""The action that lets the guest stand still until all of it was sent."""
+
+UNNOTICED: Final = 0.06
+"""Seconds that a guest may stand still before a move that is to be seamless slows it down instead: with what a client
+waits for besides, as long as the sleep of a guest that is slowed down as far as that goal permits."""
+
+LADDER: Final = (*range(10, 90, 5), 90, 92, 94, 95, 96, 97, 98, 99)
+"""The percentages of its time for which a guest is made to sleep: QEMU brings each in only after two looks a second
+apart, so steps that tell are worth waiting for."""
+
+NAP: Final = 0.01
+"""Seconds that a guest which is slowed down runs between two naps (CPU_THROTTLE_TIMESLICE_NS in QEMU)."""
+
+_LEAST_BUSY: Final = 0.01
+
+HALVING: Final = 0.5
+"""The share that a pass of a guest that is slowed down may leave of what it began with: less sleep takes longer, and
+costs the guest more of its work in all; more sleep is felt more at each moment."""
+
+HAND_OVER: Final = 1.0
+"""Seconds that are kept for the handover where a guest is paused for its deadline."""
 
 STALL_SECONDS: Final = 15.0
 """Seconds without a byte sent after which a stream counts as dead (a stopped target, a cut link)."""
@@ -52,75 +82,218 @@ class Switchover:
     """What QEMU goes by when it stops the guest: what is left must fit into `limit` seconds.
 
     It reckons with `pace` bytes of pages a second, or, where that is None, with the rate that it sees on the wire.
+    `throttle` is how far it is to go in slowing the guest down, in percent of the guest's time; None where it cannot.
     """
 
     limit: float
     pace: float | None = None
+    throttle: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stall:
+    """A stream whose passes no longer leave less: the least that one left, in bytes, and what stands against it.
+
+    `rate` is bytes a second on the wire, `pace` of pages, `permitted` the bytes that QEMU stops the guest for, `needed`
+    the seconds for which it would stand still.
+    """
+
+    least: int
+    rate: float
+    pace: float
+    permitted: float
+    words: str
+    passes: tuple[Sample, ...]
+
+    @property
+    def needed(self) -> float:
+        return self.least / self.pace
+
+    @property
+    def quick(self) -> bool:
+        return self.pace > self.rate * QUICK
 
 
 def decide(
-    policy: Policy, samples: Sequence[Sample], now: Switchover, tunable: Container[str] = frozenset()
+    policy: Policy,
+    samples: Sequence[Sample],
+    now: Switchover,
+    tunable: Container[str] = frozenset(),
+    *,
+    busy: float = 1.0,
 ) -> Decision | None:
     """Return what to change, or None.
 
     `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
-    it has. The limit rises only when the least that a pass left no longer shrinks, only as far as the measured pace
-    demands, and never so far that the rest would take longer than `policy.max_downtime`. Pages that travel as their
-    changes are through sooner than QEMU thinks, which sees their few bytes on the wire: it is told the pace of pages.
+    it has, `busy` the share of its time for which the guest's busiest CPU works. Nothing is done while passes leave
+    less and less. Then a guest that would stand still for longer than its clients would bear is slowed down, as far as
+    the policy permits and no further than halves what each pass leaves; where that does not suffice, the limit rises as
+    far as the measured pace demands, and never so far that the rest would take longer than `policy.max_downtime`. Last
+    of all it is paused, where that is permitted.
     """
-    left = left_after_passes(samples)
+    stall = _stall(samples, now)
+    if stall is None:
+        return None
+    if now.pace is not None and stall.pace < now.pace * SLOWER:
+        reason = f"pages are got through more slowly than QEMU was told: {format_bandwidth(stall.pace)}"
+        return Decision("lower-pace", reason, stall.words, (("avail-switchover-bandwidth", round(stall.pace)),))
+    return _slow_down(policy, stall, now, busy) or _raise_limit(policy, stall, tunable) or _last_resort(policy, stall)
+
+
+def _last_resort(policy: Policy, stall: _Stall) -> Decision | None:
+    """Say what is left to be done where all that is permitted does not suffice."""
+    if stall.needed <= policy.max_downtime:
+        return None
+    needed = f"{format_duration(stall.needed)} would be needed"
+    if Permission.PAUSE in policy.allows:
+        reason = f"does not end within {format_duration(policy.max_downtime)} of downtime: it is paused, {needed}"
+        return Decision(PAUSE, reason, stall.words)
+    return Decision(
+        "does-not-converge",
+        f"cannot end within {format_duration(policy.max_downtime)} of downtime: "
+        f"{needed}; raise --max-downtime, or cancel",
+        stall.words,
+    )
+
+
+def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
+    """Return what passes came to, or None while they leave less and less."""
+    if not samples:
+        return None
+    last = samples[-1]
+    if now.throttle is not None and now.throttle > HELD and last.throttle < now.throttle:
+        return None  # QEMU has not slowed it down yet as far as it was told to
+    alike = tuple(one for one in samples if _asleep(one) == _asleep(last))
+    left = left_after_passes(alike)
     if len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (1 - IMPROVEMENT):
         return None
     least = min(left[-STALLED_PASSES:])
-    last = samples[-1]
-    rate = max((sample.rate for sample in samples[-4:]), default=0.0)
+    rate = max(sample.rate for sample in samples[-4:])
     if rate <= 0:
         return None
     permitted = now.limit * (now.pace or rate)
-    pace = max(rate, pace_of(samples, permitted) or now.pace or 0.0)
-    quick = pace > rate * QUICK
-    needed = least / pace
-    looked = f", {format_bandwidth(pace)} of pages are got through" if quick else ""
-    evidence = (
+    pace = max(rate, pace_of(alike, permitted) or now.pace or 0.0)
+    looked = f", {format_bandwidth(pace)} of pages are got through" if pace > rate * QUICK else ""
+    words = (
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
         f"{format_bandwidth(rate)}{looked}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
+    return _Stall(least, rate, pace, permitted, words, alike)
+
+
+def _asleep(sample: Sample) -> int:
+    """Return how far a guest is slowed down, in percent, where that is noticeable."""
+    return sample.throttle if sample.throttle > HELD else 0
+
+
+def bearable(policy: Policy) -> float:
+    """Return the seconds that a guest may stand still before it is slowed down instead, where it may be."""
+    return min(policy.max_downtime, UNNOTICED) if policy.goal is Goal.SEAMLESS else policy.max_downtime
+
+
+def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> Decision | None:
+    """Let the guest sleep as much of its time as it takes for passes to leave ever less."""
+    if now.throttle is None or stall.needed <= bearable(policy):
+        return None
+    told = max(now.throttle, HELD)
+    rungs = [percentage for percentage in ladder(policy) if percentage > told]
+    if not rungs:
+        return None
+    writes = writes_at(_asleep(stall.passes[-1]), busy)
+    found = passes_of(stall.passes, stall.passes[0].at)
+    windows = [DirtyWindow(one.seconds * writes, one.left) for one in found if one.seconds > 0]
+    curve = curve_of(windows, stall.passes[-1].total)
+    percentage = throttle_for(curve, stall.pace, bearable(policy) / 2, rungs, busy)
+    return Decision(
+        THROTTLE,
+        f"the guest writes faster than its memory is sent: let its CPUs sleep {percentage} % of their time"
+        f" (limit {policy.most_throttle} %)",
+        stall.words,
+        throttle_parameters(now.throttle, percentage),
+    )
+
+
+def ladder(policy: Policy) -> list[int]:
+    """Return the percentages of its time for which a guest may be made to sleep, the least first.
+
+    No nap is longer than the guest may stand still.
+    """
+    return [one for one in LADDER if one <= policy.most_throttle and nap(one) <= policy.max_downtime]
+
+
+def nap(throttle: int) -> float:
+    """Return the seconds for which a guest's CPUs sleep in one piece when they are to sleep so many percent."""
+    return NAP * throttle / (100 - throttle)
+
+
+def writes_at(throttle: int, busy: float) -> float:
+    """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time.
+
+    One whose CPU works only a share of its time loses nothing until less than that is left to it.
+    """
+    return min(1.0, (1 - throttle / 100) / max(busy, _LEAST_BUSY))
+
+
+def throttle_for(curve: DirtyCurve, pace: float, downtime: float, rungs: Sequence[int], busy: float = 1.0) -> int:
+    """Return the least of these percentages at which passes halve down to one of `downtime` seconds; else the last.
+
+    Since U(t)/t falls with t, whatever halves a pass of `downtime` halves all longer ones (see godwit.core.dirtying).
+    `pace` is bytes of pages a second.
+    """
+    for percentage in rungs:
+        if curve.unique(downtime * writes_at(percentage, busy)) <= pace * downtime * HALVING:
+            return percentage
+    return rungs[-1]
+
+
+def _raise_limit(policy: Policy, stall: _Stall, tunable: Container[str]) -> Decision | None:
+    """Let QEMU stop the guest for as long as what is left takes, if that is permitted.
+
+    Pages that travel as their changes are through sooner than QEMU thinks, which sees their few bytes on the wire: it
+    is told the pace of pages.
+    """
     # Short passes are over before anybody looks: where what was seen would fit, and QEMU goes on, more was left.
-    unseen = 2 * permitted / pace if least <= permitted else 0.0
-    wanted = min(max(needed * MARGIN, unseen), policy.max_downtime)
-    if now.pace is not None and pace < now.pace * SLOWER:
-        return Decision(
-            "lower-pace",
-            f"pages are got through more slowly than QEMU was told: {format_bandwidth(pace)}",
-            evidence,
-            (("avail-switchover-bandwidth", round(pace)),),
-        )
-    if wanted * pace > permitted * (1 + IMPROVEMENT):
-        told = quick and "avail-switchover-bandwidth" in tunable
-        limit = wanted if told or not quick else min(wanted * pace / rate, policy.max_downtime)
-        bandwidth = (("avail-switchover-bandwidth", round(pace)),) if told else ()
-        return Decision(
-            "raise-downtime-limit",
-            f"passes no longer shrink: allow {format_duration(wanted)} of downtime"
-            f" (limit {format_duration(policy.max_downtime)})",
-            evidence,
-            (("downtime-limit", max(1, round(limit * 1000))), *bandwidth),
-        )
-    if needed > policy.max_downtime:
-        return Decision(
-            "does-not-converge",
-            f"cannot end within {format_duration(policy.max_downtime)} of downtime: "
-            f"{format_duration(needed)} would be needed; raise --max-downtime, or cancel",
-            evidence,
-        )
-    return None
+    unseen = 2 * stall.permitted / stall.pace if stall.least <= stall.permitted else 0.0
+    wanted = min(max(stall.needed * MARGIN, unseen), policy.max_downtime)
+    if wanted * stall.pace <= stall.permitted * (1 + IMPROVEMENT):
+        return None
+    told = stall.quick and "avail-switchover-bandwidth" in tunable
+    limit = wanted if told or not stall.quick else min(wanted * stall.pace / stall.rate, policy.max_downtime)
+    bandwidth = (("avail-switchover-bandwidth", round(stall.pace)),) if told else ()
+    return Decision(
+        "raise-downtime-limit",
+        f"passes no longer shrink: allow {format_duration(wanted)} of downtime"
+        f" (limit {format_duration(policy.max_downtime)})",
+        stall.words,
+        (("downtime-limit", max(1, round(limit * 1000))), *bandwidth),
+    )
+
+
+def last_moment(policy: Policy, samples: Sequence[Sample], requested: float) -> Decision | None:
+    """Return the decision to pause the guest where its deadline can only just be kept so, and that is permitted."""
+    if policy.deadline is None or Permission.PAUSE not in policy.allows or not samples:
+        return None
+    last = samples[-1]
+    rate = max(sample.rate for sample in samples[-4:])
+    left = requested + policy.deadline - last.at
+    rest = last.remaining + max(left_after_passes(samples), default=0)
+    if rate <= 0 or left > rest / rate * MARGIN + HAND_OVER:
+        return None
+    return Decision(
+        PAUSE,
+        f"{format_duration(max(0.0, left))} are left until the deadline: the guest is paused, so that the rest is sent",
+        f"up to {format_size(rest)} are to be sent; the link carries {format_bandwidth(rate)}",
+    )
 
 
 def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
     """Return what QEMU goes by once it has taken these parameters."""
     limit, pace = parameters.get("downtime-limit"), parameters.get("avail-switchover-bandwidth")
+    throttle = parameters.get("max-cpu-throttle")
     return Switchover(
-        limit / 1000 if isinstance(limit, int) else now.limit, (pace or None) if isinstance(pace, int) else now.pace
+        limit / 1000 if isinstance(limit, int) else now.limit,
+        (pace or None) if isinstance(pace, int) else now.pace,
+        throttle if isinstance(throttle, int) else now.throttle,
     )
 
 

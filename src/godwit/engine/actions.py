@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
@@ -11,9 +11,10 @@ from godwit.core.capabilities import (
     SEND_QUEUE_BYTES,
     UNTOUCHED,
     Negotiated,
-    cache_size,
     first_parameters,
+    multifd_parameters,
     negotiate,
+    strategy_parameters,
 )
 from godwit.core.disks import copies, media, stamp_name
 from godwit.core.preflight import blocking, check, check_upgrade
@@ -33,10 +34,10 @@ from godwit.errors import (
     MonitorLostError,
     RefusedError,
 )
-from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, StreamStatus, Way
+from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, Strategy, StreamStatus, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from godwit.core.ledger import Ledger
     from godwit.engine.parts import Parts
@@ -73,6 +74,10 @@ class Actions:
     """The versions of the old and the new QEMU, where the guest stays on its host."""
     in_place: bool = False
     """Whether the new QEMU takes the memory as it stands."""
+    strategy: Strategy = field(default_factory=Strategy)
+    """How pages travel."""
+    choose: Callable[[Features, Features], Awaitable[Strategy]] | None = None
+    """Chooses that from what the QEMUs of both sides can do."""
     _address: str = ""
     _source_features: Features | None = None
     _continue_pause: float = 0.0
@@ -88,11 +93,6 @@ class Actions:
     def tunable(self) -> frozenset[str]:
         """The migration parameters that the source's QEMU has; none for a runner that took over."""
         return self._source_features.parameters if self._source_features else frozenset()
-
-    @property
-    def sends_changes(self) -> bool:
-        """Whether the source's QEMU can send pages again as their changes."""
-        return self._source_features is not None and "xbzrle" in self._source_features.capabilities
 
     def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""
@@ -161,16 +161,18 @@ class Actions:
         guest = await self.sides.attach(Side.TARGET)
         if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
             return e.TargetPrepared("", await self._serve(guest, command.copies) if command.copies else "")
-        agreed = negotiate(
-            self._source_features,
-            await guest.features(),
-            defaults=self.parts.spec.defaults,
-            holding=bool(command.copies),
-        )
+        features = await guest.features()
+        if self.choose is not None:
+            self.strategy = await self.choose(self._source_features, features)
+        self.note("strategy", **asdict(self.strategy))
+        wanted = None if self.parts.spec.defaults else self.strategy
+        agreed = negotiate(self._source_features, features, wanted, holding=bool(command.copies))
         if agreed.lacking:
             message = f"QEMU lacks a capability that a migration needs: {'; '.join(agreed.lacking)}"
             raise HypervisorError(message, remedy="install a newer QEMU on the side named")
         await guest.set_capabilities(agreed.target)
+        if wanted is not None and (alike := multifd_parameters(wanted)):
+            await guest.set_parameters(alike)
         self._negotiated.set_result(agreed)
         for missing in agreed.missing:
             self.note("note", text=f"capability not available: {missing}")
@@ -216,8 +218,10 @@ class Actions:
         parameters = first_parameters(spec.policy, defaults=spec.defaults)
         # A move whose end nobody saw may have left other values.
         parameters |= {name: value for name, value in UNTOUCHED.items() if name in self.tunable}
-        if agreed.source.get("xbzrle") and self.facts is not None and "xbzrle-cache-size" in self.tunable:
-            parameters["xbzrle-cache-size"] = cache_size(self.facts.memory)
+        if self._source_features is not None and self.facts is not None and not spec.defaults:
+            chosen = strategy_parameters(self.strategy, self._source_features, self.facts.memory)
+            self.switchover = adjusted(self.switchover, chosen)
+            parameters |= chosen
         await guest.set_parameters(parameters)
         return e.SourcePrepared()
 

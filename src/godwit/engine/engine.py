@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
@@ -114,6 +114,7 @@ class Engine:
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
         self._expecting = Expecting(self._actions)
+        self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
         self._standing = Standing(self._actions, restarted=self._restarted)
         self._observer = Observer(self._parts.clock, self._sides)
@@ -136,19 +137,22 @@ class Engine:
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": dict(parameters)}}:
                     self._switchover = adjusted(self._switchover, parameters)
+                case {"armed": True, "throttle": int(throttle)} if entry.kind == "strategy":
+                    self._switchover = replace(self._switchover, throttle=max(throttle, HELD))
                 case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
                     self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
                     self._copied[disk] = done
                 case {"disk": str(disk), "before": int(before), "after": int(after)} if entry.kind == "allocation":
                     self._allocations[disk] = Allocation(disk, before, after)
-            if entry.kind == "mark":
-                name, received = str(entry.data["name"]), entry.data["received"]
-                host_time = entry.data.get("host_time")
-                if isinstance(received, int | float):
-                    self._ledger.mark(name, float(received))
-                if isinstance(host_time, int | float):
-                    self._ledger.mark(f"{name}_host", float(host_time))
+                case {"name": str(name), "received": received} if entry.kind == "mark":
+                    self._recall_mark(name, received, entry.data.get("host_time"))
+
+    def _recall_mark(self, name: str, received: object, host_time: object) -> None:
+        if isinstance(received, int | float):
+            self._ledger.mark(name, float(received))
+        if isinstance(host_time, int | float):
+            self._ledger.mark(f"{name}_host", float(host_time))
 
     async def _loop(self) -> None:
         if self._state.finished:  # the former runner died before it had written the outcome
@@ -208,7 +212,7 @@ class Engine:
         self._sampler.follow(self._tasks, streaming=new is Phase.PRECOPY)
         if new is Phase.PREPARING:
             self._outside.start(self._tasks)
-            self._beside(self._expecting.foretell())
+            self._expecting.begin(self._tasks)
         if new is Phase.SWITCHOVER:
             limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
             self._beside(self._keep_switchover_short(limit))
@@ -352,7 +356,9 @@ class Engine:
             simulated=self._parts.simulated,
         )
         outcome = replace(outcome, qemus=self._actions.qemus)
-        await self._expecting.remember(outcome, self._sampler.samples, self._ledger.marks.get("stream_started"))
+        paused = self._state.way is not self._parts.spec.policy.way
+        began = self._ledger.marks.get("stream_started")
+        await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused)
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
 

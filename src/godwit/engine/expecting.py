@@ -5,22 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from godwit.core.foretelling import expected, foretell, remember
+from godwit.core.capabilities import sendings, usual
+from godwit.core.foretelling import expected, foretell, hopeless, remember
 from godwit.core.learning import Known
 from godwit.engine.story import plain
 from godwit.errors import GodwitError, InputError, JournalError
-from godwit.model import Side, Way
+from godwit.model import Sending, Side, Way
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from godwit.engine.actions import Actions
-    from godwit.model import Forecast, Outcome, Sample, Spec, Vm
+    from godwit.model import Features, Forecast, Outcome, Sample, Spec, Strategy, Vm
     from godwit.ports import Host, Journal
 
 
 async def known_of(
-    journal: Journal, source: Host, vm: Vm, spec: Spec, memory: int, *, changes: bool, link: float | None = None
+    journal: Journal,
+    source: Host,
+    vm: Vm,
+    spec: Spec,
+    memory: int,
+    *,
+    sendings: tuple[Sending, ...],
+    throttles: bool,
+    link: float | None = None,
 ) -> Known:
     """Gather what is known before a move of `vm`, as it stands on `source`. Raises JournalError, HostError."""
     profiles = await journal.history.profiles(spec.vm, limit=1)
@@ -30,42 +40,84 @@ async def known_of(
         view = await source.observe(replace(vm, control=vm.observe or vm.control))
         resident = await source.resident(view.pid) if view.pid is not None else 0
     newest = profiles[0] if profiles else None
-    return Known(spec.vm, spec.source, spec.target, memory, resident, spec.policy, newest, link, moves, changes)
+    return Known(
+        spec.vm,
+        spec.source,
+        spec.target,
+        memory,
+        resident,
+        spec.policy,
+        newest,
+        link,
+        moves,
+        sendings,
+        throttles,
+    )
 
 
 @dataclass(slots=True)
 class Expecting:
-    """Forecasts a live move beside its preparations, and keeps what became of it. Nothing waits for either."""
+    """Forecasts a live move beside its preparations, chooses its strategy, and keeps what became of it."""
 
     actions: Actions
     forecast: Forecast | None = None
     _memory: int = 0
+    _known: asyncio.Task[Known] | None = None
 
-    @property
-    def _changes(self) -> bool:
-        """Whether pages that were sent before can travel as their changes."""
-        return self.actions.sends_changes and not self.actions.parts.spec.defaults
-
-    async def foretell(self) -> None:
-        """Forecast the move from what is known; where that is too little, the journal says so."""
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to gather what is known of the guest and its link, while the target's QEMU starts."""
         parts = self.actions.parts
         if parts.spec.policy.way is not Way.LIVE or parts.spec.upgrade is not None or self.actions.facts is None:
             return
         self._memory = self.actions.facts.memory
+        gathered = known_of(
+            parts.journal,
+            parts.source,
+            parts.vm_on(Side.SOURCE),
+            parts.spec,
+            self._memory,
+            sendings=(),
+            throttles=False,
+        )
+        self._known = tasks.create_task(gathered)
+
+    async def choose(self, source: Features, target: Features) -> Strategy:
+        """Forecast the move from what is known, and return the strategy that suits its policy best.
+
+        Where too little is known, the journal says so, and the usual one is taken. Raises RefusedError for a move of
+        which recent measurements say that nothing which is permitted would let it end.
+        """
+        parts = self.actions.parts
+        policy, live = parts.spec.policy, self._known is not None
+        strategy = usual(policy, source, target) if live else replace(usual(policy, source, target), armed=False)
+        if self._known is None:
+            return strategy
         try:
-            vm = parts.vm_on(Side.SOURCE)
-            known = await known_of(parts.journal, parts.source, vm, parts.spec, self._memory, changes=self._changes)
-            self.forecast = foretell(known, parts.clock.now())
+            known = replace(await self._known, sendings=(Sending.WHOLE,), throttles=False)
+            if not parts.spec.defaults:
+                known = replace(known, sendings=sendings(source, target), throttles=strategy.armed)
+            self.forecast = foretell(known, parts.clock.now(), thorough=False)
         except InputError as error:
             self.actions.note("note", text=f"no forecast: {error.message}")
+            return strategy
         except GodwitError as error:
             self.actions.note("note", text=f"no forecast: what is known could not be read: {error.message}")
-        else:
-            ends = self.forecast.prospect.converges
-            self.actions.note("forecast", text=expected(self.forecast), ends=ends, forecast=plain(self.forecast))
+            return strategy
+        found = self.forecast.prospect
+        self.actions.note(
+            "forecast",
+            text=expected(self.forecast, policy),
+            ends=found.converges,
+            strategy=found.strategy,
+            why=self.forecast.reason,
+            forecast=plain(self.forecast),
+        )
+        if not parts.spec.defaults and (refusal := hopeless(self.forecast, known)) is not None:
+            raise refusal
+        return found.how
 
-    async def remember(self, outcome: Outcome, samples: Sequence[Sample], began: float | None) -> None:
-        """Keep what the move was like."""
+    async def remember(self, outcome: Outcome, samples: Sequence[Sample], began: float | None, *, paused: bool) -> None:
+        """Keep what the move was like; `paused` says that the guest was made to stand still so that it ended."""
         parts = self.actions.parts
         record = remember(
             parts.spec,
@@ -74,7 +126,7 @@ class Expecting:
             began,
             self._memory,
             self.forecast,
-            changes=self._changes,
+            how=replace(self.actions.strategy, pauses=paused),
             limit=self.actions.switchover.limit,
         )
         if record is None or not self._memory:

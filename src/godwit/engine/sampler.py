@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.strategy import STALL_SECONDS, decide, eta, stalled
+from godwit.core.readings import busiest
+from godwit.core.strategy import STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
@@ -17,6 +18,7 @@ from godwit.units import format_bandwidth
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from godwit.core.strategy import Decision
     from godwit.engine.actions import Actions
     from godwit.ports import Guest
 
@@ -40,6 +42,8 @@ class Sampler:
     _samples: list[Sample] = field(default_factory=list)
     _said: tuple[str, int] | None = None
     _began: float = 0.0
+    _worked: tuple[float, tuple[float, ...]] | None = None
+    _busy: float | None = None
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -92,7 +96,7 @@ class Sampler:
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults and not self.actions.in_place:
-            self._decide()
+            await self._decide(guest)
 
     async def _yield_to_disks(self, guest: Guest) -> None:
         """Leave what the guest writes to copied disks out of what memory may send."""
@@ -111,9 +115,14 @@ class Sampler:
             evidence = f"the guest's writes to copied disks take {format_bandwidth(rate)}"
             self.emit(e.Decided("share-bandwidth", {"max-bandwidth": share}, reason, evidence))
 
-    def _decide(self) -> None:
+    async def _decide(self, guest: Guest) -> None:
         actions = self.actions
-        decision = decide(actions.parts.spec.policy, self._samples, actions.switchover, actions.tunable)
+        if self._worked is None and actions.switchover.throttle is not None:
+            self._worked = actions.parts.clock.now(), await self._cpu_times(guest)
+        decision = last_moment(actions.parts.spec.policy, self._samples, actions.parts.requested) or self._decided()
+        if decision is not None and decision.action == THROTTLE and self._busy is None:
+            self._busy = await self._measure(guest)
+            decision = self._decided()
         if decision is None:
             return
         # What QEMU did not take is asked for again in the next pass; a warning is said once.
@@ -122,6 +131,27 @@ class Sampler:
             return
         self._said = said
         self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+
+    def _decided(self) -> Decision | None:
+        actions = self.actions
+        busy = 1.0 if self._busy is None else self._busy
+        return decide(actions.parts.spec.policy, self._samples, actions.switchover, actions.tunable, busy=busy)
+
+    async def _measure(self, guest: Guest) -> float:
+        """Return how busy the guest has been since its stream began: all the time, where that cannot be seen."""
+        if self._worked is None:
+            return 1.0
+        began, before = self._worked
+        after = await self._cpu_times(guest)
+        found = busiest(before, after, self.actions.parts.clock.now() - began) if before and after else None
+        return 1.0 if found is None else found
+
+    async def _cpu_times(self, guest: Guest) -> tuple[float, ...]:
+        try:
+            return await guest.cpu_times()
+        except GodwitError as error:
+            self.actions.note("note", text=f"how busy the guest is cannot be seen: {error.message}")
+            return ()
 
 
 def _as_data(sample: Sample) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from godwit.errors import MonitorLostError
 from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedisks import CHANGE
-from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
+from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, COMPRESSIONS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
 from godwit.hosts.memorysample import PAUSE, SAMPLE
 from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, MemorySample, NicFacts, Sample, Stamp
@@ -126,7 +126,8 @@ class FakeGuest:
 
     async def features(self) -> Features:
         """Return what this QEMU can do."""
-        return await self._tell("query-commands", lambda: Features(COMMANDS, CAPABILITIES, frozenset(PARAMETERS)))
+        found = Features(COMMANDS, CAPABILITIES, frozenset(PARAMETERS), COMPRESSIONS)
+        return await self._tell("query-commands", lambda: found)
 
     def events(self) -> FakeEvents:
         """Yield events from the moment of the call on, in order; ends after LOST."""
@@ -318,13 +319,17 @@ class FakeGuest:
         unique = await self._tell("query-dirty-rate", lambda: workload.dirtied(seconds))
         return DirtyWindow(seconds, round(unique))
 
+    async def cpu_times(self) -> tuple[float, ...]:
+        """Return the seconds for which the guest's CPU has worked so far."""
+        return await self._tell("query-cpus-fast", lambda: (self._qemu.executed_since(0.0) * self._qemu.workload.busy,))
+
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory, whose changes take what its workload says."""
         await self._tell("human-monitor-command", lambda: None)
         await self._world.clock.sleep(PAUSE)
         load = self._qemu.workload
         zero, changed = (round(SAMPLE * part / load.memory) for part in (load.memory - load.used, load.dirtied(PAUSE)))
-        return MemorySample(SAMPLE, zero, changed, load.again if changed else None, 1.0, PAUSE)
+        return MemorySample(SAMPLE, zero, changed, load.again if changed else None, load.compressed, PAUSE)
 
     async def reset(self) -> None:
         """Press the reset button."""

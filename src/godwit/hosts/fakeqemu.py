@@ -55,14 +55,23 @@ STREAM_STATUSES: Final = {
     "cancelled": StreamStatus.CANCELLED,
 }
 CAPABILITIES: Final = frozenset(
-    {"events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd", "xbzrle"}
+    {
+        *("events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd", "xbzrle"),
+        "auto-converge",
+    }
 )
-PARAMETERS: Final = {
+COMPRESSIONS: Final = frozenset({"none", "zlib", "zstd"})
+PARAMETERS: Final[dict[str, int | str | bool]] = {
     "downtime-limit": 300,
     "max-bandwidth": 128 * 1024 * 1024,
     "multifd-channels": 2,
     "direct-io": False,
     "avail-switchover-bandwidth": 0,
+    "multifd-compression": "none",
+    "cpu-throttle-initial": 20,
+    "cpu-throttle-increment": 10,
+    "max-cpu-throttle": 99,
+    "throttle-trigger-threshold": 50,
 }
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)

@@ -29,6 +29,9 @@ MACHINE: Final = 0.015
 KEPT_FROM: Final = 2
 """Passes after which a page that is sent was sent before and kept: QEMU fills its cache in the second one."""
 
+LOOKS, LOOKS_APART = 2, 1.0
+"""How often a guest must have written too much before it is slowed down, and the least seconds between two looks."""
+
 MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
@@ -44,7 +47,8 @@ class Workload:
     `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
     it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
     `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
-    has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them.
+    has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
+    one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time.
     """
 
     memory: int = 512 * MIB
@@ -56,6 +60,12 @@ class Workload:
     presses_missed: int = 0
     agent: bool | None = None
     again: float = 1.0
+    compressed: float = 1.0
+    busy: float = 1.0
+
+    def writes(self, throttle: float) -> float:
+        """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time."""
+        return min(1.0, (1 - throttle / 100) / self.busy)
 
     def dirtied(self, seconds: float) -> float:
         """Return the distinct bytes that are dirtied in `seconds`."""
@@ -83,6 +93,9 @@ class FakeStream:
         self.transferred = 0.0
         self.remaining = 0.0 if in_place else float(source.workload.used)
         self.dirty_rate = 0.0
+        self.throttle = 0
+        self._looked = clock.now()
+        self._seen = 0
         self.result: dict[str, float] = {}
         self._clock = clock
         self._began = self._accounted = clock.now()
@@ -111,6 +124,8 @@ class FakeStream:
     @property
     def again(self) -> float:
         """The share of a page that is sent of it: whole in the first two passes, then its changes where that is set."""
+        if self.source.capabilities.get("multifd") and self.source.parameters["multifd-compression"] != "none":
+            return self.source.workload.compressed
         changes = self.source.capabilities.get("xbzrle") and self.iteration > KEPT_FROM
         return self.source.workload.again if changes else 1.0
 
@@ -138,6 +153,7 @@ class FakeStream:
             rate=rate,
             dirty_rate=self.dirty_rate,
             expected_downtime=self.remaining / rate if rate else None,
+            throttle=self.throttle,
         )
 
     def end(self, status: str) -> None:
@@ -197,7 +213,7 @@ class FakeStream:
         while True:
             began = self._clock.now()
             await self._send(leave=True)
-            executed = self.source.executed_since(began)
+            executed = self.source.executed_since(began) * self.source.workload.writes(self.throttle)
             self._next_pass(self.source.workload.dirtied(executed), self._clock.now() - began)
             if self.rate and self.remaining <= self.fitting:
                 return
@@ -205,8 +221,24 @@ class FakeStream:
     def _next_pass(self, dirtied: float, seconds: float) -> None:
         self.iteration += 1
         self.remaining += dirtied
+        self._slow_down(dirtied, seconds * self.rate)
         self.dirty_rate = dirtied / seconds if seconds else 0.0
         self.source.tell("MIGRATION_PASS", number=self.iteration)
+
+    def _slow_down(self, dirtied: float, sent: float) -> None:
+        """Let the guest sleep more where it wrote too much: each second look a second apart (auto-converge)."""
+        parameters = self.source.parameters
+        if not self.source.capabilities.get("auto-converge") or self._clock.now() - self._looked <= LOOKS_APART:
+            return
+        self._looked = self._clock.now()
+        self._seen += dirtied > sent * float(parameters["throttle-trigger-threshold"]) / 100
+        if self._seen < LOOKS:
+            return
+        self._seen = 0
+        further = self.throttle + int(parameters["cpu-throttle-increment"])
+        self.throttle = min(
+            further if self.throttle else int(parameters["cpu-throttle-initial"]), int(parameters["max-cpu-throttle"])
+        )
 
     async def _switch_over(self) -> None:
         """Stop the guest, send the rest, load it; then the target is complete, and the source learns of it."""

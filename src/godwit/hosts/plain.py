@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
+from godwit.hosts.cputimes import cpu_times, vcpu_threads
 from godwit.hosts.files import LooksIntoFiles
 from godwit.hosts.memorysample import sample_memory
 from godwit.hosts.savefiles import PlainSaveFiles
@@ -101,6 +102,10 @@ class PlainGuest(QemuGuest):
             message = f"no process of {self._vm.name} can be seen on {self._transport.where}"
             raise HostError(message, remedy="log in as root, or as the user that runs the guest")
         return await processes.read_process(self._transport, found[-1])
+
+    async def cpu_times(self) -> tuple[float, ...]:
+        """Return the seconds for which each of the guest's CPUs has worked so far; see the port."""
+        return await cpu_times(self._transport, await vcpu_threads(self.monitor))
 
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory; see the port."""

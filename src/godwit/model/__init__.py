@@ -43,7 +43,6 @@ from godwit.model.moves import (
     Outcome,
     OutcomeStatus,
     Owner,
-    Policy,
     ProbeRequest,
     Sample,
     Severity,
@@ -51,8 +50,8 @@ from godwit.model.moves import (
     Spec,
     Upgrade,
     WatchResult,
-    Way,
 )
+from godwit.model.policies import Goal, Permission, Policy, Sending, Strategy, Way
 from godwit.model.profiles import DirtyWindow, MemorySample, Profile
 
 __all__ = [
@@ -68,6 +67,7 @@ __all__ = [
     "Features",
     "Finding",
     "Forecast",
+    "Goal",
     "GuestFacts",
     "GuestView",
     "HostFacts",
@@ -84,6 +84,7 @@ __all__ = [
     "OutcomeStatus",
     "Owner",
     "PassRecord",
+    "Permission",
     "PlaceFacts",
     "Policy",
     "ProbeRequest",
@@ -92,11 +93,13 @@ __all__ = [
     "QemuFacts",
     "RunState",
     "Sample",
+    "Sending",
     "Severity",
     "Side",
     "Spec",
     "Stamp",
     "StorageFacts",
+    "Strategy",
     "StrayImage",
     "StreamStatus",
     "Tap",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from godwit.model.policies import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,9 @@ class Prospect:
     """What one strategy would cost: seconds of the whole move, of blackout and of a client's gap, and bytes sent.
 
     `blackout` and `client_gap` are what the guest would have to be granted; where that is more than the policy's
-    ceiling, `converges` is False: the strategy does not end by itself. `why` says so in words.
+    ceiling, `converges` is False: the strategy does not end by itself. `why` says so in words. `how` is the strategy
+    that `strategy` names; `lost` is the time, in seconds, by which the guest is behind with its work for being
+    throttled, `chance` how likely it is that the strategy ends by itself, from 0 to 1.
     """
 
     strategy: str
@@ -34,6 +38,9 @@ class Prospect:
     bytes: Interval
     passes: int
     why: str
+    how: Strategy = field(default_factory=Strategy)
+    lost: float = 0.0
+    chance: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,14 @@ class PassRecord:
     """One pass over the memory: `sent` bytes in `seconds`; `left` bytes of pages had been changed by its end.
 
     `due` is what it had to send: the bytes of pages that the pass before had left, of the first pass all memory.
+    `throttle` is the share of its time, in percent, for which the guest slept meanwhile.
     """
 
     due: int
     sent: int
     seconds: float
     left: int
+    throttle: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,8 @@ class MoveRecord:
 
     `passes` are those before the switchover, as far as they were seen. `limited` says that a policy's bandwidth held
     the stream back: its rate says nothing of the link. `again` is whether pages that were sent before travelled as
-    their changes, `limit` the downtime limit at which QEMU stopped the guest. `forecast` is what had been expected.
+    their changes, `how` the strategy, `limit` the downtime limit at which QEMU stopped the guest. `forecast` is what
+    had been expected.
     """
 
     id: str
@@ -100,3 +110,4 @@ class MoveRecord:
     again: bool = True
     limit: float = 0.0
     forecast: Forecast | None = None
+    how: Strategy = field(default_factory=Strategy)

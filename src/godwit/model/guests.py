@@ -151,8 +151,9 @@ class WaitingQemu:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a QEMU can do, found by introspection."""
+    """What a QEMU can do, found by introspection; `compressions` are the ways in which its multifd can compress."""
 
     commands: frozenset[str]
     capabilities: frozenset[str]
     parameters: frozenset[str]
+    compressions: frozenset[str] = frozenset()

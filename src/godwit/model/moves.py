@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from godwit.model.disks import Allocation, Comparison, DiskMode
+from godwit.model.disks import Allocation, Comparison
 from godwit.model.guests import Vm
+from godwit.model.policies import Policy
 
 
 class Owner(StrEnum):
@@ -22,40 +23,6 @@ class Side(StrEnum):
 
     SOURCE = "source"
     TARGET = "target"
-
-
-class Way(StrEnum):
-    """How a guest travels: running, standing still from the first byte on, or switched off and started anew."""
-
-    LIVE = "live"
-    STATIC = "static"
-    OFF = "off"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
-
-    `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
-    they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
-    `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
-    is to be switched off may take to obey its power button.
-    """
-
-    max_downtime: float = 0.3
-    deadline: float | None = None
-    bandwidth: int | None = None
-    disks: DiskMode = DiskMode.AUTO
-    disk_modes: tuple[tuple[str, DiskMode], ...] = ()
-    compare_all: bool = False
-    keep_old: bool = True
-    way: Way = Way.LIVE
-    off_timeout: float = 60.0
-    verify_disks: bool = False
-
-    def mode_of(self, disk: str) -> DiskMode:
-        """Return how the disk of that name is to travel."""
-        return dict(self.disk_modes).get(disk, self.disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +72,8 @@ class Sample:
 
     `transferred`, `remaining` and `total` are bytes of memory; `rate` is the stream's bytes a second,
     `dirty_rate` bytes dirtied a second (0 until the first pass has ended); `iteration` counts passes from 1.
-    `expected_downtime` is QEMU's own estimate in seconds.
+    `expected_downtime` is QEMU's own estimate in seconds, `throttle` the share of its time, in percent, for which it
+    lets the guest's CPUs sleep.
     """
 
     at: float
@@ -116,6 +84,7 @@ class Sample:
     rate: float
     dirty_rate: float
     expected_downtime: float | None = None
+    throttle: int = 0
 
 
 class Severity(StrEnum):

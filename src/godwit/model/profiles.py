@@ -35,7 +35,8 @@ class Profile:
     """A guest's memory and how it changes, as measured at the instant `at`; `memory` in bytes.
 
     `windows` are the single measurements, in the order in which they were taken. `sample` is None where nobody looked
-    at pages; `unsampled` says why, where somebody wanted to.
+    at pages; `unsampled` says why, where somebody wanted to. `busy` is the share of its time for which the busiest of
+    the guest's CPUs worked, None where that cannot be seen.
     """
 
     vm: str
@@ -45,3 +46,4 @@ class Profile:
     windows: tuple[DirtyWindow, ...]
     sample: MemorySample | None = None
     unsampled: str = ""
+    busy: float | None = None

@@ -204,6 +204,13 @@ class Guest(Protocol):
         """
         ...
 
+    async def cpu_times(self) -> tuple[float, ...]:
+        """Return the seconds for which each of the guest's CPUs has worked so far, as its host counts them.
+
+        Raises HostError where that cannot be seen.
+        """
+        ...
+
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory, twice within a moment; nothing of them is kept.
 

@@ -250,6 +250,11 @@ class QemuGuest:
         """Measure how much of its memory the guest changes within `seconds`; see `dirtyrate.measure`."""
         return await dirtyrate.measure(self._monitor, seconds)
 
+    async def cpu_times(self) -> tuple[float, ...]:
+        """Refuse: what the guest's CPUs take is counted on its host, to which a monitor alone does not lead."""
+        message = f"nobody can see through its monitor alone how much the CPUs of {self._name} work"
+        raise HostError(message)
+
     async def sample_memory(self) -> MemorySample:
         """Refuse: pages are looked at on the guest's host, to which a monitor alone does not lead."""
         message = f"nobody can look at pages of {self._name} through its monitor alone"

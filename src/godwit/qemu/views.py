@@ -117,6 +117,7 @@ def make_sample(migration: Mapping[str, object], at: float) -> Sample | None:
         rate=number(ram, "mbps") * _MEGABIT,
         dirty_rate=number(ram, "dirty-pages-rate") * number(ram, "page-size", 4096),
         expected_downtime=expected,
+        throttle=whole(migration, "cpu-throttle-percentage"),
     )
 
 

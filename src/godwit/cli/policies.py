@@ -1,0 +1,156 @@
+"""What a move may cost, as people say it: a goal, a policy of their own in TOML, and options that change either."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from godwit.cli.ground import LONGEST_DOWNTIME, bandwidth, duration
+from godwit.core.goals import GOALS, policy_for
+from godwit.errors import InputError
+from godwit.model import Goal, Permission
+
+if TYPE_CHECKING:
+    from godwit.model import Policy
+
+MaxDowntime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long it may stand still at most, as in 30ms.  \\[300ms]")
+]
+PolicyName = Annotated[
+    str | None,
+    typer.Option("--policy", metavar="NAME", help="seamless, fast, gentle, finish, or one of yours.  \\[seamless]"),
+]
+Allow = Annotated[
+    list[Permission] | None, typer.Option("--allow", help="What may be done to it so that it ends: throttle, pause.")
+]
+Forbid = Annotated[list[Permission] | None, typer.Option("--forbid", help="What may not be done to it.")]
+MaxSlowdown = Annotated[
+    str | None, typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[95%]")
+]
+Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="Go back if it is not handed over by then: 10min.")]
+Bandwidth = Annotated[str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")]
+
+FOLDER: Final = "policies"
+"""Where policies of people's own lie, beside the journal."""
+
+_KEYS: Final = ("goal", "max_downtime", "deadline", "bandwidth", "max_guest_slowdown", "allow", "forbid")
+_PERCENT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What somebody typed about a move; None where nothing was."""
+
+    name: str | None = None
+    max_downtime: str | None = None
+    deadline: str | None = None
+    bandwidth: str | None = None
+    max_slowdown: str | None = None
+    allow: tuple[Permission, ...] = ()
+    forbid: tuple[Permission, ...] = ()
+
+
+def policy_of(typed: Typed) -> Policy:
+    """Return the policy that was named, changed by the options. Raises InputError saying what is wrong, and where."""
+    name = typed.name or Goal.SEAMLESS.value
+    if both := set(typed.allow) & set(typed.forbid):
+        message = f"--allow {min(both)} and --forbid {min(both)} contradict each other"
+        raise InputError(message)
+    deadline = duration("--deadline", typed.deadline)
+    policy = policy_for(Goal(name), deadline=deadline) if name in set(Goal) else _own(name, deadline)
+    return _changed(policy, typed, "--")
+
+
+def _changed(policy: Policy, typed: Typed, prefix: str) -> Policy:
+    """Return the policy with what was typed; `prefix` is what names the options in errors."""
+    dash = "-" if prefix else "_"
+    downtime = duration(f"{prefix}max{dash}downtime", typed.max_downtime, longest=LONGEST_DOWNTIME)
+    name = "--max-slowdown" if prefix else "max_guest_slowdown"
+    slowdown = None if typed.max_slowdown is None else _share(name, typed.max_slowdown)
+    if slowdown and Permission.THROTTLE in typed.forbid:
+        message = f"{name} {typed.max_slowdown} and to forbid throttle contradict each other"
+        raise InputError(message)
+    allows = (policy.allows | set(typed.allow)) - set(typed.forbid)
+    if slowdown:
+        allows |= {Permission.THROTTLE}
+    elif slowdown is None and Permission.THROTTLE in typed.allow and not policy.max_guest_slowdown:
+        slowdown = GOALS[Goal.SEAMLESS].max_guest_slowdown
+    return replace(
+        policy,
+        max_downtime=policy.max_downtime if downtime is None else downtime,
+        bandwidth=policy.bandwidth if typed.bandwidth is None else bandwidth(f"{prefix}bandwidth", typed.bandwidth),
+        max_guest_slowdown=policy.max_guest_slowdown if slowdown is None else slowdown,
+        allows=frozenset(allows),
+    )
+
+
+def _share(option: str, text: str) -> float:
+    """Return the share that `50%` means. Raises InputError naming the option."""
+    number = text.removesuffix("%").strip()
+    if text.endswith("%") and number.isdecimal() and int(number) < _PERCENT:
+        return int(number) / _PERCENT
+    message = f"{option}: {text!r} is no share below 100%"
+    raise InputError(message, remedy="write for example 50%; 0% never slows it down")
+
+
+def _own(name: str, deadline: float | None) -> Policy:
+    """Read a policy of somebody's own: a file, or the name of one in the folder of policies."""
+    from godwit import app  # noqa: PLC0415 - start-up time
+
+    folder = app.home() / FOLDER
+    path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    try:
+        found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        known = ", ".join([*Goal, *sorted(one.stem for one in folder.glob("*.toml"))])
+        message = f"there is no policy {name}"
+        raise InputError(message, remedy=f"take one of {known}, or write {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"the policy {path} cannot be read: {error}"
+        raise InputError(message) from None
+    try:
+        return _made_of(found, deadline)
+    except InputError as error:
+        message = f"{path}: {error.message}"
+        raise InputError(message, remedy=error.remedy) from None
+
+
+def _made_of(found: dict[str, object], deadline: float | None) -> Policy:
+    unknown = sorted(set(found) - set(_KEYS))
+    if unknown:
+        message = f"a policy has no {unknown[0]}"
+        raise InputError(message, remedy=f"it has {', '.join(_KEYS)}")
+    texts = {key: _text(found, key) for key in _KEYS if key not in {"allow", "forbid"}}
+    goal = texts["goal"] or Goal.SEAMLESS.value
+    if goal not in set(Goal):
+        message = f"goal: {goal!r} is none of {', '.join(Goal)}"
+        raise InputError(message)
+    typed = Typed(
+        max_downtime=texts["max_downtime"],
+        bandwidth=texts["bandwidth"],
+        max_slowdown=texts["max_guest_slowdown"],
+        allow=_permissions(found, "allow"),
+        forbid=_permissions(found, "forbid"),
+    )
+    own = duration("deadline", texts["deadline"])
+    return _changed(policy_for(Goal(goal), deadline=own if deadline is None else deadline), typed, "")
+
+
+def _text(found: dict[str, object], key: str) -> str | None:
+    value = found.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    message = f"{key}: {value!r} is no text in quotes"
+    raise InputError(message, remedy=f'write for example {key} = "30ms", with the unit')
+
+
+def _permissions(found: dict[str, object], key: str) -> tuple[Permission, ...]:
+    values = found.get(key, [])
+    if isinstance(values, list) and all(value in set(Permission) for value in values):
+        return tuple(Permission(value) for value in values)
+    message = f"{key}: {values!r} is no list of {', '.join(Permission)}"
+    raise InputError(message, remedy=f'write for example {key} = ["{Permission.THROTTLE}"]')

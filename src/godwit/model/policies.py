@@ -1,0 +1,105 @@
+"""What a move may cost, and what it is to be best at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from godwit.model.disks import DiskMode
+
+
+class Way(StrEnum):
+    """How a guest travels: running, standing still from the first byte on, or switched off and started anew."""
+
+    LIVE = "live"
+    STATIC = "static"
+    OFF = "off"
+
+
+class Goal(StrEnum):
+    """What a move is to be best at; see `godwit.core.goals` for what each means."""
+
+    SEAMLESS = "seamless"
+    FAST = "fast"
+    GENTLE = "gentle"
+    FINISH = "finish"
+
+
+class Permission(StrEnum):
+    """What may be done to a guest so that its move ends."""
+
+    THROTTLE = "throttle"
+    """Let its CPUs sleep a share of their time, so that it writes less."""
+    PAUSE = "pause"
+    """Let it stand still for as long as it takes to send the rest."""
+
+
+class Sending(StrEnum):
+    """How pages travel: set before a stream starts, and not to be changed once it runs."""
+
+    WHOLE = "plain precopy"
+    CHANGES = "xbzrle"
+    ZSTD = "multifd with zstd"
+    ZLIB = "multifd with zlib"
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How pages travel, and the share of its time, in percent, for which the guest is to sleep once passes tell so.
+
+    `armed` says whether it can be let sleep at all; a `throttle` of 0 then means: as little as QEMU can, until there is
+    evidence that it takes more. `pauses` says that the guest is expected to stand still while the rest is sent.
+    """
+
+    sending: Sending = Sending.CHANGES
+    throttle: int = 0
+    armed: bool = False
+    pauses: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        throttled = f", throttled by {self.throttle} %" if self.throttle else ""
+        return f"{self.sending}{throttled}{', paused at its end' if self.pauses else ''}"
+
+    @property
+    def compresses(self) -> bool:
+        """Whether pages travel compressed."""
+        return self.sending in {Sending.ZSTD, Sending.ZLIB}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
+
+    `goal` is what it is to be best at; `max_guest_slowdown` the share of its time for which the guest may be made to
+    sleep while it travels, `allows` what else may be done to it.
+
+    `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
+    they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
+    `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
+    is to be switched off may take to obey its power button.
+    """
+
+    max_downtime: float = 0.3
+    deadline: float | None = None
+    bandwidth: int | None = None
+    disks: DiskMode = DiskMode.AUTO
+    disk_modes: tuple[tuple[str, DiskMode], ...] = ()
+    compare_all: bool = False
+    keep_old: bool = True
+    way: Way = Way.LIVE
+    off_timeout: float = 60.0
+    verify_disks: bool = False
+    goal: Goal = Goal.SEAMLESS
+    max_guest_slowdown: float = 0.95
+    allows: frozenset[Permission] = frozenset({Permission.THROTTLE})
+
+    def mode_of(self, disk: str) -> DiskMode:
+        """Return how the disk of that name is to travel."""
+        return dict(self.disk_modes).get(disk, self.disks)
+
+    @property
+    def most_throttle(self) -> int:
+        """The share of its time, in percent, for which the guest may be made to sleep."""
+        return round(self.max_guest_slowdown * 100) if Permission.THROTTLE in self.allows else 0

@@ -1,0 +1,115 @@
+"""What people type about what a move may cost, and policies of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.cli.main import main
+from godwit.cli.policies import FOLDER, Typed, policy_of
+from godwit.core.goals import policy_for
+from godwit.errors import InputError
+from godwit.model import Goal, Permission, Policy
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NIGHTLY = """
+goal = "finish"
+deadline = "10min"
+max_downtime = "100ms"
+bandwidth = "40MB/s"
+max_guest_slowdown = "50%"
+forbid = ["pause"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GODWIT_HOME", str(tmp_path))
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "nightly.toml").write_text(NIGHTLY)
+    return tmp_path
+
+
+def test_nothing_typed_is_seamless() -> None:
+    assert policy_of(Typed()) == Policy() == policy_for(Goal.SEAMLESS)
+
+
+@pytest.mark.parametrize("goal", Goal)
+def test_a_goal_is_named(goal: Goal) -> None:
+    assert policy_of(Typed(goal.value, deadline="60s")) == policy_for(goal, deadline=60.0)
+
+
+def test_options_change_a_goal() -> None:
+    found = policy_of(Typed("fast", "30ms", "5min", "40MB/s", "20%", (Permission.PAUSE,)))
+    assert (found.goal, found.max_downtime, found.deadline, found.bandwidth) == (Goal.FAST, 0.03, 300, 40 * MIB)
+    assert found.max_guest_slowdown == 0.2
+    assert found.allows == {Permission.PAUSE, Permission.THROTTLE}
+    assert policy_of(Typed(max_slowdown="0%")).most_throttle == 0
+    assert policy_of(Typed(forbid=(Permission.THROTTLE,))).most_throttle == 0
+    assert policy_of(Typed("gentle", allow=(Permission.THROTTLE,))).most_throttle == 95
+    assert policy_of(Typed("gentle", max_slowdown="30%")).most_throttle == 30
+
+
+def test_a_policy_of_one_s_own_is_found_by_its_name_or_its_path(folder: Path) -> None:
+    for name in ("nightly", str(folder / FOLDER / "nightly.toml")):
+        found = policy_of(Typed(name))
+        assert (found.goal, found.deadline, found.max_downtime) == (Goal.FINISH, 600, 0.1)
+        assert (found.bandwidth, found.max_guest_slowdown) == (40 * MIB, 0.5)
+        assert found.allows == {Permission.THROTTLE}
+        assert policy_of(Typed(name, deadline="5s", max_downtime="9ms")).deadline == 5
+        assert policy_of(Typed(name, max_downtime="10ms")).max_downtime == 0.01
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (Typed("quickly"), "there is no policy quickly"),
+        (Typed("finish"), "needs --deadline"),
+        (Typed(max_slowdown="0.5"), "--max-slowdown: '0.5' is no share below 100%"),
+        (Typed(max_slowdown="100%"), "--max-slowdown: '100%' is no share below 100%"),
+        (Typed(max_slowdown="50%", forbid=(Permission.THROTTLE,)), "contradict each other"),
+        (Typed(allow=(Permission.PAUSE,), forbid=(Permission.PAUSE,)), "--allow pause and --forbid pause contradict"),
+        (Typed(max_downtime="0ms"), "--max-downtime: 0ms is no time at all"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_nonsense_is_named(typed: Typed, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        policy_of(typed)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("goal = ", "cannot be read"),
+        ('goal = "soon"', "goal: 'soon' is none of seamless, fast, gentle, finish"),
+        ('goal = "finish"', "needs --deadline"),
+        ('speed = "fast"', "a policy has no speed"),
+        ("max_downtime = 30", "max_downtime: 30 is no text in quotes"),
+        ('max_downtime = "soon"', "max_downtime: "),
+        ('max_guest_slowdown = "half"', "max_guest_slowdown: 'half' is no share"),
+        ('allow = "pause"', "allow: 'pause' is no list of throttle, pause"),
+        ('allow = ["magic"]', "allow: ['magic'] is no list"),
+    ],
+)
+def test_a_policy_that_is_wrong_is_named_with_its_file(folder: Path, text: str, said: str) -> None:
+    path = folder / FOLDER / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        policy_of(Typed("wrong"))
+    assert str(path) in caught.value.message
+    assert said in caught.value.message
+
+
+def test_a_policy_that_is_not_there_is_told_beside_those_that_are(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["migrate", "web1", "host2", "--policy", "quickly"]) == InputError.exit_status
+    said = capsys.readouterr().err
+    assert "take one of seamless, fast, gentle, finish, nightly" in said
+    assert str(folder / FOLDER / "quickly.toml") in said
