@@ -290,7 +290,7 @@ def test_a_guest_that_works_a_part_of_its_time_loses_nothing_until_less_is_left_
 def test_no_nap_is_longer_than_the_guest_may_stand_still() -> None:
     assert nap(75) == pytest.approx(0.03)
     assert [nap(share) for share in LADDER] == sorted(nap(share) for share in LADDER)
-    assert max(ladder(Policy(max_downtime=0.05))) == 80
+    assert max(ladder(Policy(max_downtime=0.055))) == 80
     assert max(ladder(Policy())) == 95
     assert ladder(Policy(max_guest_slowdown=0.0)) == []
 

@@ -203,6 +203,7 @@ class GuestContract:
         assert (found.again is None) == (found.changed == 0)
         assert found.compressed is not None
         assert 0 < found.compressed <= 1.1
+        assert (found.compressed_again is None) == (found.changed == 0)
         assert 0.1 < found.seconds < 5
 
     async def test_what_its_cpus_work_is_counted(self, bench: Bench) -> None:

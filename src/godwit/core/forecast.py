@@ -19,7 +19,7 @@ from itertools import pairwise, product
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.passes import Simulated, Stream, simulate
-from godwit.core.strategy import nap
+from godwit.core.strategy import FELT_NAPS, nap
 from godwit.model import Interval, Prospect, Sending
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -39,7 +39,7 @@ QUANTILE: Final = 1.2816
 
 _POINTS: Final = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
 _LEAST: Final = 0.05
-_NAPS: Final = Interval(1.0, 1.3, 2.0)
+_NAPS: Final = Interval(1.0, FELT_NAPS, 2.0)
 """How long a client waits for a guest that is slowed down, in naps: it may come late, and meet a second one."""
 
 
@@ -61,10 +61,11 @@ class Basis:
 
     `first` is the bytes of the first pass, `bandwidth` bytes a second; `dirtying` scales the curve. `again` is the
     share of a page's size that it takes to send it a second time as its changes, `pages` the bytes of such pages a
-    second that the sender looks through; `compressed` is the share of its size that a page takes which is compressed,
-    `packed` the bytes of pages a second that the sender can compress. `start` is the seconds until the stream starts,
-    `fixed` what the blackout takes beyond the last pages, `felt` what the client's gap takes beyond the blackout.
-    `busy` is the share of its time for which the guest's busiest CPU works.
+    second that the sender looks through. `compressed` is the share of its size that a page takes which is compressed,
+    `compressed_again` one that the guest has changed, `packed` the bytes of pages a second that the sender can
+    compress. `start` is the seconds until the stream starts, `fixed` what the blackout takes beyond the last pages,
+    `felt` what the client's gap takes beyond the blackout. `busy` is the share of its time for which the guest's
+    busiest CPU works.
     """
 
     curve: DirtyCurve
@@ -76,6 +77,7 @@ class Basis:
     fixed: Estimate
     felt: Estimate
     compressed: Estimate = Estimate(1.0)
+    compressed_again: Estimate = Estimate(1.0)
     packed: Estimate = Estimate(math.inf)
     busy: float = 1.0
     dirtying: Estimate = Estimate(1.0, 0.1)
@@ -168,13 +170,14 @@ def simulated(
 ) -> Simulated:
     """Simulate the passes with each estimate that many standard deviations off."""
     first, bandwidth, dirtying, changes = deviations
-    whole = min(1.0, basis.compressed.at(changes)) if strategy.compresses else 1.0
-    again = min(1.0, basis.again.at(changes)) if strategy.sending is Sending.CHANGES else whole
-    pages = {Sending.WHOLE: math.inf, Sending.CHANGES: basis.pages.likely}.get(strategy.sending, basis.packed.likely)
-    stream = Stream(basis.bandwidth.at(bandwidth), again, pages, whole, strategy.throttle or None, basis.busy)
-    return simulate(
-        basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first) * whole, stream, policy, limit
-    )
+    opening, whole, again, pages = 1.0, 1.0, 1.0, math.inf
+    if strategy.sending is Sending.CHANGES:
+        again, pages = min(1.0, basis.again.at(changes)), basis.pages.likely
+    elif strategy.compresses:
+        opening, pages = min(1.0, basis.compressed.at(changes)), basis.packed.likely
+        whole = again = min(1.0, basis.compressed_again.at(changes))
+    stream = Stream(basis.bandwidth.at(bandwidth), again, pages, whole, opening, strategy.throttle or None, basis.busy)
+    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first), stream, policy, limit)
 
 
 def _interval(weighted: Iterable[tuple[float, float]], likely: float) -> Interval:

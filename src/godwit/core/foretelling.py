@@ -74,8 +74,8 @@ def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
         if armed and worth and _laborious(row, policy):
             planned = planned_throttle(strategy, basis, alone, limit)
-            if planned is not None:
-                rows.append(likely_prospect(planned, basis, alone, limit))
+            if planned is not None and rank(policy, planned) < rank(policy, row):
+                rows.append(planned)
     if Permission.PAUSE in policy.allows and not any(in_time(row, policy) for row in rows):
         rows.append(_paused(chosen_of(rows, policy), policy))
     return rows
@@ -91,13 +91,13 @@ def without_pause(policy: Policy) -> Policy:
     return replace(policy, allows=policy.allows - {Permission.PAUSE})
 
 
-def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Strategy | None:
-    """Return the strategy with the throttle that suits the policy best, None where none makes it end."""
+def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Prospect | None:
+    """Return what a strategy costs with the throttle that suits the policy best, None where none makes it end."""
     tried = [
         likely_prospect(replace(strategy, throttle=percentage), basis, policy, limit) for percentage in ladder(policy)
     ]
     best = min(tried, key=lambda row: rank(policy, row), default=None)
-    return best.how if best is not None and best.converges else None
+    return best if best is not None and best.converges else None
 
 
 def in_time(row: Prospect, policy: Policy) -> bool:

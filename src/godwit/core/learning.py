@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.capabilities import HELD
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate
 from godwit.core.strategy import writes_at
@@ -120,7 +121,6 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
     bandwidth, link = _bandwidth(known, between)
     first, memory = _first(known)
     again, pages, changes = _again(known)
-    compressed, packed = _compressed(known)
     basis = Basis(
         curve=curve_of(windows, known.memory),
         first=first,
@@ -133,12 +133,13 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
             (
                 move.client_gap - move.blackout
                 for move in between
-                if move.client_gap is not None and move.blackout is not None
+                if move.client_gap is not None and move.blackout is not None and not _slept(move)
             ),
             FELT,
         ),
-        compressed=compressed,
-        packed=packed,
+        compressed=_compressed(known, again=False),
+        compressed_again=_compressed(known, again=True),
+        packed=Estimate(PACKED),
         busy=_busy(known),
     )
     count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"
@@ -214,6 +215,11 @@ def _rate(move: MoveRecord) -> float | None:
     return rate_of(move.passes, move.bytes, move.total - move.start_delay)
 
 
+def _slept(move: MoveRecord) -> bool:
+    """Say whether the longest that a client waited may have been a nap of a guest that was slowed down."""
+    return bool(move.how.throttle) or any(one.throttle > HELD for one in move.passes)
+
+
 def _busy(known: Known) -> float:
     """Return the share of its time for which the guest's busiest CPU works; all of it, where nobody has looked."""
     busy = known.profile.busy if known.profile is not None else None
@@ -227,13 +233,13 @@ def _rates(between: Sequence[MoveRecord]) -> list[float]:
     return (plain or [rate for _, rate in rated])[:_LATEST]
 
 
-def _compressed(known: Known) -> tuple[Estimate, Estimate]:
-    """Return the share of its size that a compressed page takes, and the bytes of pages a second that can be."""
-    packed = Estimate(PACKED)
-    if known.profile is None or known.profile.sample is None or known.profile.sample.compressed is None:
-        return Estimate(1.0, 0.0), packed  # nobody has looked: nothing is to be hoped for
-    share = known.profile.sample.compressed
-    return Estimate(share, share * _PACKING_DRIFT), packed
+def _compressed(known: Known, *, again: bool) -> Estimate:
+    """Return the share of its size that a compressed page takes, or, with `again`, one that the guest has changed."""
+    sample = known.profile.sample if known.profile is not None else None
+    if sample is None or sample.compressed is None:
+        return Estimate(1.0)  # nobody has looked: nothing is to be hoped for
+    share = sample.compressed if not again or sample.compressed_again is None else sample.compressed_again
+    return Estimate(share, share * _PACKING_DRIFT)
 
 
 def _first(known: Known) -> tuple[Estimate, str]:

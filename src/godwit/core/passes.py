@@ -34,16 +34,17 @@ each second time that it was too much (migration_trigger_throttle() in migration
 class Stream:
     """How a strategy sends: `bandwidth` bytes a second at most.
 
-    A page takes `whole` of its size, one that was kept `again`. `pages` is how many bytes of pages a second the sender
-    can look through, or compress, whatever becomes of them on the wire. `throttle` is the percentage of its time for
-    which the guest is to sleep from the second look on, None where it cannot be made to; `busy` is the share of its
-    time for which its busiest CPU works.
+    In the first pass a page takes `first` of its size, later `whole`, and one that was kept `again`. `pages` is how
+    many bytes of pages a second the sender can look through, or compress, whatever becomes of them on the wire.
+    `throttle` is the percentage of its time for which the guest is to sleep from the second look on, None where it
+    cannot be made to; `busy` is the share of its time for which its busiest CPU works.
     """
 
     bandwidth: float
     again: float = 1.0
     pages: float = math.inf
     whole: float = 1.0
+    first: float = 1.0
     throttle: int | None = None
     busy: float = 1.0
 
@@ -106,12 +107,13 @@ class _Sleep:
 
 
 def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, limit: float) -> Simulated:
-    """Go through the passes of a stream whose first one sends `first` bytes on the wire.
+    """Go through the passes of a stream whose first one sends pages of `first` bytes.
 
     `limit` is the downtime limit that it starts with, in seconds; the strategy raises it as it would.
     """
-    duration = max(first / stream.bandwidth, first / stream.whole / stream.pages)
-    seconds, sent, kept = duration, first, 0.0
+    sent = first * stream.first
+    seconds = duration = max(sent / stream.bandwidth, first / stream.pages)
+    kept = 0.0
     samples: list[Sample] = []
     needed: list[float] = []
     now, sleep = Switchover(limit, throttle=stream.throttle), _Sleep()

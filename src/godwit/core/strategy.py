@@ -54,6 +54,9 @@ apart, so steps that tell are worth waiting for."""
 NAP: Final = 0.01
 """Seconds that a guest which is slowed down runs between two naps (CPU_THROTTLE_TIMESLICE_NS in QEMU)."""
 
+FELT_NAPS: Final = 1.3
+"""How long a client waits for a guest that is slowed down, in naps."""
+
 _LEAST_BUSY: Final = 0.01
 
 HALVING: Final = 0.5
@@ -216,9 +219,9 @@ def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> D
 def ladder(policy: Policy) -> list[int]:
     """Return the percentages of its time for which a guest may be made to sleep, the least first.
 
-    No nap is longer than the guest may stand still.
+    No nap is felt for longer than the guest may stand still.
     """
-    return [one for one in LADDER if one <= policy.most_throttle and nap(one) <= policy.max_downtime]
+    return [one for one in LADDER if one <= policy.most_throttle and nap(one) * FELT_NAPS <= policy.max_downtime]
 
 
 def nap(throttle: int) -> float:

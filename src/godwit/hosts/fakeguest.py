@@ -329,7 +329,9 @@ class FakeGuest:
         await self._world.clock.sleep(PAUSE)
         load = self._qemu.workload
         zero, changed = (round(SAMPLE * part / load.memory) for part in (load.memory - load.used, load.dirtied(PAUSE)))
-        return MemorySample(SAMPLE, zero, changed, load.again if changed else None, load.compressed, PAUSE)
+        return MemorySample(
+            SAMPLE, zero, changed, load.again if changed else None, load.compressed, PAUSE, load.compressed
+        )
 
     async def reset(self) -> None:
         """Press the reset button."""

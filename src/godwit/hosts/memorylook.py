@@ -26,16 +26,20 @@ def main(pid: str, pages: str, pause: str, *areas: str) -> None:
     time.sleep(float(pause))
     second = [os.pread(memory, PAGE, at) for at in where]
     seconds = time.monotonic() - began
-    changes = [delta(old, second[number]) for number, old in enumerate(first) if old != second[number]]
+    changed = [number for number, old in enumerate(first) if old != second[number]]
+    changes = [delta(first[number], second[number]) for number in changed]
     kept = [page for page in second if page.count(0) < PAGE]
-    packed = kept[:: max(1, len(kept) // COMPRESSED)]
+    looked, packed = compressed(kept)
+    again_looked, again_packed = compressed([second[number] for number in changed])
     told = {
         "pages": len(where),
         "zero": len(where) - len(kept),
         "changed": len(changes),
         "changes": sum(changes),
-        "looked": len(packed) * PAGE,
-        "packed": sum(len(zlib.compress(page, 1)) for page in packed),
+        "looked": looked,
+        "packed": packed,
+        "again_looked": again_looked,
+        "again_packed": again_packed,
         "seconds": seconds,
     }
     sys.stdout.write(json.dumps(told) + "\n")
@@ -51,6 +55,12 @@ def place(number: int, spans: "list[tuple[int, ...]]") -> int:
     """Return the address of a page by its number among those of all areas."""
     start, size = spans[0]
     return start + number * PAGE if number < size // PAGE else place(number - size // PAGE, spans[1:])
+
+
+def compressed(pages: "list[bytes]") -> "tuple[int, int]":
+    """Compress some of these pages; return their bytes before and after."""
+    some = pages[:: max(1, len(pages) // COMPRESSED)]
+    return len(some) * PAGE, sum(len(zlib.compress(page, 1)) for page in some)
 
 
 def delta(old: bytes, new: bytes) -> int:

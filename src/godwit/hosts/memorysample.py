@@ -51,4 +51,5 @@ async def sample_memory(transport: Transport, pid: int, areas: Sequence[tuple[in
         again=told["changes"] / (told["changed"] * 4096) if told["changed"] else None,
         compressed=told["packed"] / told["looked"] if told["looked"] else None,
         seconds=told["seconds"],
+        compressed_again=told["again_packed"] / told["again_looked"] if told["again_looked"] else None,
     )

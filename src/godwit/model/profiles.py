@@ -19,7 +19,8 @@ class MemorySample:
 
     Of `pages` pages `zero` held nothing but zeroes, and `changed` were not the same at the second look. `again` is the
     share of a changed page that its changes take, as xbzrle sends them; `compressed` the share of its size to which
-    zlib, at its fastest, brings a page that is not zero. Both are None where there was none to look at.
+    zlib, at its fastest, brings a page that is not zero, `compressed_again` one that was changed. Each is None where
+    there was none to look at.
     """
 
     pages: int
@@ -28,6 +29,7 @@ class MemorySample:
     again: float | None
     compressed: float | None
     seconds: float
+    compressed_again: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
