@@ -15,9 +15,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.ground import Users, Witness, inside, keep, laboratory, login, parser, run
+from bench.ground import Users, Witness, keep, laboratory, login, parser, run
 from godwit import app
 from godwit.api.client import Godwit
+from godwit.bench.machines import inside
 from godwit.errors import GodwitError
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from godwit import app
+from godwit.bench.machines import link_bytes, own_home
 from godwit.errors import LabError
 from godwit.lab.furnish import prefix
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.loads import SshTop, TickReader, fill_redis
-from godwit.lab.plan import HOST_MIGRATION, LabPlan
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -31,6 +25,7 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
+    from godwit.lab.plan import LabPlan
     from godwit.model import Vm
     from godwit.service import Service
 
@@ -100,27 +95,11 @@ def keep(result: DataclassInstance, path: Path | None) -> None:
 
 def run(work: Callable[[], Coroutine[None, None, Result]]) -> Result:
     """Do a benchmark's work with an inventory and a journal of its own, and leave no process of it behind."""
-    with tempfile.TemporaryDirectory(prefix="godwit-bench-") as home:
-        os.environ[app.HOME_VARIABLE] = home
+    with own_home():
         try:
             return asyncio.run(work())
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
-        finally:
-            _end_controllers(home)
-
-
-def _end_controllers(home: str) -> None:
-    """End what still works on moves of this benchmark: a runner outlives its command, as it should elsewhere."""
-    mark = f"{app.HOME_VARIABLE}={home}".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
-                os.kill(int(entry.name), signal.SIGKILL)
-        except OSError as error:
-            # It has ended meanwhile, or hides its environment even from root, which none of ours does.
-            if error.errno not in {errno.ENOENT, errno.ESRCH, errno.EACCES}:
-                raise
 
 
 @asynccontextmanager
@@ -208,22 +187,6 @@ async def _typed(service: Service, lab: Laboratory, words: Sequence[str], target
         link_bytes=link_bytes(lab) - carried,
         passes=outcome.passes,
     )
-
-
-def link_bytes(lab: Laboratory) -> int:
-    """Return what all hosts have sent over the migration link so far, as its interfaces count."""
-    counter = f"/sys/class/net/{HOST_MIGRATION}/statistics/tx_bytes"
-    return sum(int(inside(lab, host, ["cat", counter])) for host in lab.hosts)
-
-
-def inside(lab: Laboratory, machine: str, argv: Sequence[str], text: str = "") -> str:
-    """Run a command on a machine with `text` as its input, and return what it printed. Raises LabError."""
-    command = lab.command(machine, argv)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        message = f"{' '.join(argv)} on {machine} failed with status {done.returncode}: {done.stderr.strip()}"
-        raise LabError(message)
-    return done.stdout
 
 
 def login(lab: Laboratory, vm: Vm) -> list[str]:

@@ -16,8 +16,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from bench.ground import inside, keep, laboratory, parser, run
+from bench.ground import keep, laboratory, parser, run
 from godwit import app
+from godwit.bench.machines import inside
 from godwit.core.saves import Step, afterwards
 from godwit.errors import LabError
 from godwit.lab.assets import cache_folder, prepare

@@ -10,10 +10,12 @@ import asyncio
 import itertools
 import json
 import sys
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from bench.ground import (
+    CALM,
     DEFAULTS,
     GODWIT,
     Figure,
@@ -28,18 +30,26 @@ from bench.ground import (
     table,
     verdict,
 )
-from bench.libvirthosts import VIRSH, start_daemons, start_guest
 from godwit import app
+from godwit.bench.libvirthosts import start_daemons, start_guest
+from godwit.bench.machines import link_bytes
+from godwit.errors import ProbeError
 from godwit.lab.assets import Tree, cache_folder, prepare
-from godwit.lab.furnish import GuestPlan, add_guest, place_image, register
+from godwit.lab.furnish import CLIENT, GuestPlan, add_guest, place_image, register
 from godwit.lab.plan import LabPlan
+from godwit.measure.gaps import client_view
+from godwit.measure.probe import OutsideProbe, ProbeSpec
 
 if TYPE_CHECKING:
-    from bench.libvirthosts import LibvirtGuest
+    from godwit.bench.libvirthosts import LibvirtGuest
     from godwit.lab.laboratory import Laboratory
     from godwit.service import Service
 
 NAME: Final = "virsh"
+VIRSH: Final = "virsh"
+ALIVE_DEADLINE: Final = 10.0
+SETTLE: Final = 0.5
+"""Seconds for which the probe goes on after a move."""
 WAYS: Final = {VIRSH: "virsh migrate --live", DEFAULTS: "Godwit with QEMU's defaults", GODWIT: "Godwit"}
 FIGURES: Final = (
     Figure("client gap", "client_gap_ms", "ms"),
@@ -97,11 +107,51 @@ async def in_turns(ground: Ground, rounds: int) -> list[Move]:
             source, where[guest] = where[guest], 3 - where[guest]
             target = f"host{where[guest]}"
             if way == VIRSH:
-                moves.append(await ground.libvirts.move(f"host{source}", target))
+                moves.append(await move_with_virsh(ground, f"host{source}", target))
             else:
                 moves.append(await move_with_godwit(ground.service, ground.lab, ground.godwits, target, way))
             print(json.dumps(asdict(moves[-1])), flush=True)
     return moves
+
+
+async def move_with_virsh(ground: Ground, source: str, target: str) -> Move:
+    """Type `virsh migrate --live` on the source with a probe around it, and read libvirt's own figures."""
+    lab, guest = ground.lab, ground.libvirts
+    await asyncio.sleep(CALM)
+    async with OutsideProbe(lab.command(CLIENT, [sys.executable]), ProbeSpec.parse(guest.address)) as probe:
+        await probe.ready()
+        carried, typed = link_bytes(lab), time.time()
+        job = await guest.migrate(source, target)
+        ended = time.time()
+        assert job is not None  # noqa: S101 - it had all the time there is; for the type checker
+        alive = await replies(probe, ended)
+        await asyncio.sleep(SETTLE)
+        gap = client_view(await probe.finish()).client_gap_s
+    return Move(
+        way=VIRSH,
+        status="completed",
+        alive=alive,
+        client_gap_ms=None if gap is None else gap * 1000,
+        blackout_ms=float(job["downtime"]),
+        qemu_ms=None,
+        stream_s=job["time_elapsed"] / 1000,
+        command_to_stream_s=None,
+        command_s=ended - typed,
+        bytes=job["memory_processed"],
+        link_bytes=link_bytes(lab) - carried,
+        passes=job["memory_iteration"],
+    )
+
+
+async def replies(probe: OutsideProbe, since: float) -> bool:
+    """Say whether the guest answers a request that was sent after an instant. Raises ProbeError if the probe died."""
+    try:
+        await probe.replied_since(since, ALIVE_DEADLINE)
+    except ProbeError:
+        if probe.running:
+            return False
+        raise
+    return True
 
 
 def main() -> int:

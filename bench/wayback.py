@@ -20,7 +20,6 @@ from bench.ground import (
     Move,
     Users,
     Witness,
-    inside,
     keep,
     laboratory,
     login,
@@ -30,6 +29,7 @@ from bench.ground import (
     verdict,
 )
 from godwit import app
+from godwit.bench.machines import inside
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, register
 from godwit.lab.plan import LabPlan

@@ -259,6 +259,7 @@ class Service:
         probe: ProbeRequest | None,
         *,
         defaults: bool = False,
+        converge: bool = False,
         identifier: str = "",
     ) -> Spec:
         """Return a move as it would be asked for. Raises InputError, UnknownVmError, UnknownHostError."""
@@ -273,7 +274,7 @@ class Service:
         if policy.verify_disks and policy.way is Way.OFF:
             message = "--verify-disks compares disks as they were at the switchover, and --off has no such instant"
             raise InputError(message, remedy="move it with --static alone, or compare them by hand while it is off")
-        return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults)
+        return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults, converge)
 
     async def migrate(
         self,
@@ -283,14 +284,17 @@ class Service:
         probe: ProbeRequest | None = None,
         *,
         defaults: bool = False,
+        converge: bool = False,
         identifier: str = "",
     ) -> str:
         """Ask for a migration and return its identifier; it goes on whatever becomes of the caller.
 
-        `defaults` leaves every decision to QEMU, for comparison; `identifier` is one of `new_identifier`, for who must
-        know it beforehand. Raises InputError, BusyError, JournalError.
+        `defaults` leaves every decision to QEMU, for comparison, see `Spec`; `identifier` is one of `new_identifier`,
+        for who must know it beforehand. Raises InputError, BusyError, JournalError.
         """
-        spec = await self.spec(vm, target, policy or Policy(), probe, defaults=defaults, identifier=identifier)
+        spec = await self.spec(
+            vm, target, policy or Policy(), probe, defaults=defaults, converge=converge, identifier=identifier
+        )
         await self._refuse_saving(vm)
         await self._refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())

@@ -19,7 +19,9 @@ import godwit
 from godwit import units
 from godwit.cli.main import app
 from godwit.cli.moves import probe_of
+from godwit.cli.policies import Typed, policy_of
 from godwit.lab.commands import lab_app
+from godwit.model import Permission
 from godwit.qemu.define import GuestDefinition, load_definition
 
 if TYPE_CHECKING:
@@ -115,10 +117,19 @@ def test_commands_in_the_prose_exist(page: Path) -> None:
 
 
 def test_the_definition_in_the_docs_is_one() -> None:
-    (block,) = blocks("toml")
+    (block,) = (block for block in blocks("toml") if "goal" not in block.text)
     definition = load_definition(block.text, str(block))
     assert definition.name == "web1"
     assert definition.disks[0].path == "/mnt/images/web1.qcow2"
+
+
+def test_the_policy_in_the_docs_is_one(tmp_path: Path) -> None:
+    (block,) = (block for block in blocks("toml") if "goal" in block.text)
+    path = tmp_path / "own.toml"
+    path.write_text(block.text)
+    policy = policy_of(Typed(str(path)))
+    assert (policy.max_downtime, policy.deadline, policy.max_guest_slowdown) == (0.1, 600, 0.5)
+    assert policy.allows == {Permission.THROTTLE, Permission.PAUSE}
 
 
 def test_every_key_of_a_definition_is_explained() -> None:

@@ -49,7 +49,7 @@ class _InOrder(TyperGroup):
 _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe"),
-    *("save", "restore", "host", "vm", "snapshot", "monitor", "lab", "demo"),
+    *("save", "restore", "host", "vm", "snapshot", "monitor", "lab", "bench", "demo"),
 )
 
 app = typer.Typer(
@@ -87,6 +87,12 @@ app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)
 def lab(context: typer.Context) -> None:
     """Throw-away hosts on this machine, to try things out; needs root."""
     raise typer.Exit(_passed_on("godwit.lab.commands", "lab_app", context))
+
+
+@app.command("bench", rich_help_panel=_TRY, context_settings=_PASS_ON, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Compare moves by QEMU, by virsh and by Godwit, of the same guests; needs root."""
+    raise typer.Exit(_passed_on("godwit.bench.commands", "bench_app", context))
 
 
 @app.command("demo", rich_help_panel=_TRY, context_settings=_PASS_ON, add_help_option=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
@@ -84,6 +84,7 @@ def migrate(  # noqa: PLR0913 - the options
     dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only check, like godwit check.")] = False,
     json: Json = False,
     qemu_defaults: Annotated[bool, typer.Option("--qemu-defaults", hidden=True)] = False,
+    qemu_auto_converge: Annotated[bool, typer.Option("--qemu-auto-converge", hidden=True)] = False,
 ) -> None:
     """Move a guest to another host: running, standing still, or switched off.
 
@@ -103,14 +104,23 @@ def migrate(  # noqa: PLR0913 - the options
         verify_disks=verify_disks,
     )
     wanted = standing_policy(wanted, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
-    if static and qemu_defaults:
+    plain = Plain(qemu_defaults or qemu_auto_converge, qemu_auto_converge)
+    if static and plain.defaults:
         message = "--qemu-defaults compares live moves: --static has no such thing"
         raise InputError(message)
     if dry_run:
         run(_check(vm, host, wanted, as_json=json))
         return
     request = probe_of(probe)
-    raise typer.Exit(run(_migrate(vm, host, wanted, request, defaults=qemu_defaults, detach=detach, as_json=json)))
+    raise typer.Exit(run(_migrate(vm, host, wanted, request, plain=plain, detach=detach, as_json=json)))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What is left to QEMU, for comparison: all decisions, with its own auto-converge or without."""
+
+    defaults: bool = False
+    converge: bool = False
 
 
 def standing_policy(
@@ -172,7 +182,7 @@ async def _migrate(
     policy: Policy,
     probe: ProbeRequest | None,
     *,
-    defaults: bool,
+    plain: Plain,
     detach: bool,
     as_json: bool,
 ) -> int:
@@ -183,7 +193,9 @@ async def _migrate(
         if probe is not None and probe.vantage is not None:
             await opened.inventory.host(probe.vantage)
         with listening() as inbox:
-            await opened.migrate(vm, host, policy, probe, defaults=defaults, identifier=identifier)
+            await opened.migrate(
+                vm, host, policy, probe, defaults=plain.defaults, converge=plain.converge, identifier=identifier
+            )
             if detach:
                 tell_detached(identifier, as_json=as_json)
                 return 0

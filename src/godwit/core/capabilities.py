@@ -81,6 +81,13 @@ DEFAULTS_ONLY: Final = frozenset({"events", "late-block-activate"})
 QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
 """QEMU's own values (migration/options.c); set explicitly, for an earlier move may have left others."""
 
+CONVERGE_DEFAULTS: Final[dict[str, int | str | bool]] = {
+    "cpu-throttle-initial": 20,
+    "cpu-throttle-increment": 10,
+    "max-cpu-throttle": 99,
+    "throttle-trigger-threshold": 50,
+}
+"""How QEMU's auto-converge goes about it by itself."""
 
 UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", "avail-switchover-bandwidth": 0}
 """Parameters that only some QEMUs have, as they are where nobody has set them."""
@@ -157,17 +164,24 @@ def _chosen(strategy: Strategy) -> frozenset[str]:
     return frozenset(multifd | changes | ({"auto-converge"} if strategy.armed else set()))
 
 
-def negotiate(source: Features, target: Features, strategy: Strategy | None, *, holding: bool = False) -> Negotiated:
+def negotiate(
+    source: Features,
+    target: Features,
+    strategy: Strategy | None,
+    *,
+    holding: bool = False,
+    converge: bool = False,
+) -> Negotiated:
     """Choose the capabilities that every concerned side knows; without a strategy, those of QEMU's own defaults.
 
-    `holding` is for a migration with disks to copy.
+    `holding` is for a migration with disks to copy, `converge` adds auto-converge to QEMU's defaults.
     """
     known = {Side.SOURCE: source.capabilities, Side.TARGET: target.capabilities}
     chosen: dict[Side, dict[str, bool]] = {Side.SOURCE: {}, Side.TARGET: {}}
     missing: list[str] = []
     lacking: list[str] = []
     for row in CAPABILITIES:
-        wanted = _wanted(row, strategy, holding=holding)
+        wanted = _wanted(row, strategy, holding=holding, converge=converge)
         ignorant = sorted(side for side in row.sides if row.name not in known[side])
         if ignorant:
             words = f"{row.name}: unknown to the {' and the '.join(ignorant)}; {row.why}"
@@ -179,11 +193,11 @@ def negotiate(source: Features, target: Features, strategy: Strategy | None, *, 
     return Negotiated(chosen[Side.SOURCE], chosen[Side.TARGET], tuple(missing), tuple(lacking))
 
 
-def _wanted(row: Capability, strategy: Strategy | None, *, holding: bool) -> bool:
+def _wanted(row: Capability, strategy: Strategy | None, *, holding: bool, converge: bool) -> bool:
     if row.holding:
         return holding
     if strategy is None:
-        return row.name in DEFAULTS_ONLY
+        return row.name in DEFAULTS_ONLY or (converge and row.name == "auto-converge")
     return row.name in _chosen(strategy) if row.chosen else True
 
 

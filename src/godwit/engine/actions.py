@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import (
+    CONVERGE_DEFAULTS,
     SEND_QUEUE_BYTES,
     UNTOUCHED,
     Negotiated,
@@ -166,7 +167,9 @@ class Actions:
             self.strategy = await self.choose(self._source_features, features)
         self.note("strategy", **asdict(self.strategy))
         wanted = None if self.parts.spec.defaults else self.strategy
-        agreed = negotiate(self._source_features, features, wanted, holding=bool(command.copies))
+        agreed = negotiate(
+            self._source_features, features, wanted, holding=bool(command.copies), converge=self.parts.spec.converge
+        )
         if agreed.lacking:
             message = f"QEMU lacks a capability that a migration needs: {'; '.join(agreed.lacking)}"
             raise HypervisorError(message, remedy="install a newer QEMU on the side named")
@@ -222,6 +225,8 @@ class Actions:
             chosen = strategy_parameters(self.strategy, self._source_features, self.facts.memory)
             self.switchover = adjusted(self.switchover, chosen)
             parameters |= chosen
+        if spec.converge:
+            parameters |= CONVERGE_DEFAULTS
         await guest.set_parameters(parameters)
         return e.SourcePrepared()
 

@@ -51,7 +51,9 @@ class Upgrade:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One migration, as it was asked for. `defaults` leaves every decision to QEMU, for comparison.
+    """One migration, as it was asked for.
+
+    `defaults` leaves every decision to QEMU, for comparison; with `converge` that one slows the guest down, as it does.
 
     `upgrade` is there where the guest stays on its host, and only its QEMU is replaced.
     """
@@ -63,6 +65,7 @@ class Spec:
     policy: Policy = field(default_factory=Policy)
     probe: ProbeRequest | None = None
     defaults: bool = False
+    converge: bool = False
     upgrade: Upgrade | None = None
 
 

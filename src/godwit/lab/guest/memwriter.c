@@ -2,6 +2,8 @@
  * Writes memory at a known rate: a hot set of pages is gone through in a circle, so that within one round every
  * written page is a distinct one, and every write changes what the page holds.
  *
+ * Of a page of the pattern "third" a third is random and the rest one value, so that it compresses to little more.
+ *
  * --rate counts whole pages: N bytes per second make N / 4096 pages dirty per second, however few bytes of each page
  * are rewritten (--bytes-per-page).
  */
@@ -27,6 +29,7 @@ struct work {
     uint64_t words; /* of each page that are rewritten */
     uint64_t state; /* of the generator */
     int counter;
+    int third;
 };
 
 static uint64_t now(void)
@@ -96,8 +99,9 @@ static void write_page(struct work *w, uint64_t index)
     uint64_t *page = w->memory + index * WORDS;
     if (w->sums)
         check(w, index);
+    const uint64_t random = w->third ? w->words / 3 : w->words, value = next_random(&w->state);
     for (uint64_t i = 0; i < w->words; i++)
-        page[i] = w->counter ? page[i] + 1 : next_random(&w->state);
+        page[i] = w->counter ? page[i] + 1 : i < random ? next_random(&w->state) : value;
     if (w->sums)
         w->sums[index] = checksum(page);
 }
@@ -116,7 +120,7 @@ static void prepare(struct work *w, int verify)
 {
     w->memory = allocate(w->pages * PAGE);
     for (uint64_t i = 0; i < w->pages * WORDS; i++)
-        w->memory[i] = next_random(&w->state);
+        w->memory[i] = w->third && i % WORDS >= WORDS / 3 ? i / WORDS : next_random(&w->state);
     if (!verify)
         return;
     w->sums = allocate(w->pages * sizeof(uint64_t));
@@ -183,8 +187,9 @@ int memwriter_main(int argc, char **argv)
         case 'b': w.words = bytes(optarg, "--bytes-per-page") / sizeof(uint64_t); break;
         case 'p':
             w.counter = !strcmp(optarg, "counter");
-            if (!w.counter && strcmp(optarg, "random")) {
-                fprintf(stderr, "memwriter: --pattern is random or counter\n");
+            w.third = !strcmp(optarg, "third");
+            if (!w.counter && !w.third && strcmp(optarg, "random")) {
+                fprintf(stderr, "memwriter: --pattern is random, third or counter\n");
                 return 2;
             }
             break;
@@ -195,7 +200,7 @@ int memwriter_main(int argc, char **argv)
     w.pages = set / PAGE;
     if (rate < PAGE || !w.pages || !w.words || w.words > WORDS || optind != argc) {
         fprintf(stderr, "usage: memwriter --rate BYTES_PER_SECOND --set BYTES [--bytes-per-page 8..4096]\n"
-                        "                 [--pattern random|counter] [--verify]\n");
+                        "                 [--pattern random|third|counter] [--verify]\n");
         return 2;
     }
     prepare(&w, verify);

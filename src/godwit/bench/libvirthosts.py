@@ -6,29 +6,23 @@ The daemons are the hosts' own: they see a host's /etc/libvirt, /var/lib/libvirt
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
-from bench.ground import CALM, Move, inside, link_bytes
-from godwit.errors import LabError, ProbeError
-from godwit.lab.furnish import CLIENT
-from godwit.measure.gaps import client_view
-from godwit.measure.probe import OutsideProbe, ProbeSpec
+from godwit.bench.machines import inside
+from godwit.errors import LabError
 from godwit.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.lab.furnish import GuestImage
     from godwit.lab.laboratory import Laboratory
 
-VIRSH: Final = "virsh"
 READY_DEADLINE: Final = 15.0
-ALIVE_DEADLINE: Final = 10.0
-SETTLE: Final = 0.5
-"""Seconds for which the probe goes on after a move."""
 
 # /var/cache and /var/log are the machine's own in a host, and nothing may be left there. libvirt looks up its default
 # user before it reads that the guests are root's. The copied key stands for what an administrator has set up before.
@@ -116,59 +110,45 @@ class LibvirtGuest:
     name: str
     address: str
 
-    async def move(self, source: str, target: str) -> Move:
-        """Type `virsh migrate --live` on the source with a probe around it, and read libvirt's own figures."""
-        await asyncio.sleep(CALM)
-        command = ["virsh", "migrate", "--live", "--verbose", self.name, f"qemu+ssh://{target}/system"]
-        prober = self.lab.command(CLIENT, [sys.executable])
-        async with OutsideProbe(prober, ProbeSpec.parse(self.address)) as probe:
-            await probe.ready()
-            carried, typed = link_bytes(self.lab), time.time()
-            process = await asyncio.create_subprocess_exec(
-                *self.lab.command(source, command),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-            )
-            said, _ = await process.communicate()
-            ended = time.time()
-            if process.returncode != 0:
-                message = f"{' '.join(command)} on {source}: {said.decode(errors='replace').strip()[-2000:]}"
-                raise LabError(message)
-            alive = await _replies(probe, ended)
-            await asyncio.sleep(SETTLE)
-            gap = client_view(await probe.finish()).client_gap_s
-        job = self._completed_job(target)
-        return Move(
-            way=VIRSH,
-            status="completed",
-            alive=alive,
-            client_gap_ms=None if gap is None else gap * 1000,
-            blackout_ms=float(job["downtime"]),
-            qemu_ms=None,
-            stream_s=job["time_elapsed"] / 1000,
-            command_to_stream_s=None,
-            command_s=ended - typed,
-            bytes=job["memory_processed"],
-            link_bytes=link_bytes(self.lab) - carried,
-            passes=job["memory_iteration"],
+    def host(self) -> str:
+        """Return the machine that the guest runs on. Raises LabError."""
+        for host in self.lab.hosts:
+            if self.name in inside(self.lab, host, ["virsh", "list", "--name", "--state-running"]).split():
+                return host
+        message = f"{self.name} runs nowhere"
+        raise LabError(message)
+
+    async def migrate(
+        self, source: str, target: str, options: Sequence[str] = (), deadline: float | None = None
+    ) -> dict[str, int] | None:
+        """Type `virsh migrate --live` on the source; return libvirt's own figures of the move.
+
+        None where it had not ended after `deadline` seconds and was aborted. Raises LabError for one that failed.
+        """
+        command = ["virsh", "migrate", "--live", "--verbose", *options, self.name, f"qemu+ssh://{target}/system"]
+        process = await asyncio.create_subprocess_exec(
+            *self.lab.command(source, command),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
+        ends = asyncio.create_task(process.communicate())
+        done, _ = await asyncio.wait([ends], timeout=deadline)
+        if not done:
+            inside(self.lab, source, ["virsh", "domjobabort", self.name])
+            await ends
+            return None
+        if process.returncode != 0:
+            said = ends.result()[0].decode(errors="replace").strip()[-2000:]
+            message = f"{' '.join(command)} on {source}: {said}"
+            raise LabError(message)
+        return self._completed_job(target)
 
     def _completed_job(self, host: str) -> dict[str, int]:
         """Return what libvirt itself tells of the move that has just ended on `host`."""
         text = inside(self.lab, host, ["virsh", "domjobinfo", self.name, "--completed", "--rawstats"])
         pairs = (line.partition(": ") for line in text.splitlines())
         return {name: int(value) for name, _, value in pairs if value.isdigit()}
-
-
-async def _replies(probe: OutsideProbe, since: float) -> bool:
-    """Say whether the guest answers a request that was sent after an instant. Raises ProbeError if the probe died."""
-    try:
-        await probe.replied_since(since, ALIVE_DEADLINE)
-    except ProbeError:
-        if probe.running:
-            return False
-        raise
-    return True
 
 
 async def start_daemons(lab: Laboratory) -> None:

@@ -1,0 +1,63 @@
+"""What is moved: a guest's memory, what it writes and how, and the link. Data; see docs/compare-moves.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from godwit.units import MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What a guest writes: `rate` MiB of pages a second, over and over to `hot_set` MiB, `each` bytes of a page.
+
+    `pattern` is what: "random", or "third", of which a third is random and the rest one value, as in memory that
+    compresses well.
+    """
+
+    hot_set: int
+    rate: int
+    each: int = 4096
+    pattern: str = "random"
+
+    @property
+    def options(self) -> str:
+        """The options of the laboratory's memwriter."""
+        return f"--rate {self.rate}M --set {self.hot_set}M --bytes-per-page {self.each} --pattern {self.pattern}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A guest of `memory` bytes behind a link of `link` Mbit/s.
+
+    It writes as `first` says; `changes` is when, in seconds after its move began, and how it goes on then.
+    """
+
+    name: str
+    words: str
+    link: int = 400
+    memory: int = 256 * MIB
+    first: Writes | None = None
+    changes: tuple[float, Writes] | None = None
+
+
+_ALL: Final = (
+    Scenario("quiet", "a guest that does nothing"),
+    Scenario("sparse", "8 bytes in each page of 64 MiB, 160 MiB/s of pages", first=Writes(64, 160, 8)),
+    Scenario("denser", "512 bytes in each page of 48 MiB, 100 MiB/s of pages", first=Writes(48, 100, 512)),
+    Scenario("whole", "whole pages of 48 MiB, 60 MiB/s, nothing that could be compressed", first=Writes(48, 60)),
+    Scenario("torrent", "whole pages of 96 MiB as fast as it can", first=Writes(96, 2000)),
+    Scenario("third", "whole pages of 64 MiB that compress to a third, 80 MiB/s", first=Writes(64, 80, 4096, "third")),
+    Scenario(
+        "jump",
+        "a guest that writes ten times as fast from its second pass on",
+        first=Writes(48, 8, 64),
+        changes=(4.0, Writes(48, 80, 64)),
+    ),
+    Scenario("thin", "memory that compresses to a third, behind 100 Mbit/s", 100, first=Writes(128, 1, 4096, "third")),
+    Scenario("thin-random", "memory that does not compress, behind 100 Mbit/s", 100, first=Writes(128, 1)),
+)
+
+SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}
+SHORT: Final = ("quiet", "sparse", "whole", "third")
