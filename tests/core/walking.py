@@ -23,6 +23,7 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
+from godwit.core.strategy import PAUSE
 from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ FORWARD = (
 )
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
 MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
-HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "deaf"})
+HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "deaf"})
 FAULTS = 5
 DRAIN = 400
 PATIENCE = 150
@@ -325,6 +326,7 @@ class Walk:
             ("operator", world.toggle_pause),
             ("deaf", world.turn_deaf),
             ("decide", self.decide),
+            ("pause", self.pause),
             ("break stream", lambda: world.end_stream(StreamStatus.FAILED)),
             ("lose mirror", world.lose_mirror),
             ("silence", lambda: self.wait(70.0)),
@@ -346,6 +348,11 @@ class Walk:
         """Let the strategy speak while a stream runs, or an instant after."""
         if self.state.phase not in {Phase.PENDING, Phase.PREPARING, Phase.POWERING_OFF, Phase.STARTING}:
             self.handle(e.Decided("raise", {"downtime-limit": 20}, "test", "test"))
+
+    def pause(self) -> None:
+        """Let the strategy have the guest paused so that the rest is sent, where that may be."""
+        if self.state.phase not in {Phase.PENDING, Phase.PREPARING, Phase.POWERING_OFF, Phase.STARTING}:
+            self.handle(e.Decided(PAUSE, {}, "test", "test"))
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""

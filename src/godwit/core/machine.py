@@ -575,14 +575,15 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
         _P.POWERING_OFF: (e.SourceStopped, e.SourceResumed, e.MirrorsReady, e.SourcePrepared, e.TargetPrepared),
         _P.STARTING: (e.SourceStopped, e.SourceResumed, e.PoweredOff, e.MirrorLost, e.MirrorsEnded, e.Lost),
         _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
-        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.MirrorsReady),
+        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.MirrorsReady),
         _P.COMMITTING: (
             *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.SourceResumed, e.GiveUp),
-            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.SourcePaused),
         ),
         _P.FINISHING: (
             *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.TargetRunning),
             *(e.GiveUp, e.SourceResumed, e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
+            e.SourcePaused,
         ),
         _P.ROLLING_BACK: tuple(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}
