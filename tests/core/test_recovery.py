@@ -222,6 +222,7 @@ def everything() -> Iterator[tuple[State, GuestView, GuestView, float]]:
         P.PRECOPY: closed,
         P.SWITCHOVER: armed,
         P.COMMITTING: sent,
+        P.POSTCOPY: sent,
         P.FINISHING: sent,
         P.ROLLING_BACK: closed,
         P.LIMBO: tuple(Door),
@@ -268,13 +269,15 @@ def test_safety_in_every_possible_sight() -> None:
         assert not (source.state is R.RUNNING and target.state is R.RUNNING) or verdict is V.LIMBO, sight
         if verdict is V.COMMIT:
             assert target.state is R.PAUSED, sight
-            assert target.stream is S.COMPLETED or (state.way is Way.OFF and sent), sight
+            over = {S.POSTCOPY, S.BROKEN}
+            complete = target.stream is S.COMPLETED or (state.way is Way.OFF and sent)
+            assert complete or target.stream in over, sight
             assert source.state is not R.RUNNING, sight
-            proven = source.state is R.POSTMIGRATE or Side.SOURCE.value in state.ended
+            proven = source.state is R.POSTMIGRATE or Side.SOURCE.value in state.ended or source.stream in over
             assert proven or state.phase is P.COMMITTING, sight
         if verdict is V.ROLL_BACK:
             assert target.state is not R.RUNNING, sight
-            assert state.phase is not P.FINISHING, sight
+            assert state.phase not in {P.FINISHING, P.POSTCOPY}, sight
             if sent:  # the target is proven not to have run: the source runs or streams, or the target waits
                 proven = source.state is R.RUNNING or (streaming and state.phase is not P.COMMITTING)
                 alone = target.state is R.ABSENT and source.state in {R.PAUSED, R.POWERED_OFF, R.OTHER}
@@ -282,11 +285,11 @@ def test_safety_in_every_possible_sight() -> None:
                 alone = alone or (broke and target.state is R.PAUSED)
                 assert proven or (alone and state.phase is not P.COMMITTING) or target.state is R.INCOMING, sight
         if verdict is V.FINISH:
-            assert target.state is R.RUNNING or state.phase is P.FINISHING, sight
+            assert target.state is R.RUNNING or state.phase in {P.FINISHING, P.POSTCOPY}, sight
         if verdict in {V.CRASHED, V.LOST_SOURCE}:
-            assert source.state is not R.RUNNING or state.phase is P.FINISHING, sight
+            assert source.state is not R.RUNNING or state.phase in {P.FINISHING, P.POSTCOPY}, sight
         if verdict is V.CRASHED:
-            assert target.state is R.ABSENT, sight
+            assert target.state is R.ABSENT or (state.phase is P.POSTCOPY and source.state is R.ABSENT), sight
         if verdict is V.LOST_SOURCE:
             assert not sent, sight
         if verdict is V.WAIT:
@@ -299,7 +302,7 @@ def test_a_closed_door_and_a_source_in_sight_never_ends_in_limbo_without_a_runni
     for state, source, target, waited in everything():
         if state.door is not D.CLOSED or target.state is R.RUNNING:
             continue
-        if source.state in {R.ABSENT, R.UNREACHABLE}:
+        if source.state in {R.ABSENT, R.UNREACHABLE} or source.stream in {S.POSTCOPY, S.BROKEN}:
             continue
         assert recover(state, source, target, waited).verdict is not V.LIMBO, (state, source, target)
 

@@ -23,7 +23,7 @@ from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
 from godwit.core import events as e
 from godwit.core import machine
 from godwit.core.state import Door, Phase, State
-from godwit.core.strategy import PAUSE
+from godwit.core.strategy import PAUSE, POSTCOPY
 from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ T = TypeVar("T")
 FORWARD = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
     *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
-    *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
+    *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
 MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
-HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "deaf"})
+HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "go over", "deaf"})
 FAULTS = 5
 DRAIN = 400
 PATIENCE = 150
@@ -155,7 +155,7 @@ class Walk:
             command,
             (e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource)
             | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors | e.LeaveOldCopies)
-            | (e.StopSource | e.PowerOff | e.EndSource | e.RestorePower),
+            | (e.StopSource | e.PowerOff | e.EndSource | e.RestorePower | e.GoOver | e.MendStream),
         )
         at_target = isinstance(
             command,
@@ -189,6 +189,11 @@ class Walk:
             case e.ContinueStream():
                 world.go_on()
                 return None
+            case e.GoOver():
+                world.going_over = True
+                return None
+            case e.MendStream():
+                return e.StreamMended() if world.mend() else e.StepFailed(name, "monitor-command", "no path")
             case e.CancelMirrors():
                 world.mirrors = "ended" if world.mirrors == "ended" else "none"
                 return e.Undone(name)
@@ -327,6 +332,7 @@ class Walk:
             ("deaf", world.turn_deaf),
             ("decide", self.decide),
             ("pause", self.pause),
+            ("go over", self.go_over),
             ("break stream", lambda: world.end_stream(StreamStatus.FAILED)),
             ("lose mirror", world.lose_mirror),
             ("silence", lambda: self.wait(70.0)),
@@ -353,6 +359,11 @@ class Walk:
         """Let the strategy have the guest paused so that the rest is sent, where that may be."""
         if self.state.phase not in {Phase.PENDING, Phase.PREPARING, Phase.POWERING_OFF, Phase.STARTING}:
             self.handle(e.Decided(PAUSE, {}, "test", "test"))
+
+    def go_over(self) -> None:
+        """Let the strategy have the guest go over to the target before its memory, where that may be."""
+        if self.state.phase not in {Phase.PENDING, Phase.PREPARING, Phase.POWERING_OFF, Phase.STARTING}:
+            self.handle(e.Decided(POSTCOPY, {}, "test", "test"))
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""

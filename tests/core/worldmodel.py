@@ -15,6 +15,7 @@ from godwit.model import GuestView, RunState, Side, StreamStatus, Way
 SOURCE, TARGET = Side.SOURCE, Side.TARGET
 FLOWING = frozenset({StreamStatus.ACTIVE, StreamStatus.SWITCHOVER})
 STREAMING = FLOWING | {StreamStatus.HELD}
+OVER = frozenset({StreamStatus.POSTCOPY, StreamStatus.BROKEN})
 
 
 class LawViolationError(AssertionError):
@@ -71,6 +72,8 @@ class World:
     """Whether the guest's power button was pressed, and its QEMU is to outlive it."""
     deaf: bool = False
     """Whether the guest does not listen to its power button."""
+    going_over: bool = False
+    """Whether the source was told to let the guest go over to the target before its memory."""
     copies_are_stale: bool = False
     """Whether the source has run since the copies of the disks were ended."""
 
@@ -82,6 +85,8 @@ class World:
 
     def can_progress(self) -> bool:
         """Whether the stream has a next stage, or the guest is just switching itself off."""
+        if self.source.stream is StreamStatus.POSTCOPY:
+            return self.link_up and self.target.state is not RunState.ABSENT
         return self.switching_off or (
             self.link_up and self.source.stream in FLOWING and self.target.state in {RunState.INCOMING, RunState.PAUSED}
         )
@@ -90,6 +95,13 @@ class World:
         """Take the stream one stage on: stop, target complete, source complete."""
         if self.switching_off:
             self.switch_off()
+        elif self.source.stream is StreamStatus.POSTCOPY:
+            self.progress_in_postcopy()
+        elif self.source.stream is StreamStatus.ACTIVE and self.going_over and not self.copying:
+            if self.source.state is RunState.RUNNING:
+                self.source.say(e.SourceStopped())
+            self.source.state, self.source.stream = RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.POSTCOPY
+            self.source.say(e.WentOver(SOURCE))
         elif self.source.stream is StreamStatus.ACTIVE:
             if self.source.state is RunState.RUNNING:
                 self.source.say(e.SourceStopped())
@@ -104,8 +116,42 @@ class World:
             self.source.state, self.source.stream = RunState.POSTMIGRATE, StreamStatus.COMPLETED
             self.source.say(e.StreamEnded(SOURCE, StreamStatus.COMPLETED))
 
+    def progress_in_postcopy(self) -> None:
+        """Let the target take the guest over, then the rest of its memory arrive, then the source learn of it."""
+        if self.target.state is RunState.INCOMING:
+            self.target.state, self.target.stream = RunState.PAUSED, StreamStatus.POSTCOPY
+            self.target.say(e.WentOver(TARGET))
+        elif self.target.stream is not StreamStatus.COMPLETED:
+            self.target.stream = StreamStatus.COMPLETED
+            self.target.say(e.StreamEnded(TARGET, StreamStatus.COMPLETED))
+        else:
+            self.source.state, self.source.stream = RunState.POSTMIGRATE, StreamStatus.COMPLETED
+            self.source.say(e.StreamEnded(SOURCE, StreamStatus.COMPLETED))
+
+    def break_postcopy(self) -> None:
+        """Lose the connection of a guest in postcopy: both sides stand still, a target that had nothing yet exits."""
+        for qemu in (self.source, self.target):
+            if qemu.stream is StreamStatus.POSTCOPY:
+                qemu.stream = StreamStatus.BROKEN
+                qemu.say(e.StreamBroke(qemu.side))
+        if self.target.state is RunState.INCOMING:
+            self.die(self.target)
+
+    def mend(self) -> bool:
+        """Connect both again; says whether that could be done."""
+        if not self.link_up or RunState.ABSENT in {self.source.state, self.target.state}:
+            return False
+        for qemu in (self.source, self.target):
+            if qemu.stream is StreamStatus.BROKEN:
+                qemu.stream = StreamStatus.POSTCOPY
+        return True
+
     def end_stream(self, status: StreamStatus) -> None:
         """Break or cancel the stream: QEMU takes a stopped source back by itself, an incomplete target exits."""
+        if self.source.stream in OVER:
+            if status is StreamStatus.CANCELLED:
+                raise LawViolationError("the stream of a guest that had gone over was cancelled")
+            self.break_postcopy()
         if self.source.stream not in STREAMING:
             return
         self.source.stream = status
@@ -125,13 +171,15 @@ class World:
         qemu.say(e.Lost(qemu.side))
         self.lose_mirror()
         qemu.state, qemu.stream, qemu.connected = RunState.ABSENT, StreamStatus.NONE, False
+        if qemu is self.target or self.target.stream is StreamStatus.POSTCOPY:
+            self.break_postcopy()
         if qemu is self.target:
             self.end_stream(StreamStatus.FAILED)
 
     def kill(self, side: Side) -> None:
         """SIGKILL; a source that dies in mid-stream takes an incomplete target with it."""
         self.killed.add(side)
-        streaming = self.source.stream in STREAMING
+        streaming = self.source.stream in STREAMING | OVER
         self.die(self.side(side))
         if side is SOURCE and streaming and self.target.state is RunState.INCOMING:
             self.target.say(e.StreamEnded(TARGET, StreamStatus.FAILED))
@@ -143,6 +191,8 @@ class World:
             raise LawViolationError("two running copies: the source was started beside the target")
         if self.target_ever_ran:
             raise LawViolationError("the source was resumed after the target had executed")
+        if self.source.stream in OVER:
+            raise LawViolationError("the source was told to run after the guest had gone over")
         self.target_is_stale = self.target.state is RunState.PAUSED
         self.copies_are_stale = self.mirrors == "ended"
         self.stopped_for_the_move = self.pressed = False
@@ -271,7 +321,8 @@ class World:
             raise LawViolationError("the target was started from disks older than the source's")
         if self.copying and (self.mirrors != "ended" or self.images == "none"):
             raise LawViolationError("the target was started without its disks")
-        if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED:
+        over = self.source.stream in OVER and self.target.stream in OVER | {StreamStatus.COMPLETED}
+        if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED and not over:
             raise LawViolationError("the target was started before the source had said completed")
         self.target.state, self.target_ever_ran = RunState.RUNNING, True
         self.target.say(e.TargetRunning())
@@ -288,4 +339,6 @@ class World:
             raise LawViolationError("the guest was destroyed on the source that owns it")
         if not self.target_ever_ran:
             raise LawViolationError("the source was removed before the target had executed")
+        if self.target.state is not RunState.ABSENT and self.target.stream in OVER:
+            raise LawViolationError("the source was removed while some of the guest's memory was there alone")
         self.die(self.source)

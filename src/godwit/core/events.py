@@ -123,6 +123,25 @@ class SourceResumed:
 
 
 @dataclass(frozen=True, slots=True)
+class WentOver:
+    """One side says that the guest goes over to the target before its memory (postcopy)."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class StreamBroke:
+    """One side says that the connection of a guest in postcopy was lost: what is not there yet cannot come."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMended:
+    """The connection of a guest in postcopy is there again."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamEnded:
     """One side says how the stream ended for it."""
 
@@ -223,6 +242,9 @@ Event = (
     | MirrorLost
     | StreamHeld
     | MirrorsEnded
+    | WentOver
+    | StreamBroke
+    | StreamMended
     | StreamStarted
     | Decided
     | SourceStopped
@@ -314,6 +336,18 @@ class EndMirrors:
     """End the copies, now that the guest stands still, and take the target's disks from the network."""
 
     copies: tuple[DiskCopy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoOver:
+    """Let the guest go over to the target before its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MendStream:
+    """Connect a guest in postcopy to its memory again, after `delay` seconds."""
+
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +462,8 @@ Command = (
     | StartMirrors
     | EndMirrors
     | ContinueStream
+    | GoOver
+    | MendStream
     | KeepImages
     | LeaveOldCopies
     | CancelMirrors
@@ -460,6 +496,9 @@ EVENTS: tuple[type[Event], ...] = (
     MirrorLost,
     StreamHeld,
     MirrorsEnded,
+    WentOver,
+    StreamBroke,
+    StreamMended,
     StreamStarted,
     Decided,
     SourceStopped,
@@ -489,6 +528,8 @@ COMMANDS: tuple[type[Command], ...] = (
     StartMirrors,
     EndMirrors,
     ContinueStream,
+    GoOver,
+    MendStream,
     KeepImages,
     LeaveOldCopies,
     CancelMirrors,

@@ -23,11 +23,11 @@ from dataclasses import replace
 from typing import Final
 
 from godwit.core import events as e
-from godwit.core import offline
+from godwit.core import offline, postcopy
 from godwit.core.recovery import Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
 from godwit.core.steps import Step
-from godwit.core.strategy import PAUSE
+from godwit.core.strategy import PAUSE, POSTCOPY
 from godwit.model import Owner, Side, StreamStatus, Way
 
 __all__ = ["LATE", "TRANSITIONS", "Handler", "IllegalTransitionError", "Step", "step"]
@@ -90,7 +90,8 @@ def _must_be_durable(old: State, new: State) -> bool:
     """One-way doors and undos are on disk before they are acted upon; the step through an armed door adds nothing."""
     if new.phase is Phase.COMMITTING and old.door is not Door.CLOSED:
         return False
-    return new.phase is not old.phase or new.door is not old.door or new.way is not old.way or not new.held <= old.held
+    another_way = new.way is not old.way or new.postcopy is not old.postcopy
+    return new.phase is not old.phase or new.door is not old.door or another_way or not new.held <= old.held
 
 
 # -- the way there -------------------------------------------------------------------------------------------------
@@ -163,6 +164,8 @@ def _nothing(state: State, _: e.Event) -> Step:
 
 def _adjust(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Decided)  # noqa: S101 - the table says so; for the type checker
+    if event.action == POSTCOPY:
+        return postcopy.begin(state)
     if event.action == PAUSE:  # from here on it travels as one that stands still all the way
         return Step(state if state.way is Way.STATIC else replace(state, way=Way.STATIC), (e.StopSource(),))
     return Step(state, (e.Adjust(event.parameters, event.reason),) if event.parameters else ())
@@ -188,10 +191,28 @@ def _stream_ended(state: State, event: e.Event) -> Step:
     return _commit(state) if state.ended == _STREAMED else Step(state)
 
 
+def _memory_ended(state: State, event: e.Event) -> Step:
+    """Finish when both sides say that all memory is there; look where one says otherwise."""
+    if isinstance(event, e.StreamEnded) and event.status is not StreamStatus.COMPLETED:
+        return _observe(state, event)
+    state = postcopy.with_ended(state, event)
+    return _running(state, event) if postcopy.complete(state) else Step(state)
+
+
+def _went_over(state: State, event: e.Event) -> Step:
+    """Go through the door when both sides say that the guest goes over: the source stands still for good by then."""
+    assert isinstance(event, e.WentOver)  # noqa: S101 - the table says so; for the type checker
+    state = replace(state, postcopy=True, over=state.over | {event.side.value})
+    if state.over != _STREAMED:
+        return Step(state)
+    return _commit(state) if state.phase is Phase.SWITCHOVER else _stopped(state, event)
+
+
 def _commit(state: State) -> Step:
     """Go through the door. A held stream ended only because it was told to go on, when the disks were there."""
+    ended = state.ended if state.postcopy else _STREAMED
     state = replace(
-        state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN, ended=_STREAMED, mirrored=bool(state.copies)
+        state, phase=Phase.COMMITTING, door=Door.SENT, owner=Owner.UNKNOWN, ended=ended, mirrored=bool(state.copies)
     )
     return Step(state, (e.ContinueTarget(),))
 
@@ -201,7 +222,10 @@ def _started_anew(state: State, _: e.Event) -> Step:
     return _commit(state)
 
 
-def _running(state: State, _: e.Event) -> Step:
+def _running(state: State, event: e.Event) -> Step:
+    state = postcopy.with_ended(replace(state, door=Door.SENT), event)
+    if not postcopy.complete(state):
+        return postcopy.follow(state)
     duties = _duties(state)
     state = replace(
         state,
@@ -342,7 +366,8 @@ def _go_back(state: State, event: e.Event) -> Step:
         state = replace(state, cancel_requested=True)
     else:
         state = state.with_failure(_failure_of(event))
-    return Step(state, (e.Observe(),)) if state.door is Door.SENT else _roll_back(state)
+    # A guest that was told to go over may do so at this very instant.
+    return Step(state, (e.Observe(),)) if state.door is Door.SENT or state.postcopy else _roll_back(state)
 
 
 def _precopy_step_failed(state: State, event: e.Event) -> Step:
@@ -361,7 +386,7 @@ def _observe(state: State, _: e.Event) -> Step:
 
 def _source_resumed(state: State, _: e.Event) -> Step:
     """Take back what its stop had led to: the source runs, so what the target holds may be older than the disks."""
-    state = replace(state, ended=state.ended - {Side.SOURCE.value})
+    state = replace(state, ended=state.ended - {Side.SOURCE.value}, postcopy=False, over=frozenset())
     if state.door is Door.ARMED:
         state = replace(state, phase=Phase.PRECOPY, door=Door.CLOSED)
     return Step(state, (e.Observe(),))
@@ -385,6 +410,7 @@ def _observed(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Observed)  # noqa: S101 - the table says so; for the type checker
     if event.restarted:
         state = state.inherited()
+    state = postcopy.with_ended(state, event)
     if state.phase is Phase.LIMBO:
         state = replace(state, failure=None)
     ruling = recover(state, event.source, event.target, event.waited, restarted=event.restarted)
@@ -433,6 +459,7 @@ _RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
     Verdict.CONTINUE: lambda state, _: Step(state),
     Verdict.END_MIRRORS: lambda state, _: _end_mirrors(state, e.StreamHeld()),
     Verdict.GO_ON: lambda state, _: Step(state, (e.ContinueStream(),)),
+    Verdict.MEND: lambda state, _: Step(state, (e.MendStream(postcopy.MEND_AGAIN),)),
     Verdict.WAIT: lambda state, _: Step(state, (e.Observe(delay=0.3),)),
     Verdict.COMMIT: _recommit,
     Verdict.FINISH: lambda state, _: _running(state, e.TargetRunning()),
@@ -510,6 +537,8 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.StreamStarted): _nothing,
     (_P.PRECOPY, e.Decided): _adjust,
     (_P.PRECOPY, e.SourcePaused): _nothing,
+    (_P.PRECOPY, e.WentOver): _went_over,
+    (_P.PRECOPY, e.StreamBroke): _observe,
     (_P.PRECOPY, e.SourceStopped): _stopped_by_qemu,
     (_P.PRECOPY, e.StreamEnded): _stream_ended,
     (_P.PRECOPY, e.TargetRunning): _observe,
@@ -521,6 +550,8 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.SWITCHOVER, e.StreamHeld): _end_mirrors,
     (_P.SWITCHOVER, e.MirrorsEnded): _mirrors_ended,
     (_P.SWITCHOVER, e.MirrorLost): _mirror_lost,
+    (_P.SWITCHOVER, e.WentOver): _went_over,
+    (_P.SWITCHOVER, e.StreamBroke): _observe,
     (_P.SWITCHOVER, e.StreamEnded): _stream_ended,
     (_P.SWITCHOVER, e.SourceResumed): _source_resumed,
     (_P.SWITCHOVER, e.TargetRunning): _observe,
@@ -550,6 +581,16 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.COMMITTING, e.CancelRequested): _too_late,
     (_P.COMMITTING, e.Lost): _observe,
     (_P.COMMITTING, e.Observed): _observed,
+    (_P.COMMITTING, e.StreamEnded): postcopy.ended_early,
+    (_P.COMMITTING, e.StreamBroke): _observe,
+    (_P.POSTCOPY, e.StreamEnded): _memory_ended,
+    (_P.POSTCOPY, e.StreamBroke): postcopy.broke,
+    (_P.POSTCOPY, e.StreamMended): _nothing,
+    (_P.POSTCOPY, e.StepFailed): postcopy.failed,
+    (_P.POSTCOPY, e.CancelRequested): _too_late,
+    (_P.POSTCOPY, e.Lost): _observe,
+    (_P.POSTCOPY, e.SourceResumed): _observe,
+    (_P.POSTCOPY, e.Observed): _observed,
     (_P.FINISHING, e.Verified): _duty_done,
     (_P.FINISHING, e.DisksCompared): _duty_done,
     (_P.FINISHING, e.SourceRemoved): _duty_done,
@@ -577,13 +618,17 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
         _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
         _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.MirrorsReady),
         _P.COMMITTING: (
-            *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.SourceResumed, e.GiveUp),
-            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.SourcePaused),
+            *(e.StreamStarted, e.Decided, e.SourceStopped, e.SourceResumed, e.GiveUp, e.WentOver),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.SourcePaused, e.StreamMended),
+        ),
+        _P.POSTCOPY: (
+            *(e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.TargetRunning, e.GiveUp, e.WentOver),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
         ),
         _P.FINISHING: (
             *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.TargetRunning),
             *(e.GiveUp, e.SourceResumed, e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
-            e.SourcePaused,
+            *(e.SourcePaused, e.WentOver, e.StreamBroke, e.StreamMended),
         ),
         _P.ROLLING_BACK: tuple(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}

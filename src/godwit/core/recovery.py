@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 PATIENCE: Final = 60.0
 """Seconds of silence after which waiting for a host ends in LIMBO (or, before the door was armed, in a rollback)."""
 
+GOES_OVER: Final = 5.0
+"""Seconds after which a source that was told to let the guest go over, and streams on, was not told, or cannot."""
+
 TARGET_SILENCE: Final = 3.0
 """Seconds of silence of the target's monitor after which a stream whose door is closed is taken back."""
 
@@ -34,6 +37,8 @@ class Verdict(StrEnum):
     """The guest is held before the switchover, and its disks are to be ended first."""
     GO_ON = "go-on"
     """The guest is held before the switchover, and its disks are there: the stream may go on."""
+    MEND = "mend"
+    """The guest runs on the target and its connection to the rest of its memory broke: mend that."""
     WAIT = "wait"
     """Look again in a moment."""
     COMMIT = "commit"
@@ -82,7 +87,29 @@ class Seen:
     def target_complete(self) -> bool:
         """Whether the target stands still and has received everything, or is ready to start the guest anew."""
         anew = self.state.way is Way.OFF and Side.TARGET.value in self.state.ended
-        return self.t is RunState.PAUSED and (self.target.stream is StreamStatus.COMPLETED or anew)
+        return self.t is RunState.PAUSED and (self.target.stream in {StreamStatus.COMPLETED, *_OVER} or anew)
+
+    @property
+    def gone_over(self) -> bool:
+        """Whether the source says that the guest has gone over to the target before its memory."""
+        return self.source.stream in _OVER and self.s is not RunState.RUNNING
+
+    @property
+    def broken(self) -> bool:
+        """Whether a guest in postcopy has lost the connection to its memory, and both processes live."""
+        lost = StreamStatus.BROKEN in {self.source.stream, self.target.stream}
+        return lost and not {self.s, self.t} & {RunState.ABSENT, RunState.UNREACHABLE}
+
+    @property
+    def ran_there(self) -> bool:
+        """Whether the guest was seen running on the target, and all of its memory is there."""
+        return self.state.phase in {Phase.FINISHING, Phase.POSTCOPY}
+
+    @property
+    def memory_missing(self) -> bool:
+        """Whether some of the memory of a guest in postcopy is still on the source alone."""
+        ended = {side.value for side in Side} <= self.state.ended
+        return self.state.phase is Phase.POSTCOPY and not ended
 
     @property
     def streaming(self) -> bool:
@@ -105,7 +132,7 @@ class Seen:
     def handed_over(self) -> bool:
         """Whether the source has given everything away and has not run since: one that failed runs on by itself."""
         out_of_sight = self.s in {RunState.ABSENT, RunState.UNREACHABLE}
-        return self.s is RunState.POSTMIGRATE or (out_of_sight and Side.SOURCE.value in self.state.ended)
+        return self.s is RunState.POSTMIGRATE or self.gone_over or (out_of_sight and Side.SOURCE.value in self.state.ended)
 
     @property
     def broken_off(self) -> bool:
@@ -129,6 +156,7 @@ class Seen:
         return self.waited >= PATIENCE
 
 
+_OVER: Final = frozenset({StreamStatus.POSTCOPY, StreamStatus.BROKEN})
 _SOURCE_CANNOT_RUN: Final = frozenset({RunState.POSTMIGRATE, RunState.ABSENT})
 _ON_THE_SOURCE: Final = frozenset({Phase.PREPARING, Phase.ROLLING_BACK})
 _SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.POWERED_OFF, RunState.OTHER})
@@ -148,19 +176,46 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda e: (
             e.t is RunState.RUNNING
             and e.state.door is Door.CLOSED
-            and not (Held.STREAM in e.state.held and e.s in _SOURCE_CANNOT_RUN)
+            and not (Held.STREAM in e.state.held and (e.s in _SOURCE_CANNOT_RUN or e.gone_over))
         ),
         Verdict.LIMBO,
         "a guest of this name runs on the target though it was never handed over",
     ),
-    (lambda e: e.t is RunState.RUNNING, Verdict.FINISH, "the target runs the guest"),
-    # The guest was handed over for good.
+    # It runs there, and not all of its memory is there yet.
     (
-        lambda e: e.state.phase is Phase.FINISHING and e.t is RunState.ABSENT,
+        lambda e: e.memory_missing and e.t is RunState.ABSENT,
         Verdict.CRASHED,
         "the guest ran on the target and its process is gone",
     ),
-    (lambda e: e.state.phase is Phase.FINISHING, Verdict.FINISH, "the target was seen running before"),
+    (
+        lambda e: e.memory_missing and e.s is RunState.ABSENT and e.t is not RunState.UNREACHABLE,
+        Verdict.CRASHED,
+        "the source's process is gone, and with it the memory that was still there",
+    ),
+    (lambda e: e.memory_missing and e.broken, Verdict.MEND, "the connection of the guest to its memory broke"),
+    (
+        lambda e: e.memory_missing and RunState.UNREACHABLE not in {e.s, e.t},
+        Verdict.CONTINUE,
+        "the guest runs on the target, and its memory follows",
+    ),
+    (
+        lambda e: e.memory_missing and not e.impatient,
+        Verdict.WAIT,
+        "a host is silent while the guest's memory follows it",
+    ),
+    (
+        lambda e: e.memory_missing,
+        Verdict.LIMBO,
+        "the guest was seen running on the target, some of its memory is on the source, and a host has fallen silent",
+    ),
+    (lambda e: e.t is RunState.RUNNING, Verdict.FINISH, "the target runs the guest"),
+    # The guest was handed over for good.
+    (
+        lambda e: e.ran_there and e.t is RunState.ABSENT,
+        Verdict.CRASHED,
+        "the guest ran on the target and its process is gone",
+    ),
+    (lambda e: e.ran_there, Verdict.FINISH, "the target was seen running before"),
     # The door may be open: the source may never run again unless the target is proven not to have run.
     (
         lambda e: e.sent and e.s is RunState.RUNNING and e.t is not RunState.UNREACHABLE,
@@ -283,9 +338,30 @@ RULES: Final[tuple[Rule, ...]] = (
         "the guest is held before the switchover, and how its disks ended died with the former runner",
     ),
     (
+        lambda e: e.streaming and e.turned_back and not e.sent and e.state.postcopy and e.waited < GOES_OVER,
+        Verdict.WAIT,
+        "going back was decided, and the guest may just be going over",
+    ),
+    (
         lambda e: e.streaming and e.turned_back and not e.sent,
         Verdict.ROLL_BACK,
         "the stream still runs, and going back was decided",
+    ),
+    # The guest has gone over, and was not told to run yet.
+    (
+        lambda e: e.gone_over and not e.sent and e.t in {RunState.ABSENT, RunState.OTHER},
+        Verdict.LOST_SOURCE,
+        "the target's process is gone, and the source's, which went over to it, cannot run the guest any more",
+    ),
+    (
+        lambda e: e.gone_over and not e.sent and not e.target_complete and not e.impatient,
+        Verdict.WAIT,
+        "the guest goes over to the target",
+    ),
+    (
+        lambda e: e.gone_over and not e.sent and not e.target_complete,
+        Verdict.LIMBO,
+        "the guest went over, and the target is silent, or never took it",
     ),
     # The source cannot run any more and the target has everything.
     (

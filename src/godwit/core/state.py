@@ -16,6 +16,7 @@ class Phase(StrEnum):
     MIRRORING = "mirroring"
     PRECOPY = "precopy"
     SWITCHOVER = "switchover"
+    POSTCOPY = "postcopy"
     POWERING_OFF = "powering-off"
     STARTING = "starting"
     COMMITTING = "committing"
@@ -75,7 +76,8 @@ class State:
     `prepared` names the sides that are ready, `ended` those for which the stream has completed (an entry for the
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
     `copies` are the disks that travel along, to `disks_uri`; `media` files that go before; `mirrored` says that all
-    disks are on the target and nobody writes to them there. `duties` is what FINISHING still has to do; `leftovers` is
+    disks are on the target and nobody writes to them there. `postcopy` says that the guest was told to go over to the
+    target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has to do; `leftovers` is
     what could not be removed, in words. `way` is how the guest travels, `launch` what starts it anew where it is
     switched off for that.
     """
@@ -89,6 +91,8 @@ class State:
     copies: tuple[DiskCopy, ...] = ()
     media: tuple[DiskCopy, ...] = ()
     mirrored: bool = False
+    postcopy: bool = False
+    over: frozenset[str] = frozenset()
     prepared: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
     tried: frozenset[Held] = frozenset()
@@ -154,6 +158,7 @@ def assert_law(state: State) -> None:
     rules = (
         (state.phase in {Phase.DONE, Phase.FINISHING} and state.owner is not Owner.TARGET, "finishing without owning"),
         (state.phase is Phase.COMMITTING and state.door is not Door.SENT, "committing through a closed door"),
+        (state.phase is Phase.POSTCOPY and state.owner is not Owner.TARGET, "postcopy of a guest that is not over"),
         (state.owner is Owner.TARGET and state.door is Door.CLOSED, "target owns behind a closed door"),
         (state.phase is Phase.ROLLING_BACK and state.owner is not Owner.SOURCE, "rolling back what is not ours"),
         (state.phase is Phase.ROLLING_BACK and state.door is Door.SENT, "rolling back through a one-way door"),

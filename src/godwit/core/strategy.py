@@ -40,6 +40,9 @@ SLOWER: Final = 0.8
 THROTTLE: Final = "throttle"
 """The action that slows the guest down."""
 
+POSTCOPY: Final = "postcopy"
+"""The action that lets the guest go over to the target before its memory."""
+
 PAUSE: Final = "pause"
 """The action that lets the guest stand still until all of it was sent."""
 

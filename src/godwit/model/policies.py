@@ -30,6 +30,9 @@ class Permission(StrEnum):
 
     THROTTLE = "throttle"
     """Let its CPUs sleep a share of their time, so that it writes less."""
+    POSTCOPY = "postcopy"
+    """Let it run on the target before all of its memory is there: a lost source, or a link that stays lost, is then the
+    end of the guest."""
     PAUSE = "pause"
     """Let it stand still for as long as it takes to send the rest."""
 
@@ -48,12 +51,13 @@ class Strategy:
     """How pages travel, and the share of its time, in percent, for which the guest is to sleep once passes tell so.
 
     `armed` says whether it can be let sleep at all; a `throttle` of 0 then means: as little as QEMU can, until there is
-    evidence that it takes more. `pauses` says that the guest is expected to stand still while the rest is sent.
+    evidence that it takes more. `postcopy` says that the guest can go over to the target before its memory. `pauses` says that the guest is expected to stand still while the rest is sent.
     """
 
     sending: Sending = Sending.CHANGES
     throttle: int = 0
     armed: bool = False
+    postcopy: bool = False
     pauses: bool = False
 
     @property

@@ -1,0 +1,71 @@
+"""The part of a migration's life in which the guest runs on the target and its memory is not all there yet. Pure.
+
+- It begins with a word to the source (GoOver), from which nobody can tell any more when the guest goes over: what goes
+  back then is decided by what both sides show.
+- The target is held as always: it is told to run (ContinueTarget) when both sides say that the guest goes over, and the
+  source then stands still for good.
+- The source's process holds memory that is nowhere else, so it is ended only when both sides say `completed`.
+- A connection that breaks is mended, for as long as both processes live.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core.state import Held, Phase
+from godwit.core.steps import Step
+from godwit.model import Owner, Side, StreamStatus, Way
+
+if TYPE_CHECKING:
+    from godwit.core.state import State
+
+BOTH: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
+MEND_AGAIN: Final = 0.5
+"""Seconds between attempts to mend a connection."""
+
+
+def begin(state: State) -> Step:
+    """Tell the source that the guest is to go over; once is enough. Not one that stands still, or whose disks travel."""
+    if state.postcopy or state.copies or state.way is not Way.LIVE:
+        return Step(state)
+    return Step(replace(state, postcopy=True), (e.GoOver(),))
+
+
+def complete(state: State) -> bool:
+    """Say whether all of the guest's memory is on the target."""
+    return not state.postcopy or state.ended == BOTH
+
+
+def follow(state: State) -> Step:
+    """Go on with a guest that runs on the target, while its memory follows."""
+    held = state.held & {Held.SEND_QUEUE}
+    return Step(replace(state, phase=Phase.POSTCOPY, owner=Owner.TARGET, held=held, failure=None))
+
+
+def with_ended(state: State, event: e.Event) -> State:
+    """Take down that a side has said `completed`."""
+    if isinstance(event, e.StreamEnded) and event.status is StreamStatus.COMPLETED:
+        return replace(state, ended=state.ended | {event.side.value})
+    if isinstance(event, e.Observed) and state.postcopy:
+        seen = {Side.SOURCE: event.source, Side.TARGET: event.target}
+        said = {side.value for side, view in seen.items() if view.stream is StreamStatus.COMPLETED}
+        return replace(state, ended=state.ended | said)
+    return state
+
+
+def ended_early(state: State, event: e.Event) -> Step:
+    """Take down what a side says of its stream while the target is only being told to run."""
+    return Step(with_ended(state, event)) if state.postcopy else Step(state)
+
+
+def broke(state: State, _: e.Event) -> Step:
+    """Mend the connection."""
+    return Step(state, (e.MendStream(),))
+
+
+def failed(state: State, event: e.Event) -> Step:
+    """Try again to mend it, as soon as both sides have been looked at."""
+    mending = isinstance(event, e.StepFailed) and event.step == "MendStream"
+    return Step(state, (e.Observe(MEND_AGAIN),) if mending else ())
