@@ -13,7 +13,7 @@ from godwit.core.learning import accuracy, seen_lately
 from godwit.core.readings import busiest
 from godwit.engine.expecting import known_of
 from godwit.errors import HostError, HypervisorError, InputError
-from godwit.model import Policy, Profile, RunState, Way
+from godwit.model import LinkSaid, Policy, Profile, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,7 +96,8 @@ class Forecasts:
     ) -> Forecast:
         """Say what a live move would cost.
 
-        `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it. `anew` says
+        `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it; it is kept
+        until a move shows it. `anew` says
         whether the guest is profiled first; None means where nothing that is known of it is younger than ten minutes.
         Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
         """
@@ -121,6 +122,9 @@ class Forecasts:
                 throttles=can_throttle(features),
                 link=link,
             )
+        if link is not None:
+            now = self.service.clock.now()
+            await self.service.journal.history.put_link(LinkSaid((spec.source, spec.target), link, now))
         return foretell(known, self.service.clock.now())
 
     async def _known_lately(self, name: str) -> bool:

@@ -23,7 +23,7 @@ from godwit.units import format_bandwidth, format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from godwit.model import MemorySample, MoveRecord, PassRecord, Policy, Profile
+    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy, Profile
 
 FRESH: Final = 600.0
 """Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
@@ -108,6 +108,14 @@ def seen_lately(profiles: Iterable[Profile], moves: Iterable[MoveRecord], vm: st
     """Say whether what is known of how a guest writes is recent."""
     seen = [move.at for move in moves if move.vm == vm and move.passes]
     return any(now - at < FRESH for at in (*seen, *(profile.at for profile in profiles)))
+
+
+def said_of(said: LinkSaid | None, moves: Iterable[MoveRecord]) -> float | None:
+    """Return what somebody said that a link carries, in bytes a second, where no move has shown it since."""
+    if said is None:
+        return None
+    shown = any({move.source, move.target} == set(said.hosts) and move.at > said.at and _rate(move) for move in moves)
+    return None if shown else said.rate
 
 
 def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:

@@ -88,6 +88,14 @@ class History(Protocol):
         """List moves of all guests, the newest first."""
         ...
 
+    async def put_link(self, said: LinkSaid) -> None:
+        """Keep what was said of the link between two hosts, in place of what was said before."""
+        ...
+
+    async def link(self, one: str, other: str) -> LinkSaid | None:
+        """Return what was said last of the link between two hosts, in whichever order they are named."""
+        ...
+
 
 class Journal(Protocol):
     """The story of every migration, written before it is acted upon. Raises JournalError."""
