@@ -14,7 +14,7 @@ from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
     from godwit.core.sending import SendRecord
-    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import Phase, State
-    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(frozen=True, slots=True)
