@@ -110,7 +110,8 @@ class Forecasts:
         async with self._running(name, "only moves of a running guest are forecast") as (host, guest):
             memory = (await guest.facts()).memory
             # The target's QEMU is not there yet: it is taken for one like this.
-            features = await guest.features()
+            facts = (await host.facts((await guest.facts()).launch.argv[0])).qemu
+            features = replace(await guest.features(), compressions=frozenset(facts.compressions if facts else ()))
             vm, journal = await self.service.inventory.vm(name), self.service.journal
             known = await known_of(
                 journal,

@@ -82,7 +82,8 @@ def test_the_limit_is_never_past_what_is_allowed_and_never_lowered(
     told = adjusted(Switchover(now), dict(decision.parameters))
     rate = max(one.rate for one in samples[-4:])
     pace = max(rate, pace_of(samples, now * rate) or 0.0)
-    assert told.limit * (told.pace or rate) <= pace * max(0.001, allowed + 0.0005) * 1.01
+    # Paces are told in whole bytes, limits in whole milliseconds.
+    assert told.limit * (told.pace or rate) <= (pace + 1) * max(0.001, allowed + 0.0005) * 1.01
     assert told.limit * (told.pace or rate) >= rate * (now - 0.0005)
 
 
