@@ -13,7 +13,7 @@ from godwit.core.learning import accuracy, seen_lately
 from godwit.core.readings import busiest
 from godwit.engine.expecting import known_of
 from godwit.errors import HostError, HypervisorError, InputError
-from godwit.model import Policy, Profile, RunState, Way
+from godwit.model import LinkSaid, Policy, Profile, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,7 +96,8 @@ class Forecasts:
     ) -> Forecast:
         """Say what a live move would cost.
 
-        `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it. `anew` says
+        `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it; it is kept
+        until a move shows it. `anew` says
         whether the guest is profiled first; None means where nothing that is known of it is younger than ten minutes.
         Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
         """
@@ -109,7 +110,8 @@ class Forecasts:
         async with self._running(name, "only moves of a running guest are forecast") as (host, guest):
             memory = (await guest.facts()).memory
             # The target's QEMU is not there yet: it is taken for one like this.
-            features = await guest.features()
+            facts = (await host.facts((await guest.facts()).launch.argv[0])).qemu
+            features = replace(await guest.features(), compressions=frozenset(facts.compressions if facts else ()))
             vm, journal = await self.service.inventory.vm(name), self.service.journal
             known = await known_of(
                 journal,
@@ -121,6 +123,9 @@ class Forecasts:
                 throttles=can_throttle(features),
                 link=link,
             )
+        if link is not None:
+            now = self.service.clock.now()
+            await self.service.journal.history.put_link(LinkSaid((spec.source, spec.target), link, now))
         return foretell(known, self.service.clock.now())
 
     async def _known_lately(self, name: str) -> bool:

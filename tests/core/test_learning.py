@@ -12,10 +12,11 @@ from test_dirtying import saturating
 
 from godwit.core.forecast import Estimate
 from godwit.core.foretelling import expected, foretell, remember
-from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned
+from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned, said_of
 from godwit.errors import InputError
 from godwit.model import (
     Downtime,
+    LinkSaid,
     MemorySample,
     MoveRecord,
     Outcome,
@@ -275,3 +276,13 @@ def test_forecasts_are_judged_by_what_came() -> None:
     assert found.gap_p90 == pytest.approx(0.5)
     assert found.gap_held == 0.5
     assert accuracy([]).total_median is None
+
+
+def test_what_was_said_of_a_link_counts_until_a_move_shows_it() -> None:
+    said = LinkSaid(("two", "one"), 5e6, 150.0)
+    assert said_of(None, []) is None
+    assert said_of(said, []) == 5e6
+    shown = move(passes=(PassRecord(MEMORY, 100 * MIB, 5.0, MIB),))
+    assert said_of(said, [replace(shown, at=149.0)]) == 5e6
+    assert said_of(said, [replace(shown, at=151.0)]) is None
+    assert said_of(said, [replace(shown, at=151.0, target="three")]) == 5e6

@@ -27,6 +27,8 @@ def test_a_recorded_host_is_read_whole() -> None:
     assert facts.cpu_count == 2
     assert facts.memory_total > facts.memory_available > 0
     assert facts.bridges == (BridgeFacts("br0", 1500, up=True),)
+    assert facts.qemu is not None
+    assert facts.qemu.compressions == ("none", "zlib", "zstd")
     assert facts.accelerators == ("tcg",)
     assert facts.notes == (
         "KVM opens, but a guest hangs in it: a nested or broken virtualisation; TCG is used instead",
@@ -56,7 +58,7 @@ def test_a_host_that_cannot_tell_of_its_storage_tells_of_none(said: str) -> None
 
 
 def test_a_host_without_qemu_says_what_is_missing() -> None:
-    said = recorded() | {"path": "", "version": "", "accelerators": "", "kvm": ""}
+    said = recorded() | {"path": "", "version": "", "accelerators": "", "kvm": "", "compressions": ""}
     facts = read_facts(said, factsparse.Clock(0, 0), Identity("h1", ""), "x", None)
     assert facts.qemu is None
     assert facts.accelerators == ()

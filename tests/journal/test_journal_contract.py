@@ -22,6 +22,7 @@ from godwit.model import (
     ImageFacts,
     Interval,
     Launch,
+    LinkSaid,
     MemorySample,
     MoveRecord,
     OutcomeStatus,
@@ -336,3 +337,13 @@ async def test_a_move_that_is_remembered_again_replaces_what_was_remembered(room
         await room.journal.history.put_move(one)
     assert await room.journal.history.moves() == [other, record]
     assert await room.journal.history.moves(limit=1) == [other]
+
+
+async def test_what_was_said_of_a_link_is_kept_until_something_else_is_said(room: Room) -> None:
+    history = room.journal.history
+    assert await history.link("one", "two") is None
+    await history.put_link(LinkSaid(("two", "one"), 5e6, 1.0))
+    newest = LinkSaid(("one", "two"), 7e6, 2.0)
+    await history.put_link(newest)
+    assert await history.link("one", "two") == await history.link("two", "one") == newest
+    assert await history.link("one", "three") is None

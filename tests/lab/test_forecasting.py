@@ -71,8 +71,8 @@ async def test_a_guest_that_only_changes_can_end_is_told_of_beforehand(ground: G
 
 async def test_a_first_pass_is_known_from_a_look_at_pages(ground: Ground) -> None:
     _, there = await ground.whereabouts()
-    profile = await told(ground, "profile", ground.name)
-    full = 1 - profile["sample"]["zero"] / profile["sample"]["pages"]
-    ground.lab.set_rate(None)
+    ground.lab.set_rate(LINK)
+    forecast = await told(ground, "forecast", ground.name, ground.host(there), "--profile", "--link", SAID)
+    expected = row_of(forecast, forecast["chosen"])["bytes"]["likely"]
     outcome = await told(ground, "migrate", ground.name, ground.host(there))
-    assert outcome["data"]["bytes"] == pytest.approx(full * profile["memory"], rel=0.25, abs=8 * MIB)
+    assert outcome["data"]["bytes"] == pytest.approx(expected, rel=0.25, abs=8 * MIB)

@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from godwit.bench.contestants import CONTESTANTS
 from godwit.bench.scenarios import SCENARIOS
@@ -60,6 +61,8 @@ def _bars(
     axes.margins(x=0.2)
     if log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _timeline(axes: Axes, trials: Sequence[Trial], order: Sequence[str]) -> None:

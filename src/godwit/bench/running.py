@@ -14,10 +14,10 @@ from godwit import app
 from godwit.bench.contestants import By
 from godwit.bench.guests import booted
 from godwit.bench.libvirthosts import start_daemons, start_guest
-from godwit.bench.trials import Ground, Trial, attempt, order_of
+from godwit.bench.trials import Ground, Trial, attempt, order_of, typed
 from godwit.errors import InputError, LabError
 from godwit.lab.assets import Tree, cache_folder, prepare
-from godwit.lab.furnish import GuestPlan, add_guest, place_image, register
+from godwit.lab.furnish import GuestPlan, add_guest, place_image, prefix, register
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.plan import LabPlan
 
@@ -118,6 +118,8 @@ async def ground_for(trials: Sequence[tuple[int, Scenario, Contestant]], memory:
                 message = f"{ours.name} has no address"
                 raise LabError(message)
             await booted(lab, ours.address)
+            # What a host's QEMU can do is found out once, which takes seconds where KVM hangs.
+            await typed("check", ours.name, prefix(LAB) + "host2")
             yield Ground(service, lab, ours.name, theirs)
     finally:
         lab.down()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from godwit.measure.series import ProbeSeries
     from godwit.service import Service
 
-DEADLINE: Final = 90.0
+DEADLINE: Final = 60.0
 """Seconds after which a move that has not ended is taken back, and counts as one that does not end."""
 
 CALM: Final = 1.0
@@ -105,7 +105,7 @@ async def attempt(ground: Ground, scenario: Scenario, contestant: Contestant, nu
     address = await _address(ground, contestant)
     async with writing(lab, address, scenario) as writer:
         if contestant.profiled:
-            await _typed("profile", ground.godwits)
+            await typed("profile", ground.godwits)
         await asyncio.sleep(CALM)
         prober = lab.command(CLIENT, [sys.executable])
         async with OutsideProbe(prober, ProbeSpec.parse(address)) as probe:
@@ -169,7 +169,7 @@ async def _with_godwit(ground: Ground, contestant: Contestant) -> _Told:
     guest = await ground.service.inventory.vm(ground.godwits)
     hosts = [prefix(ground.lab.plan.name) + name for name in ground.lab.hosts]
     target = next(host for host in hosts if host != guest.host)
-    await _typed("migrate", ground.godwits, target, *contestant.options, "--deadline", f"{DEADLINE:g}s", "--json")
+    await typed("migrate", ground.godwits, target, *contestant.options, "--deadline", f"{DEADLINE:g}s", "--json")
     (row,) = await ground.service.journal.rows(limit=1)
     outcome = row.outcome
     if outcome is None:
@@ -218,7 +218,7 @@ async def _with_virsh(ground: Ground, contestant: Contestant) -> _Told:
     )
 
 
-async def _typed(*words: str) -> str:
+async def typed(*words: str) -> str:
     """Type a command of Godwit's and return what it printed, whatever became of it."""
     command = [sys.executable, "-m", "godwit", *words]
     process = await asyncio.create_subprocess_exec(

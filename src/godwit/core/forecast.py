@@ -39,8 +39,6 @@ QUANTILE: Final = 1.2816
 
 _POINTS: Final = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
 _LEAST: Final = 0.05
-_NAPS: Final = Interval(1.0, FELT_NAPS, 2.0)
-"""How long a client waits for a guest that is slowed down, in naps: it may come late, and meet a second one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class Basis:
     `compressed_again` one that the guest has changed, `packed` the bytes of pages a second that the sender can
     compress. `start` is the seconds until the stream starts, `fixed` what the blackout takes beyond the last pages,
     `felt` what the client's gap takes beyond the blackout. `busy` is the share of its time for which the guest's
-    busiest CPU works.
+    busiest CPU works, `naps` how many naps a client waits for one that is slowed down.
     """
 
     curve: DirtyCurve
@@ -80,6 +78,7 @@ class Basis:
     compressed_again: Estimate = Estimate(1.0)
     packed: Estimate = Estimate(math.inf)
     busy: float = 1.0
+    naps: Estimate = Estimate(FELT_NAPS, 0.7)
     dirtying: Estimate = Estimate(1.0, 0.1)
 
 
@@ -120,7 +119,7 @@ def prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> 
         found,
         total=_wider(_wider(seconds, basis.start), basis.fixed),
         blackout=blackout,
-        client_gap=_felt(_wider(blackout, basis.felt), likely.throttle),
+        client_gap=_felt(_wider(blackout, basis.felt), likely.throttle, basis.naps),
         bytes=sent,
         chance=sum(weight for weight, one in weighted if one.converges) / sum(weight for weight, _ in weighted),
     )
@@ -139,7 +138,7 @@ def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulate
         likely.converges,
         _exactly(total),
         _exactly(blackout),
-        _felt(_exactly(blackout + basis.felt.likely), likely.throttle),
+        _felt(_exactly(blackout + basis.felt.likely), likely.throttle, basis.naps),
         _exactly(likely.bytes),
         likely.passes,
         _why(basis, policy, likely),
@@ -153,12 +152,13 @@ def _exactly(value: float) -> Interval:
     return Interval(value, value, value)
 
 
-def _felt(gap: Interval, throttle: int) -> Interval:
-    """Return what a client waits for: the guest's standstill, or its longest nap if that is longer."""
+def _felt(gap: Interval, throttle: int, naps: Estimate) -> Interval:
+    """Return what a client waits for: the guest's standstill, or its longest nap if that is felt for longer."""
     if not throttle:
         return gap
     slept = nap(throttle)
-    return Interval(max(gap.low, slept), max(gap.likely, slept * _NAPS.likely), max(gap.high, slept * _NAPS.high))
+    low, likely, high = (slept * naps.at(deviations) for deviations in (-QUANTILE, 0.0, QUANTILE))
+    return Interval(max(gap.low, low), max(gap.likely, likely), max(gap.high, high))
 
 
 def simulated(

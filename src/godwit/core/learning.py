@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.capabilities import HELD
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate
-from godwit.core.strategy import writes_at
+from godwit.core.strategy import FELT_NAPS, nap, writes_at
 from godwit.errors import InputError
 from godwit.model import DirtyWindow, Sending
 from godwit.units import format_bandwidth, format_duration
@@ -23,7 +23,7 @@ from godwit.units import format_bandwidth, format_duration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from godwit.model import MemorySample, MoveRecord, PassRecord, Policy, Profile
+    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy, Profile
 
 FRESH: Final = 600.0
 """Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
@@ -40,6 +40,9 @@ FIXED: Final = Estimate(0.013, 0.006)
 
 FELT: Final = Estimate(0.03, 0.015)
 """Seconds of a client's gap beyond the blackout: until the network has learned the new place, and the next question."""
+
+NAPS: Final = Estimate(FELT_NAPS, 0.7)
+"""How long a client waits for a guest that is slowed down, in naps: it may come late, and meet a second one."""
 
 AGAIN: Final = Estimate(0.5, 0.3)
 """Share of a page's size that its changes take, where nobody has looked: anything between little and all."""
@@ -99,7 +102,9 @@ class Known:
     @property
     def sample(self) -> MemorySample | None:
         """What its memory was like, where no move has shown that since."""
-        if self.profile is None or any(move.at > self.profile.at and move.passes for move in self.own):
+        if self.profile is None or any(
+            move.at > self.profile.at and move.passes and not move.how.compresses for move in self.own
+        ):
             return None
         return self.profile.sample
 
@@ -108,6 +113,14 @@ def seen_lately(profiles: Iterable[Profile], moves: Iterable[MoveRecord], vm: st
     """Say whether what is known of how a guest writes is recent."""
     seen = [move.at for move in moves if move.vm == vm and move.passes]
     return any(now - at < FRESH for at in (*seen, *(profile.at for profile in profiles)))
+
+
+def said_of(said: LinkSaid | None, moves: Iterable[MoveRecord]) -> float | None:
+    """Return what somebody said that a link carries, in bytes a second, where no move has shown it since."""
+    if said is None:
+        return None
+    shown = any({move.source, move.target} == set(said.hosts) and move.at > said.at and _rate(move) for move in moves)
+    return None if shown else said.rate
 
 
 def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
@@ -137,10 +150,11 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
             ),
             FELT,
         ),
-        compressed=_compressed(known, again=False),
+        compressed=_packed_first(known, first) or _compressed(known, again=False),
         compressed_again=_compressed(known, again=True),
         packed=Estimate(PACKED),
         busy=_busy(known),
+        naps=learned((naps for move in between if (naps := _naps(move)) is not None), NAPS),
     )
     count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"
     fixed_parts = f"fixed parts from {count}" if between else "fixed parts as measured in a laboratory"
@@ -215,6 +229,12 @@ def _rate(move: MoveRecord) -> float | None:
     return rate_of(move.passes, move.bytes, move.total - move.start_delay)
 
 
+def _naps(move: MoveRecord) -> float | None:
+    """Return how long a client waited for a guest that slept, in naps of the longest that it took; None: it did not."""
+    most = max((one.throttle for one in move.passes), default=0)
+    return move.client_gap / nap(most) if most > HELD and move.client_gap is not None else None
+
+
 def _slept(move: MoveRecord) -> bool:
     """Say whether the longest that a client waited may have been a nap of a guest that was slowed down."""
     return bool(move.how.throttle) or any(one.throttle > HELD for one in move.passes)
@@ -231,6 +251,16 @@ def _rates(between: Sequence[MoveRecord]) -> list[float]:
     rated = [(move.how.compresses, rate) for move in between if not move.limited and (rate := _rate(move)) is not None]
     plain = [rate for compresses, rate in rated if not compresses]
     return (plain or [rate for _, rate in rated])[:_LATEST]
+
+
+def _packed_first(known: Known, first: Estimate) -> Estimate | None:
+    """Return the share of its first pass that the guest's last move sent, if that was compressed and is the newest."""
+    since = known.profile.at if known.profile is not None else 0.0
+    for move in known.own:
+        if move.how.compresses and move.passes and move.at > since and first.likely:
+            share = min(1.0, move.passes[0].sent / first.likely)
+            return Estimate(share, share * _STEADY)
+    return None
 
 
 def _compressed(known: Known, *, again: bool) -> Estimate:

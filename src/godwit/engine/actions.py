@@ -81,6 +81,7 @@ class Actions:
     """Chooses that from what the QEMUs of both sides can do."""
     _address: str = ""
     _source_features: Features | None = None
+    _target_compressions: tuple[str, ...] = ()
     _continue_pause: float = 0.0
     _first_refusal: float | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -125,7 +126,10 @@ class Actions:
         guest = await self.sides.attach(Side.SOURCE)
         upgrade = self.parts.spec.upgrade is not None
         look = gather_upgrade if upgrade else gather
-        evidence, self._source_features = await asyncio.gather(look(self.parts, guest), guest.features())
+        evidence, features = await asyncio.gather(look(self.parts, guest), guest.features())
+        here, there = evidence.source.qemu, evidence.target.qemu
+        self._source_features = replace(features, compressions=frozenset(here.compressions if here else ()))
+        self._target_compressions = there.compressions if there else ()
         for finding in check_upgrade(evidence) if upgrade else check(evidence):
             self.find(finding)
         if blocked := blocking(self.findings):
@@ -162,7 +166,7 @@ class Actions:
         guest = await self.sides.attach(Side.TARGET)
         if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
             return e.TargetPrepared("", await self._serve(guest, command.copies) if command.copies else "")
-        features = await guest.features()
+        features = replace(await guest.features(), compressions=frozenset(self._target_compressions))
         if self.choose is not None:
             self.strategy = await self.choose(self._source_features, features)
         self.note("strategy", **asdict(self.strategy))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import sendings, usual
 from godwit.core.foretelling import expected, foretell, hopeless, remember
-from godwit.core.learning import Known
+from godwit.core.learning import Known, said_of
 from godwit.engine.story import plain
 from godwit.errors import GodwitError, InputError, JournalError
 from godwit.model import Sending, Side, Way
@@ -40,6 +40,8 @@ async def known_of(
         view = await source.observe(replace(vm, control=vm.observe or vm.control))
         resident = await source.resident(view.pid) if view.pid is not None else 0
     newest = profiles[0] if profiles else None
+    if link is None:
+        link = said_of(await journal.history.link(spec.source, spec.target), moves)
     return Known(
         spec.vm,
         spec.source,

@@ -155,7 +155,7 @@ def parse_machines(text: str) -> tuple[tuple[str, ...], tuple[tuple[str, str], .
 
 
 def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
-    """Put together what the sections "version" and "machines" say of the QEMU at `path`."""
+    """Put together what is said of the QEMU at `path`; what it can compress with is a piece of its QMP schema."""
     version = parse_version(sections.get("version", ""))
     if not path or version is None:
         return None
@@ -167,6 +167,7 @@ def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
         machine_types=types,
         machine_aliases=aliases,
         shares_memory="aux-ram-share" in options,
+        compressions=tuple(re.findall(r'"([^"]+)"', sections.get("compressions", "").partition("[")[2])),
     )
 
 

@@ -25,7 +25,7 @@ from godwit.errors import (
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakefiles import THIN, LooksIntoFiles
 from godwit.hosts.fakeguest import FakeGuest
-from godwit.hosts.fakeqemu import VERSION, FakeQemu
+from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import Link, Workload
 from godwit.hosts.faketransfers import FakeTransfers
@@ -206,7 +206,14 @@ class FakeHost(FakeTransfers, LooksIntoFiles):
             cpu_count=4,
             memory_total=self._memory,
             memory_available=self._memory - used,
-            qemu=QemuFacts(program, VERSION, tuple(name for _, name in aliases), aliases, shares_memory=True)
+            qemu=QemuFacts(
+                program,
+                VERSION,
+                tuple(name for _, name in aliases),
+                aliases,
+                shares_memory=True,
+                compressions=COMPRESSIONS,
+            )
             if self._has_qemu and program not in self.missing_programs
             else None,
             accelerators=("tcg",),

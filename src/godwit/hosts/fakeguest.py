@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from godwit.errors import MonitorLostError
 from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedisks import CHANGE
-from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, COMPRESSIONS, PARAMETERS, RUN_STATES, VERSION
+from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
 from godwit.hosts.memorysample import PAUSE, SAMPLE
 from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, MemorySample, NicFacts, Sample, Stamp
@@ -126,7 +126,7 @@ class FakeGuest:
 
     async def features(self) -> Features:
         """Return what this QEMU can do."""
-        found = Features(COMMANDS, CAPABILITIES, frozenset(PARAMETERS), COMPRESSIONS)
+        found = Features(COMMANDS, CAPABILITIES, frozenset(PARAMETERS))
         return await self._tell("query-commands", lambda: found)
 
     def events(self) -> FakeEvents:

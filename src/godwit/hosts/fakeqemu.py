@@ -60,7 +60,7 @@ CAPABILITIES: Final = frozenset(
         "auto-converge",
     }
 )
-COMPRESSIONS: Final = frozenset({"none", "zlib", "zstd"})
+COMPRESSIONS: Final = ("none", "zlib", "zstd")
 PARAMETERS: Final[dict[str, int | str | bool]] = {
     "downtime-limit": 300,
     "max-bandwidth": 128 * 1024 * 1024,

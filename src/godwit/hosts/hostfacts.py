@@ -65,13 +65,18 @@ keep() {
     cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
 }
 known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
-known "program-$name" "$key" || {
+known "qemu-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
     section accelerators; "$qemu" -accel help < /dev/null 2>&1
     section machine-options; "$qemu" -machine none,help < /dev/null 2>&1
-} | keep "program-$name"
+    # The schema is large, and QEMU makes it while its guest waits: it is never asked of one that has a guest.
+    section compressions
+    printf '{"execute":"%s"}\n' qmp_capabilities query-qmp-schema quit |
+        timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
+        grep -o '"values": *\["none", *"zlib"[^]]*\]' | head -n 1
+} | keep "qemu-$name"
 
 probe() {
     section kvm-key; echo "$1"

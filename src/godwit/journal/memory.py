@@ -14,7 +14,7 @@ from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
     from godwit.core.sending import SendRecord
-    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(slots=True)
@@ -138,6 +138,7 @@ class MemoryHistory:
         """Begin with nothing."""
         self._profiles: list[Profile] = []
         self._moves: dict[str, MoveRecord] = {}
+        self._links: dict[frozenset[str], LinkSaid] = {}
 
     async def put_profile(self, profile: Profile) -> None:
         """Keep a profile."""
@@ -155,6 +156,14 @@ class MemoryHistory:
     async def moves(self, limit: int = 200) -> list[MoveRecord]:
         """List moves; see the port."""
         return sorted(self._moves.values(), key=lambda record: record.at, reverse=True)[:limit]
+
+    async def put_link(self, said: LinkSaid) -> None:
+        """Keep what was said of a link; see the port."""
+        self._links[frozenset(said.hosts)] = said
+
+    async def link(self, one: str, other: str) -> LinkSaid | None:
+        """Return what was said of a link; see the port."""
+        return self._links.get(frozenset({one, other}))
 
 
 class MemoryInventory:

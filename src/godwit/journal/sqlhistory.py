@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select
 
 from godwit.journal.codec import dump, load
 from godwit.journal.tables import history
-from godwit.model import MoveRecord, Profile
+from godwit.model import LinkSaid, MoveRecord, Profile
 
 if TYPE_CHECKING:
     from sqlalchemy import Row, Select
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from godwit.journal.database import Database
 
 T = TypeVar("T")
+
+
+def _pair(one: str, other: str) -> str:
+    """Return the name of the link between two hosts: names of hosts hold no spaces."""
+    return " ".join(sorted((one, other)))
 
 
 class SqlHistory:
@@ -42,6 +47,16 @@ class SqlHistory:
     async def moves(self, limit: int = 200) -> list[MoveRecord]:
         """List moves; see the port."""
         return await self._list(MoveRecord, select(history.c.record).where(history.c.kind == "move"), limit)
+
+    async def put_link(self, said: LinkSaid) -> None:
+        """Keep what was said of a link; see the port."""
+        await self._put("link", _pair(*said.hosts), "", said.at, said)
+
+    async def link(self, one: str, other: str) -> LinkSaid | None:
+        """Return what was said of a link; see the port."""
+        chosen = select(history.c.record).where(history.c.kind == "link", history.c.name == _pair(one, other))
+        found = await self._list(LinkSaid, chosen, 1)
+        return found[0] if found else None
 
     async def _put(self, kind: str, name: str, vm: str, at: float, record: object) -> None:
         async def work(connection: AsyncConnection) -> None:

@@ -16,7 +16,7 @@ from godwit.model.disks import (
     Stamp,
     StrayImage,
 )
-from godwit.model.forecasts import Forecast, Interval, MoveRecord, PassRecord, Prospect
+from godwit.model.forecasts import Forecast, Interval, LinkSaid, MoveRecord, PassRecord, Prospect
 from godwit.model.guests import (
     Features,
     GuestFacts,
@@ -75,6 +75,7 @@ __all__ = [
     "ImageFacts",
     "Interval",
     "Launch",
+    "LinkSaid",
     "MemorySample",
     "MirrorView",
     "MoveRecord",

@@ -70,6 +70,15 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSaid:
+    """What somebody said, at the instant `at`, that the link between two hosts carries: `rate` in bytes a second."""
+
+    hosts: tuple[str, str]
+    rate: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class PassRecord:
     """One pass over the memory: `sent` bytes in `seconds`; `left` bytes of pages had been changed by its end.
 

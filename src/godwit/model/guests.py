@@ -155,7 +155,11 @@ class WaitingQemu:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a QEMU can do, found by introspection; `compressions` are the ways in which its multifd can compress."""
+    """What a QEMU can do, found by introspection.
+
+    `compressions` are the ways in which its multifd can compress; a guest's monitor is not asked for them, see
+    `QemuFacts`.
+    """
 
     commands: frozenset[str]
     capabilities: frozenset[str]

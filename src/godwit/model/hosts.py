@@ -37,6 +37,8 @@ class QemuFacts:
     """(alias, canonical) pairs, such as ("q35", "pc-q35-10.0")."""
     shares_memory: bool = False
     """Whether all of a guest's memory can be such that another process may take it over (`aux-ram-share`)."""
+    compressions: tuple[str, ...] = ()
+    """The ways in which multifd can compress (`multifd-compression`): QEMU is built with some of them, or without."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import Phase, State
-    from godwit.model import HostRecord, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,14 @@ class History(Protocol):
 
     async def moves(self, limit: int = 200) -> list[MoveRecord]:
         """List moves of all guests, the newest first."""
+        ...
+
+    async def put_link(self, said: LinkSaid) -> None:
+        """Keep what was said of the link between two hosts, in place of what was said before."""
+        ...
+
+    async def link(self, one: str, other: str) -> LinkSaid | None:
+        """Return what was said last of the link between two hosts, in whichever order they are named."""
         ...
 
 
