@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from godwit.core.capabilities import can_throttle, sendings
+from godwit.core.capabilities import can_go_over, can_throttle, sendings
 from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
 from godwit.core.foretelling import foretell
 from godwit.core.learning import accuracy, seen_lately
@@ -123,6 +123,7 @@ class Forecasts:
                 throttles=can_throttle(features),
                 link=link,
             )
+        known = replace(known, goes_over=can_go_over(features, features))
         if link is not None:
             now = self.service.clock.now()
             await self.service.journal.history.put_link(LinkSaid((spec.source, spec.target), link, now))

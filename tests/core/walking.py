@@ -38,7 +38,9 @@ FORWARD = (
 )
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
 MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
-HARMLESS = frozenset({"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "go over", "deaf"})
+HARMLESS = frozenset(
+    {"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "go over", "deaf"}
+)
 FAULTS = 5
 DRAIN = 400
 PATIENCE = 150

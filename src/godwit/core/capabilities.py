@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.model import Sending, Side, Strategy
+from godwit.model import Permission, Sending, Side, Strategy
 
 if TYPE_CHECKING:
     from godwit.model import Features, Policy
@@ -38,6 +38,8 @@ class Capability:
     """Only for a migration whose disks travel along; it cannot do without it."""
     chosen: bool = False
     """Only where the strategy says so."""
+    optional: bool = False
+    """Nobody needs to know that a QEMU lacks it."""
 
 
 CAPABILITIES: Final = (
@@ -54,6 +56,19 @@ CAPABILITIES: Final = (
         _BOTH,
         "pages travel compressed, by several threads, where the link and not a CPU is what holds them back",
         chosen=True,
+    ),
+    Capability(
+        "postcopy-ram",
+        _BOTH,
+        "the guest can go over to the target before its memory, which ends any move",
+        chosen=True,
+    ),
+    Capability(
+        "postcopy-preempt",
+        _BOTH,
+        "what the guest waits for overtakes what merely has to be sent",
+        chosen=True,
+        optional=True,
     ),
     Capability(
         "auto-converge",
@@ -151,17 +166,25 @@ def can_throttle(source: Features) -> bool:
     return "auto-converge" in source.capabilities and "max-cpu-throttle" in source.parameters
 
 
+def can_go_over(source: Features, target: Features) -> bool:
+    """Say whether a guest can go over to the target before its memory."""
+    return "postcopy-ram" in source.capabilities & target.capabilities
+
+
 def usual(policy: Policy, source: Features, target: Features) -> Strategy:
     """Return the strategy for a guest of which nothing is known."""
     sending = Sending.CHANGES if Sending.CHANGES in sendings(source, target) else Sending.WHOLE
-    return Strategy(sending, armed=can_throttle(source) and policy.most_throttle > HELD)
+    armed = can_throttle(source) and policy.most_throttle > HELD
+    over = Permission.POSTCOPY in policy.allows and can_go_over(source, target)
+    return Strategy(sending, armed=armed, postcopy=over)
 
 
 def _chosen(strategy: Strategy) -> frozenset[str]:
     """Return the capabilities that the strategy asks for."""
     multifd = {"multifd"} if strategy.sending in _COMPRESSION else set()
     changes = {"xbzrle"} if strategy.sending is Sending.CHANGES else set()
-    return frozenset(multifd | changes | ({"auto-converge"} if strategy.armed else set()))
+    over = {"postcopy-ram", "postcopy-preempt"} if strategy.postcopy else set()
+    return frozenset(multifd | changes | over | ({"auto-converge"} if strategy.armed else set()))
 
 
 def negotiate(
@@ -185,7 +208,7 @@ def negotiate(
         ignorant = sorted(side for side in row.sides if row.name not in known[side])
         if ignorant:
             words = f"{row.name}: unknown to the {' and the '.join(ignorant)}; {row.why}"
-            if wanted or not (row.holding or row.chosen):
+            if (wanted or not (row.holding or row.chosen)) and not row.optional:
                 (lacking if row.needed or row.holding else missing).append(words)
             continue
         for side in row.sides:

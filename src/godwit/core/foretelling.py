@@ -67,8 +67,11 @@ def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
     alone = without_pause(policy)
     armed = known.throttles and policy.most_throttle > HELD
     rows = []
+    over = known.goes_over and Permission.POSTCOPY in policy.allows
     for sending in known.sendings:
-        strategy = Strategy(sending, armed=armed)
+        # QEMU before 10.1 refuses, or cannot take, multifd and postcopy together.
+        compresses = Strategy(sending).compresses
+        strategy = Strategy(sending, armed=armed, postcopy=over and not compresses)
         row = likely_prospect(strategy, basis, alone, limit)
         rows.append(row)
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
@@ -133,6 +136,7 @@ def _reason(rows: Sequence[Prospect], chosen: Prospect, policy: Policy) -> str:
     reasons = (
         (not chosen.converges, "no strategy that is permitted ends by itself; this one comes nearest"),
         (chosen.how.pauses, "no strategy that is permitted ends in time by itself, and the guest may be paused"),
+        (chosen.how.postcopy and "follows for" in chosen.why, "it goes over before its memory, as is permitted"),
         (chosen.how.throttle and not alone.converges, f"only so its passes shrink; {slowed}"),
         (bool(chosen.how.throttle), f"{GOALS[policy.goal].words}; {slowed}"),
         (chosen.how.sending is Sending.WHOLE, "this QEMU can send nothing but whole pages"),

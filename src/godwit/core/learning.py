@@ -79,7 +79,7 @@ class Known:
 
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
     any guests, the newest first. `sendings` are the ways in which pages can travel, `throttles` says whether the guest
-    can be slowed down by just as much as it takes.
+    can be slowed down by just as much as it takes, `goes_over` whether it can run on the target before its memory.
     """
 
     vm: str
@@ -93,6 +93,7 @@ class Known:
     moves: Sequence[MoveRecord] = ()
     sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
     throttles: bool = True
+    goes_over: bool = False
 
     @property
     def own(self) -> list[MoveRecord]:

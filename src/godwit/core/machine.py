@@ -372,7 +372,7 @@ def _go_back(state: State, event: e.Event) -> Step:
 
 def _precopy_step_failed(state: State, event: e.Event) -> Step:
     """Go back, unless QEMU only did not take a parameter, or did not stop the guest: the stream runs on."""
-    if isinstance(event, e.StepFailed) and event.step in {"Adjust", "StopSource"}:
+    if isinstance(event, e.StepFailed) and event.step in {"Adjust", "StopSource", "GoOver"}:
         return Step(state)
     return _go_back(state, event)
 
@@ -436,7 +436,9 @@ def _ruled_lost_source(state: State, story: str) -> Step:
 
 def _ruled_crashed(state: State, story: str) -> Step:
     failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
-    if state.failure != failure and state.way is not Way.OFF:
+    if state.failure != failure and state.phase is Phase.POSTCOPY:
+        state = _with_leftover(state, "a process of the guest may wait for memory that is gone: end it on both hosts")
+    elif state.failure != failure and state.way is not Way.OFF:
         state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
     # The guest wrote to the disks on the target: they are its own.
     duties = {name: command for name, command in _duties(state).items() if name in _DUTIES_OF_THE_DEAD}

@@ -9,11 +9,11 @@ constant dirty rate, and with the decisions that `godwit.core.strategy` would ta
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD
-from godwit.core.strategy import Switchover, adjusted, decide, writes_at
+from godwit.core.strategy import POSTCOPY, Switchover, adjusted, decide, writes_at
 from godwit.model import Policy, Sample
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Stream:
     In the first pass a page takes `first` of its size, later `whole`, and one that was kept `again`. `pages` is how
     many bytes of pages a second the sender can look through, or compress, whatever becomes of them on the wire.
     `throttle` is the percentage of its time for which the guest is to sleep from the second look on, None where it
-    cannot be made to; `busy` is the share of its time for which its busiest CPU works.
+    cannot be made to; `postcopy` says whether it can go over to the target before its memory; `busy` is the share of
+    its time for which its busiest CPU works.
     """
 
     bandwidth: float
@@ -46,6 +47,7 @@ class Stream:
     whole: float = 1.0
     first: float = 1.0
     throttle: int | None = None
+    postcopy: bool = False
     busy: float = 1.0
 
     def bytes(self, left: float, fresh: float) -> float:
@@ -67,7 +69,8 @@ class Simulated:
 
     `converges` is False where they take longer than the policy permits; `blackout` is then what would be needed.
     `lost` is the time, in seconds, by which the guest is behind with its work for having slept; `throttle` the largest
-    percentage of its time for which it did.
+    percentage of its time for which it did. `rest` is the seconds for which memory follows a guest that goes over to
+    the target before it.
     """
 
     seconds: float
@@ -77,6 +80,7 @@ class Simulated:
     converges: bool
     lost: float = 0.0
     throttle: int = 0
+    rest: float = 0.0
 
 
 @dataclass(slots=True)
@@ -116,7 +120,7 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
     kept = 0.0
     samples: list[Sample] = []
     needed: list[float] = []
-    now, sleep = Switchover(limit, throttle=stream.throttle), _Sleep()
+    now, sleep = Switchover(limit, throttle=stream.throttle, postcopy=stream.postcopy), _Sleep()
     for number in range(1, MOST_PASSES + 1):
         left, reached = curve.unique(duration * writes_at(sleep.percentage, stream.busy)), curve.unique(seconds)
         fresh = min(left, max(0.0, reached - kept))
@@ -131,6 +135,11 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
         needed.append(duration)
         ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
         if not ends and (decision := decide(policy, samples, now, _TUNABLE, busy=stream.busy)) is not None:
+            if decision.action == POSTCOPY:
+                over = Simulated(
+                    seconds, sent + taken, number, 0.0, converges=True, lost=sleep.lost, throttle=sleep.most
+                )
+                return replace(over, rest=duration)
             if not decision.parameters:
                 break
             now = adjusted(now, dict(decision.parameters))

@@ -27,8 +27,8 @@ MEND_AGAIN: Final = 0.5
 
 
 def begin(state: State) -> Step:
-    """Tell the source that the guest is to go over; once is enough. Not one that stands still, or whose disks travel."""
-    if state.postcopy or state.copies or state.way is not Way.LIVE:
+    """Tell the source that the guest is to go over; not one that stands still, or whose disks travel."""
+    if state.copies or state.way is not Way.LIVE:
         return Step(state)
     return Step(replace(state, postcopy=True), (e.GoOver(),))
 

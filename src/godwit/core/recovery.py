@@ -132,7 +132,9 @@ class Seen:
     def handed_over(self) -> bool:
         """Whether the source has given everything away and has not run since: one that failed runs on by itself."""
         out_of_sight = self.s in {RunState.ABSENT, RunState.UNREACHABLE}
-        return self.s is RunState.POSTMIGRATE or self.gone_over or (out_of_sight and Side.SOURCE.value in self.state.ended)
+        return (
+            self.s is RunState.POSTMIGRATE or self.gone_over or (out_of_sight and Side.SOURCE.value in self.state.ended)
+        )
 
     @property
     def broken_off(self) -> bool:

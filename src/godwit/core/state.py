@@ -77,9 +77,9 @@ class State:
     source proves that it has not run since); `tried` is what a rollback could not undo at the first try;
     `copies` are the disks that travel along, to `disks_uri`; `media` files that go before; `mirrored` says that all
     disks are on the target and nobody writes to them there. `postcopy` says that the guest was told to go over to the
-    target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has to do; `leftovers` is
-    what could not be removed, in words. `way` is how the guest travels, `launch` what starts it anew where it is
-    switched off for that.
+    target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has
+    to do; `leftovers` is what could not be removed, in words. `way` is how the guest travels, `launch` what starts it
+    anew where it is switched off for that.
     """
 
     phase: Phase = Phase.PENDING

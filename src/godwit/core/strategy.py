@@ -89,11 +89,13 @@ class Switchover:
 
     It reckons with `pace` bytes of pages a second, or, where that is None, with the rate that it sees on the wire.
     `throttle` is how far it is to go in slowing the guest down, in percent of the guest's time; None where it cannot.
+    `postcopy` says whether the guest can go over to the target before its memory.
     """
 
     limit: float
     pace: float | None = None
     throttle: int | None = None
+    postcopy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,9 @@ def decide(
     if now.pace is not None and stall.pace < now.pace * SLOWER:
         reason = f"pages are got through more slowly than QEMU was told: {format_bandwidth(stall.pace)}"
         return Decision("lower-pace", reason, stall.words, (("avail-switchover-bandwidth", round(stall.pace)),))
+    if now.postcopy and stall.needed > bearable(policy):
+        reason = f"the guest would stand still for {format_duration(stall.needed)}: it goes over before its memory"
+        return Decision(POSTCOPY, reason, stall.words)
     return _slow_down(policy, stall, now, busy) or _raise_limit(policy, stall, tunable) or _last_resort(policy, stall)
 
 
@@ -300,6 +305,7 @@ def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
         limit / 1000 if isinstance(limit, int) else now.limit,
         (pace or None) if isinstance(pace, int) else now.pace,
         throttle if isinstance(throttle, int) else now.throttle,
+        now.postcopy,
     )
 
 
@@ -314,6 +320,13 @@ def stalled(samples: Sequence[Sample], now: float, began: float) -> bool:
     sent = samples[-1].transferred
     first = next((sample.at for sample in samples if sample.transferred == sent), now)
     return now - first >= STALL_SECONDS
+
+
+def still(samples: Sequence[Sample], seconds: float) -> bool:
+    """Say whether not a byte was sent for so many seconds."""
+    last = samples[-1]
+    first = next(sample.at for sample in samples if sample.transferred == last.transferred)
+    return last.at - first >= seconds
 
 
 def eta(samples: Sequence[Sample], now: Switchover) -> tuple[float, float] | None:

@@ -52,6 +52,12 @@ CONTINUE_PATIENCE: Final = 60.0
 _HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
+_BREAKS: Final = 1.0
+_MENDS: Final = 3.0
+_NOBODY: Final = 9
+"""The port of the protocol that discards (RFC 863): hardly anybody listens there, and whoever does is not harmed."""
+
+_NOT_MENDED: Final = frozenset({StreamStatus.BROKEN})
 _POLL: Final = 0.05
 _LONGEST_CONTINUE_PAUSE: Final = 2.0
 _LIVE_STREAMS: Final = frozenset(
@@ -80,6 +86,7 @@ class Actions:
     choose: Callable[[Features, Features], Awaitable[Strategy]] | None = None
     """Chooses that from what the QEMUs of both sides can do."""
     _address: str = ""
+    _mended_at: str = ""
     _source_features: Features | None = None
     _target_compressions: tuple[str, ...] = ()
     _continue_pause: float = 0.0
@@ -227,7 +234,7 @@ class Actions:
         parameters |= {name: value for name, value in UNTOUCHED.items() if name in self.tunable}
         if self._source_features is not None and self.facts is not None and not spec.defaults:
             chosen = strategy_parameters(self.strategy, self._source_features, self.facts.memory)
-            self.switchover = adjusted(self.switchover, chosen)
+            self.switchover = replace(adjusted(self.switchover, chosen), postcopy=self.strategy.postcopy)
             parameters |= chosen
         if spec.converge:
             parameters |= CONVERGE_DEFAULTS
@@ -257,6 +264,47 @@ class Actions:
         await guest.set_parameters(dict(command.parameters))
         self.switchover = adjusted(self.switchover, command.parameters)
         return None
+
+    async def go_over(self, _: e.GoOver) -> None:
+        """Let the guest go over to the target before its memory; both sides say when it does."""
+        await (await self.sides.attach(Side.SOURCE)).go_over()
+
+    async def mend_stream(self, command: e.MendStream, uri: str) -> e.Event:
+        """Connect a guest in postcopy to the rest of its memory again; the stream went to `uri` before.
+
+        A side that has not noticed yet is told that the connection is gone: behind a silently cut link that takes TCP a
+        quarter of an hour. Raises HypervisorError for a connection that does not come about.
+        """
+        await self.parts.clock.sleep(command.delay)
+        host = uri.removeprefix("tcp:").rpartition(":")[0]
+        if not await self._reached(host.strip("[]")):
+            message = f"{self.parts.source.name} does not reach {host}, where the guest waits for its memory"
+            raise HostUnreachableError(message)
+        ends = {side: await self.sides.attach(side) for side in Side}
+        for guest in ends.values():
+            if (await guest.view()).stream is StreamStatus.POSTCOPY:
+                await guest.break_stream()
+                await self._wait_for(guest, _BREAKS, lambda view: view.stream is not StreamStatus.POSTCOPY)
+        if not self._mended_at:
+            mended_at = f"tcp:{host}:{await self.parts.target.free_port()}"
+            await ends[Side.TARGET].listen_again(mended_at)
+            self._mended_at = mended_at  # it listens there until somebody comes
+        await ends[Side.SOURCE].send_again(self._mended_at)
+        view = await self._wait_for(ends[Side.SOURCE], _MENDS, lambda view: view.stream not in _NOT_MENDED)
+        if view.stream in _NOT_MENDED:
+            message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
+            raise HypervisorError(message)
+        self._mended_at = ""
+        self.note("note", text="the guest is connected to the rest of its memory again")
+        return e.StreamMended()
+
+    async def _reached(self, address: str) -> bool:
+        """Say whether the source's host reaches an address: a connection that is refused says so, too."""
+        try:
+            async with asyncio.timeout(_BREAKS):
+                return await self.parts.source.reaches(address, _NOBODY)
+        except TimeoutError:
+            return False
 
     async def continue_target(self, _: e.ContinueTarget) -> e.Event:
         """Go through the one-way door; RESUME or the status counts, not that `cont` returned.

@@ -47,7 +47,7 @@ SWITCHOVER_PATIENCE: Final = 5.0
 HEARTBEAT: Final = 3.0
 """Seconds of quiet after which both sides are looked at: an event may have been missed."""
 
-_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING})
+_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING, Phase.POSTCOPY})
 _ON_THE_WAY: Final = frozenset(
     {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.STARTING}
 )
@@ -57,7 +57,7 @@ _SETTLE_DEADLINE: Final = 30.0
 _UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource, e.RestorePower)
 _FORWARD: Final = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
-    *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget),
+    *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
 _STARTS: Final = (e.PrepareTarget, e.EndSource, e.StartTarget)
 """What is waited for before it is undone: a process that is just being started, or ended, must be found as it is."""
@@ -137,8 +137,9 @@ class Engine:
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": dict(parameters)}}:
                     self._switchover = adjusted(self._switchover, parameters)
-                case {"armed": True, "throttle": int(throttle)} if entry.kind == "strategy":
-                    self._switchover = replace(self._switchover, throttle=max(throttle, HELD))
+                case {"armed": bool(armed), "throttle": int(throttle), "postcopy": bool(over)}:
+                    held = max(throttle, HELD) if armed else None
+                    self._switchover = replace(self._switchover, throttle=held, postcopy=over)
                 case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
                     self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
@@ -209,7 +210,7 @@ class Engine:
         """Start and stop what runs beside a phase."""
         if new is old:
             return
-        self._sampler.follow(self._tasks, streaming=new is Phase.PRECOPY)
+        self._sampler.follow(self._tasks, streaming=new in {Phase.PRECOPY, Phase.POSTCOPY}, over=new is Phase.POSTCOPY)
         if new is Phase.PREPARING:
             self._outside.start(self._tasks)
             self._expecting.begin(self._tasks)
@@ -272,6 +273,8 @@ class Engine:
             e.PrepareSource: a.prepare_source,
             e.StartStream: a.start_stream,
             e.Adjust: a.adjust,
+            e.GoOver: a.go_over,
+            e.MendStream: lambda command: a.mend_stream(command, self._state.uri),
             e.ContinueTarget: a.continue_target,
             e.RemoveSource: a.remove_source,
             e.CancelStream: lambda command: a.cancel_stream(command, self._state.uri),

@@ -98,6 +98,7 @@ class Expecting:
             known = replace(await self._known, sendings=(Sending.WHOLE,), throttles=False)
             if not parts.spec.defaults:
                 known = replace(known, sendings=sendings(source, target), throttles=strategy.armed)
+                known = replace(known, goes_over=strategy.postcopy)
             self.forecast = foretell(known, parts.clock.now(), thorough=False)
         except InputError as error:
             self.actions.note("note", text=f"no forecast: {error.message}")

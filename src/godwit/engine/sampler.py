@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.readings import busiest
-from godwit.core.strategy import STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled
+from godwit.core.strategy import STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.25
 """Seconds between samples; the end of a pass brings one at once."""
+
+OVER_STANDS: Final = 1.0
+"""Seconds without a byte after which the memory of a guest in postcopy counts as cut off: it waits for it."""
 
 _KEPT: Final = 2000
 
@@ -44,6 +47,7 @@ class Sampler:
     _began: float = 0.0
     _worked: tuple[float, tuple[float, ...]] | None = None
     _busy: float | None = None
+    _over: bool = False
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -52,8 +56,9 @@ class Sampler:
         """What was read so far, the oldest first."""
         return self._samples
 
-    def follow(self, tasks: asyncio.TaskGroup, *, streaming: bool) -> None:
-        """Start or stop sampling."""
+    def follow(self, tasks: asyncio.TaskGroup, *, streaming: bool, over: bool = False) -> None:
+        """Start or stop sampling; `over` says that the guest has gone over, and its memory follows."""
+        self._over = over
         if not streaming and self._task is not None:
             self._task.cancel()
             self._task = None
@@ -92,6 +97,10 @@ class Sampler:
             self._samples = [*self._samples[-_KEPT:], sample]
             expected = eta(self._samples, self.actions.switchover)
             self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
+        if self._over:
+            if sample is not None and still(self._samples, OVER_STANDS):
+                self.emit(e.StreamBroke(Side.SOURCE))
+            return
         if stalled(self._samples, self.actions.parts.clock.now(), self._began):
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))

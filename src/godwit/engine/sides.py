@@ -94,6 +94,10 @@ class Sides:
     def _take_status(self, side: Side, event: GuestEvent) -> None:
         if event.status == "pre-switchover" and side is Side.SOURCE:
             self.emit(e.StreamHeld())
+        if event.status == "postcopy-active":
+            self.emit(e.WentOver(side))
+        if event.status == "postcopy-paused":
+            self.emit(e.StreamBroke(side))
         status = _STREAM_WORDS.get(event.status)
         if status is None:
             return

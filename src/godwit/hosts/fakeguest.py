@@ -187,6 +187,22 @@ class FakeGuest:
         """Start the stream to `uri`."""
         await self._tell("migrate", lambda: self._qemu.migrate(uri))
 
+    async def go_over(self) -> None:
+        """Let the guest go over to the target before its memory."""
+        await self._tell("migrate-start-postcopy", self._qemu.go_over)
+
+    async def break_stream(self) -> None:
+        """Give up the connection of a guest in postcopy."""
+        await self._tell("migrate-pause", self._qemu.break_stream)
+
+    async def listen_again(self, uri: str) -> None:
+        """Accept a new connection for a guest in postcopy."""
+        await self._tell("migrate-recover", lambda: self._qemu.listen_again(uri))
+
+    async def send_again(self, uri: str) -> None:
+        """Connect a guest in postcopy to where its target listens again."""
+        await self._tell("migrate", lambda: self._qemu.send_again(uri))
+
     async def hand_over_hindrances(self) -> tuple[str, ...]:
         """Return why another process cannot take the guest's memory as it stands."""
         return await self._tell("query-migrate", self._qemu.hand_over_hindrances)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.hosts.fakemirror import FakeMirror
 from godwit.hosts.fakesaves import FakeFileStream
-from godwit.hosts.fakestream import LIVE, FakeStream
+from godwit.hosts.fakestream import BROKEN, LIVE, OVER, FakeStream
 from godwit.model import (
     GuestView,
     Launch,
@@ -53,11 +53,13 @@ STREAM_STATUSES: Final = {
     "completed": StreamStatus.COMPLETED,
     "failed": StreamStatus.FAILED,
     "cancelled": StreamStatus.CANCELLED,
+    OVER: StreamStatus.POSTCOPY,
+    BROKEN: StreamStatus.BROKEN,
 }
 CAPABILITIES: Final = frozenset(
     {
         *("events", "return-path", "late-block-activate", "pause-before-switchover", "mapped-ram", "multifd", "xbzrle"),
-        "auto-converge",
+        *("auto-converge", "postcopy-ram", "postcopy-preempt"),
     }
 )
 COMPRESSIONS: Final = ("none", "zlib", "zstd")
@@ -232,6 +234,13 @@ class FakeQemu:
         if self.armed:
             self.execute()
 
+    def take_over(self, source: FakeQemu) -> None:
+        """Have the devices of a guest whose memory follows: stand still, or run at once if `cont` came too early."""
+        self.memory, self.raw, self.port = source.memory, "paused", None
+        self.set_migration(OVER)
+        if self.armed:
+            self.execute()
+
     # -- commands --------------------------------------------------------------------------------------------------
 
     def cont(self) -> None:
@@ -374,6 +383,41 @@ class FakeQemu:
         """Have a monitor from now on."""
         self.born = True
         self.world.stir()
+
+    def go_over(self) -> None:
+        """Obey migrate-start-postcopy."""
+        if not isinstance(self.stream, FakeStream) or self.migration != "active":
+            self.refuse("migrate-start-postcopy", "Must be called after migration started")
+        elif not self.capabilities["postcopy-ram"]:
+            self.refuse("migrate-start-postcopy", "Enable postcopy with migrate_set_capability before the start")
+        else:
+            self.stream.go_over()
+
+    def break_stream(self) -> None:
+        """Obey migrate-pause: the other side learns of it unless the link is cut."""
+        if not isinstance(self.stream, FakeStream) or self.migration != OVER:
+            self.refuse("migrate-pause", "migrate-pause is currently only supported during postcopy-active state")
+            return
+        both = (self.stream.source, self.stream.target)
+        self.stream.break_off(*(both if self.stream.link.up else (self,)))
+
+    def listen_again(self, uri: str) -> None:
+        """Obey migrate-recover."""
+        if self.migration != BROKEN or self.port is not None:
+            self.refuse("migrate-recover", "Migrate recover can only be run when postcopy is paused.")
+        self.port = int(uri.rpartition(":")[2])
+
+    def send_again(self, uri: str) -> None:
+        """Obey migrate with `resume`."""
+        if not isinstance(self.stream, FakeStream) or self.migration != BROKEN:
+            self.refuse("migrate", "Cannot resume if there is no paused migration")
+            return
+        target, link = self.world.listener(self.host, uri)
+        if target is None or link is None or not link.up:
+            self.detail = f"Failed to connect to '{uri}': No route to host"
+            return
+        target.port = None
+        self.stream.connect_again()
 
     def cancel(self) -> None:
         """Obey migrate_cancel."""

@@ -36,6 +36,8 @@ MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
 LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
+OVER, BROKEN = "postcopy-active", "postcopy-paused"
+"""The words of a guest that has gone over to the target before its memory, and of one that has lost its connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class FakeStream:
         self.throttle = 0
         self._looked = clock.now()
         self._seen = 0
+        self._goes_over = False
         self.result: dict[str, float] = {}
         self._clock = clock
         self._began = self._accounted = clock.now()
@@ -118,7 +121,8 @@ class FakeStream:
     def rate(self) -> float:
         """Bytes a second that flow now."""
         cap = float(self.source.parameters["max-bandwidth"]) or math.inf
-        flows = self.link.up and not self.source.hung and not self.target.hung and self.target.alive
+        alive = self.source.alive and self.target.alive and BROKEN not in {self.source.migration, self.target.migration}
+        flows = self.link.up and not self.source.hung and not self.target.hung and alive
         return min(cap, self.link.bandwidth / max(1, self.link.streams)) if flows else 0.0
 
     @property
@@ -156,11 +160,34 @@ class FakeStream:
             throttle=self.throttle,
         )
 
+    def go_over(self) -> None:
+        """Let the guest go over to the target before its memory, as soon as may be."""
+        self._goes_over = True
+        self._changed.set()
+
+    def break_off(self, *sides: FakeQemu) -> None:
+        """Lose the connection of a guest in postcopy, as far as these sides know; a target without devices exits."""
+        for qemu in sides:
+            if qemu.alive and qemu.migration == OVER:
+                qemu.set_migration(BROKEN)
+        if self.target in sides and self.target.alive and self.target.raw == "inmigrate":
+            self.target.exit("load of migration failed: the stream ended")
+        self.changed()
+
+    def connect_again(self) -> None:
+        """Take the stream of a guest in postcopy up again."""
+        for qemu in (self.source, self.target):
+            qemu.set_migration(OVER)
+        self.changed()
+
     def end(self, status: str) -> None:
         """End the stream before its time: "failed" or "cancelled". QEMU takes a stopped source back by itself.
 
-        A stopped process (SIGSTOP) learns of it when it goes on.
+        A stopped process (SIGSTOP) learns of it when it goes on. A guest in postcopy only loses its connection.
         """
+        if self.source.migration in {OVER, BROKEN}:
+            self.break_off(self.source, self.target)
+            return
         if self.source.migration not in LIVE and self.source.migration != "cancelling":
             return
         if self.source.alive and self.source.hung:
@@ -198,7 +225,7 @@ class FakeStream:
         try:
             if not self.in_place:
                 await self._precopy()
-            await self._switch_over()
+            await (self._postcopy() if self._goes_over else self._switch_over())
         finally:
             self.link.streams -= 1
 
@@ -215,6 +242,8 @@ class FakeStream:
             await self._send(leave=True)
             executed = self.source.executed_since(began) * self.source.workload.writes(self.throttle)
             self._next_pass(self.source.workload.dirtied(executed), self._clock.now() - began)
+            if self._goes_over:
+                return
             if self.rate and self.remaining <= self.fitting:
                 return
 
@@ -239,6 +268,19 @@ class FakeStream:
         self.throttle = min(
             further if self.throttle else int(parameters["cpu-throttle-initial"]), int(parameters["max-cpu-throttle"])
         )
+
+    async def _postcopy(self) -> None:
+        """Stop the guest, let the target have its devices, and send the rest while it may run there."""
+        self._stopped = self._clock.now()
+        self._was_running = self.source.raw == "running"
+        self.source.halt("finish-migrate")
+        self.source.set_migration(OVER)
+        await self._pause(DEVICE_STATE + self.link.latency)
+        self.target.take_over(self.source)
+        await self._send(leave=False)
+        self.target.set_migration("completed")
+        await self._pause(self.link.latency)
+        self._complete_source(DEVICE_STATE)
 
     async def _switch_over(self) -> None:
         """Stop the guest, send the rest, load it; then the target is complete, and the source learns of it."""
@@ -278,7 +320,7 @@ class FakeStream:
     def _account(self) -> None:
         """Book what has flowed since the last look."""
         now = self._clock.now()
-        if self.source.migration in {"active", "device"}:
+        if self.source.migration in {"active", "device", OVER}:
             sent = min(max(0.0, self.remaining) * self.again, self._flowing * (now - self._accounted))
             self.remaining -= sent / self.again
             fresh = sent - min(sent, self._queued)
@@ -293,6 +335,8 @@ class FakeStream:
             self._account()
             now, rate = self._clock.now(), self.rate
             left = self.fitting if leave else 0.0
+            if leave and self._goes_over:
+                return
             if rate and self.remaining <= left + 1 and now >= end:
                 return
             seconds = max((self.remaining - left) * self.again / rate, end - now) if rate else None

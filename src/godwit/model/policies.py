@@ -51,7 +51,8 @@ class Strategy:
     """How pages travel, and the share of its time, in percent, for which the guest is to sleep once passes tell so.
 
     `armed` says whether it can be let sleep at all; a `throttle` of 0 then means: as little as QEMU can, until there is
-    evidence that it takes more. `postcopy` says that the guest can go over to the target before its memory. `pauses` says that the guest is expected to stand still while the rest is sent.
+    evidence that it takes more. `postcopy` says that the guest can go over to the target before its memory, `pauses`
+    that it is expected to stand still while the rest is sent.
     """
 
     sending: Sending = Sending.CHANGES

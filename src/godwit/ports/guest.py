@@ -152,6 +152,22 @@ class Guest(Protocol):
         """Let a stream that is held before the switchover go on."""
         ...
 
+    async def go_over(self) -> None:
+        """Let the guest go over to the target before its memory (`migrate-start-postcopy`); says nothing of when."""
+        ...
+
+    async def break_stream(self) -> None:
+        """Give up the connection of a guest in postcopy (`migrate-pause`, out of band): nobody else may notice."""
+        ...
+
+    async def listen_again(self, uri: str) -> None:
+        """Accept a new connection for a guest in postcopy (`migrate-recover`, out of band)."""
+        ...
+
+    async def send_again(self, uri: str) -> None:
+        """Connect a guest in postcopy to where its target listens again (`migrate` with `resume`)."""
+        ...
+
     async def resume(self) -> None:
         """Tell the guest to run (`cont`); returning does not mean that it runs."""
         ...

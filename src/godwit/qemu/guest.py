@@ -97,6 +97,25 @@ class QemuGuest:
         """Start the stream to `uri`; returns when QEMU accepted the command."""
         await self._monitor.execute("migrate", {"uri": uri})
 
+    async def go_over(self) -> None:
+        """Let the guest go over to the target before its memory; see the port."""
+        await self._monitor.execute("migrate-start-postcopy")
+
+    async def break_stream(self) -> None:
+        """Give up the connection of a guest in postcopy; see the port."""
+        await self._monitor.execute("migrate-pause", out_of_band=True)
+
+    async def listen_again(self, uri: str) -> None:
+        """Accept a new connection for a guest in postcopy; see the port.
+
+        In its turn, and not out of band, the command would wait for the main loop, which waits for the guest's memory.
+        """
+        await self._monitor.execute("migrate-recover", {"uri": uri}, out_of_band=True)
+
+    async def send_again(self, uri: str) -> None:
+        """Connect a guest in postcopy to where its target listens again; see the port."""
+        await self._monitor.execute("migrate", {"uri": uri, "resume": True})
+
     async def hand_over_hindrances(self) -> tuple[str, ...]:
         """Return why another process on this host cannot take the guest's memory as it stands; empty if it can."""
         return await handover.hindrances(self._monitor)

@@ -34,11 +34,16 @@ STREAM_STATUSES: Final = {
     "active": StreamStatus.ACTIVE,
     "pre-switchover": StreamStatus.HELD,
     "device": StreamStatus.SWITCHOVER,
+    "postcopy-device": StreamStatus.POSTCOPY,
+    "postcopy-active": StreamStatus.POSTCOPY,
+    "postcopy-recover-setup": StreamStatus.POSTCOPY,
+    "postcopy-recover": StreamStatus.POSTCOPY,
+    "postcopy-paused": StreamStatus.BROKEN,
     "completed": StreamStatus.COMPLETED,
     "failed": StreamStatus.FAILED,
     "cancelled": StreamStatus.CANCELLED,
 }
-"""query-migrate: `cancelling` and the words of postcopy and COLO decide nothing by themselves and are OTHER."""
+"""query-migrate: `cancelling` and the words of COLO decide nothing by themselves and are OTHER."""
 
 _KINDS: Final[dict[str, GuestEventKind]] = {kind: kind for kind in get_args(GuestEventKind)} | {
     "BLOCK_JOB_COMPLETED": "MIRROR_ENDED",
