@@ -93,7 +93,7 @@ def test_nonsense_is_named(typed: Typed, said: str) -> None:
         ("max_downtime = 30", "max_downtime: 30 is no text in quotes"),
         ('max_downtime = "soon"', "max_downtime: "),
         ('max_guest_slowdown = "half"', "max_guest_slowdown: 'half' is no share"),
-        ('allow = "pause"', "allow: 'pause' is no list of throttle, pause"),
+        ('allow = "pause"', "allow: 'pause' is no list of throttle, postcopy, pause"),
         ('allow = ["magic"]', "allow: ['magic'] is no list"),
     ],
 )

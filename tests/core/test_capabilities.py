@@ -7,7 +7,8 @@ import pytest
 from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate
 from godwit.model import Features, Policy, Strategy
 
-BOTH = {"events": True, "return-path": True, "xbzrle": True, "multifd": False}
+OVER = {"postcopy-ram": False, "postcopy-preempt": False}
+BOTH = {"events": True, "return-path": True, "xbzrle": True, "multifd": False} | OVER
 USUAL = Strategy(armed=True)
 ALL = Features(frozenset(), frozenset(row.name for row in CAPABILITIES), frozenset())
 
@@ -32,7 +33,7 @@ def test_disks_that_travel_along_are_waited_for(*, defaults: bool) -> None:
 
 
 def test_what_nobody_asked_for_is_left_alone() -> None:
-    rich = replace(ALL, capabilities=ALL.capabilities | {"rdma-pin-all", "postcopy-ram"})
+    rich = replace(ALL, capabilities=ALL.capabilities | {"rdma-pin-all", "zero-copy-send"})
     assert negotiate(rich, rich, USUAL) == negotiate(ALL, ALL, USUAL)
 
 
@@ -68,7 +69,7 @@ def test_what_no_migration_can_do_without_is_lacking_and_not_merely_missing(sour
 
 def test_qemu_s_defaults_keep_only_what_makes_them_drivable() -> None:
     agreed = negotiate(ALL, ALL, None)
-    both = {"events": True, "return-path": False, "xbzrle": False, "multifd": False}
+    both = {"events": True, "return-path": False, "xbzrle": False, "multifd": False} | OVER
     assert agreed.source == both | {"pause-before-switchover": False, "auto-converge": False}
     assert agreed.target == both | {"late-block-activate": True}
 

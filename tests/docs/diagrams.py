@@ -60,7 +60,7 @@ _OBSERVED_OFF: Final = (
 )
 """What only a guest that is switched off for its move shows."""
 _STEPS: Final = (
-    *("Check", "PrepareTarget", "StartMirrors", "StartStream", "Adjust", "EndMirrors", "ContinueStream"),
+    *("Check", "PrepareTarget", "StartMirrors", "StartStream", "Adjust", "EndMirrors", "ContinueStream", "GoOver"),
     *("ContinueTarget", "StopSource", "PowerOff", "EndSource", "StartTarget"),
 )
 _UNDOS: Final = (
@@ -86,6 +86,10 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.MirrorsReady(),
     e.MirrorLost("disk0", "it broke off"),
     e.StreamHeld(),
+    *(e.WentOver(side) for side in Side),
+    *(e.StreamBroke(side) for side in Side),
+    e.StreamMended(),
+    e.Decided("postcopy", {}, "", ""),
     e.MirrorsEnded(),
     e.TargetPrepared("tcp:target:1"),
     e.SourcePrepared(),

@@ -89,7 +89,7 @@ def test_a_connection_that_one_side_has_given_up_is_mended() -> None:
 
     async def scenario() -> None:
         scene = stage(ENDLESS, policy=MAY)
-        scene.at(Phase.POSTCOPY, lambda: scene.one.qemus["web"].break_stream(), delay=0.05)
+        scene.at(Phase.POSTCOPY, scene.one.qemus["web"].break_stream, delay=0.05)
         outcome = await scene.move()
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED

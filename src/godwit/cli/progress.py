@@ -21,12 +21,13 @@ _FLOORS: Final[Mapping[str, float]] = {
     "powering-off": 60.0,
     "starting": 90.0,
     "committing": 97.0,
+    "postcopy": 97.0,
     "finishing": 98.0,
     "done": 100.0,
 }
 """The least that a phase stands for, in percent."""
 
-_RUNS_AGAIN: Final = frozenset({"finishing", "done", "cancelled", "failed"})
+_RUNS_AGAIN: Final = frozenset({"postcopy", "finishing", "done", "cancelled", "failed"})
 
 _LONG: Final = 1.0
 

@@ -40,6 +40,7 @@ PHASE_WORDS: Final[Mapping[str, str]] = {
     "mirroring": "copying disks while the guest runs",
     "precopy": "copying memory while the guest runs",
     "switchover": "the guest stands still, the rest is sent",
+    "postcopy": "the guest runs on the target, the rest of its memory follows",
     "powering-off": "the guest switches itself off",
     "starting": "the guest is off, and is being started on the target",
     "committing": "handing the guest over",
@@ -70,6 +71,8 @@ _STEPS: Final[Mapping[str, str]] = {
     "PrepareTarget": "preparing the target",
     "PrepareSource": "preparing the source",
     "StopSource": "stopping the guest",
+    "GoOver": "letting the guest go over to the target",
+    "MendStream": "connecting the guest to its memory again",
     "PowerOff": "switching the guest off",
     "EndSource": "ending the source",
     "StartTarget": "starting the target",
@@ -178,6 +181,7 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
     "StreamStarted": (Weight.DETAIL, "the stream runs"),
     "MirrorsReady": (Weight.STEP, "the disks are on the target, and each write reaches both"),
     "StreamHeld": (Weight.DETAIL, "the source waits before the switchover"),
+    "StreamMended": (Weight.STEP, "the guest is connected to the rest of its memory again"),
     "MirrorsEnded": (Weight.DETAIL, "the disks on the target are complete"),
     "SourcePaused": (Weight.STEP, "the guest stands still from now on, until it runs on the target"),
     "PoweredOff": (Weight.STEP, "the guest is off"),
@@ -207,6 +211,14 @@ def _stream_ended(at: float, detail: Mapping[str, object]) -> Sentence:
     status = text_of(detail, "status")
     weight = Weight.DETAIL if status == "completed" else Weight.WARNING
     return Sentence(at, weight, f"the {text_of(detail, 'side')} says that the stream {status}")
+
+
+def _went_over(at: float, detail: Mapping[str, object]) -> Sentence:
+    return Sentence(at, Weight.DETAIL, f"the {text_of(detail, 'side')} says that the guest goes over before its memory")
+
+
+def _broke(at: float, detail: Mapping[str, object]) -> Sentence:
+    return Sentence(at, Weight.WARNING, f"the {text_of(detail, 'side')} has lost the connection to the guest's memory")
 
 
 def _verified(at: float, detail: Mapping[str, object]) -> Sentence:
@@ -273,6 +285,8 @@ _TELLERS: Final[Mapping[str, Callable[[float, Mapping[str, object]], Sentence]]]
     "Decided": _decided,
     "MirrorLost": _mirror_lost,
     "StreamEnded": _stream_ended,
+    "WentOver": _went_over,
+    "StreamBroke": _broke,
     "Verified": _verified,
     "DisksCompared": _disks_compared,
     "Undone": _undone,
