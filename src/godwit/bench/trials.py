@@ -212,10 +212,15 @@ async def _with_virsh(ground: Ground, contestant: Contestant) -> _Told:
         return _Told(ended=False, note=f"aborted after {DEADLINE:.0f} s")
     return _Told(
         ended=True,
-        stream=moved["time_elapsed"] / 1000,
-        blackout=moved["downtime"] / 1000 if "downtime" in moved else None,
+        stream=_seconds(moved.get("time_elapsed")),
+        blackout=_seconds(moved.get("downtime")),
         passes=moved.get("memory_iteration"),
     )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    """Return seconds; of a guest that went over before its memory libvirt keeps fewer figures."""
+    return None if milliseconds is None else milliseconds / 1000
 
 
 async def typed(*words: str) -> str:

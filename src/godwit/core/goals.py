@@ -12,6 +12,7 @@ No nap is ever longer than the guest may stand still (`max_downtime`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,9 @@ _NOTICED: Final = 0.02
 
 _TRADED: Final = 0.25
 """Seconds of lost work that are worth one second of the move's time."""
+
+_FASTER: Final = 1.1
+"""How many times as long moves must take for one to count as faster."""
 
 _COMPRESSED: Final = frozenset({Sending.ZSTD, Sending.ZLIB})
 
@@ -49,7 +53,7 @@ def _seamless(row: Prospect) -> Score:
 
 
 def _fast(row: Prospect) -> Score:
-    return (row.total.likely, row.client_gap.likely)
+    return (math.floor(math.log(max(row.total.likely, _NOTICED), _FASTER)), row.client_gap.likely, row.total.likely)
 
 
 def _gentle(row: Prospect) -> Score:

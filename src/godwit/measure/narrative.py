@@ -130,7 +130,8 @@ def sentence(entry: Entry) -> Sentence | None:
             return Sentence(entry.at, Weight.DETAIL, _MARKS.get(name, name.replace("_", " ")))
         case "forecast":
             weight = Weight.WARNING if entry.data.get("ends") is False else Weight.STEP
-            return Sentence(entry.at, weight, text_of(entry.data, "text"))
+            because = text_of(entry.data, "why") if weight is Weight.STEP else ""
+            return Sentence(entry.at, weight, text_of(entry.data, "text"), because)
         case "note":
             return Sentence(entry.at, Weight.DETAIL, text_of(entry.data, "text"))
         case _:
