@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import can_go_over, can_throttle, sendings
 from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
+from godwit.core.disks import to_send
 from godwit.core.foretelling import foretell
 from godwit.core.learning import accuracy, seen_lately
 from godwit.core.readings import busiest
 from godwit.engine.expecting import known_of
+from godwit.engine.gather import gather
 from godwit.errors import HostError, HypervisorError, InputError
 from godwit.model import LinkSaid, Policy, Profile, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from godwit.core.learning import Accuracy
+    from godwit.core.learning import Accuracy, Known
+    from godwit.engine.parts import Parts
     from godwit.model import DirtyWindow, Forecast, MoveRecord
     from godwit.ports import Guest, Host
     from godwit.service import Service
@@ -97,8 +101,8 @@ class Forecasts:
         """Say what a live move would cost.
 
         `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it; it is kept
-        until a move shows it. `anew` says
-        whether the guest is profiled first; None means where nothing that is known of it is younger than ten minutes.
+        until a move shows it. `anew` says whether the guest is profiled first; None means where nothing that is known
+        of it is younger than ten minutes.
         Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
         """
         spec = await self.service.spec(name, target, policy or Policy(), None)
@@ -107,27 +111,46 @@ class Forecasts:
             raise InputError(message)
         if anew or (anew is None and not await self._known_lately(name)):
             await self.profile(name)
-        async with self._running(name, "only moves of a running guest are forecast") as (host, guest):
-            memory = (await guest.facts()).memory
-            # The target's QEMU is not there yet: it is taken for one like this.
-            facts = (await host.facts((await guest.facts()).launch.argv[0])).qemu
-            features = replace(await guest.features(), compressions=frozenset(facts.compressions if facts else ()))
-            vm, journal = await self.service.inventory.vm(name), self.service.journal
-            known = await known_of(
-                journal,
-                host,
-                vm,
-                spec,
-                memory,
-                sendings=sendings(features, features),
-                throttles=can_throttle(features),
-                link=link,
-            )
-        known = replace(known, goes_over=can_go_over(features, features))
+        parts = await self.service.parts(spec, epoch=0, requested=self.service.clock.now())
+        try:
+            known = await self._known(parts, link)
+        finally:
+            await asyncio.gather(parts.source.close(), parts.target.close())
         if link is not None:
             now = self.service.clock.now()
             await self.service.journal.history.put_link(LinkSaid((spec.source, spec.target), link, now))
         return foretell(known, self.service.clock.now())
+
+    async def _known(self, parts: Parts, link: float | None) -> Known:
+        """Gather what is known before a move, from both hosts. Raises InputError for a guest that does not run."""
+        spec = parts.spec
+        await asyncio.gather(parts.source.connect(), parts.target.connect())
+        guest = await parts.source.attach(parts.vm)
+        try:
+            evidence, features = await asyncio.gather(gather(parts, guest), guest.features())
+        finally:
+            await guest.close()
+        if evidence.guest.run_state is not RunState.RUNNING:
+            message = (
+                f"{spec.vm} is {evidence.guest.run_state} on {spec.source}: only moves of a running guest are forecast"
+            )
+            raise InputError(message, remedy=f"godwit vm show {spec.vm}")
+        # The target's QEMU is not there yet: but for what it can compress with, it is taken for one like this.
+        here, there = (
+            frozenset(one.qemu.compressions if one.qemu else ()) for one in (evidence.source, evidence.target)
+        )
+        source, target = (replace(features, compressions=found) for found in (here, there))
+        known = await known_of(
+            self.service.journal,
+            parts.source,
+            parts.vm,
+            spec,
+            evidence.guest.memory,
+            sendings=sendings(source, target),
+            throttles=can_throttle(source),
+            link=link,
+        )
+        return replace(known, goes_over=can_go_over(source, target), disks=to_send(spec.policy, evidence.disks))
 
     async def _known_lately(self, name: str) -> bool:
         now, history = self.service.clock.now(), self.service.journal.history

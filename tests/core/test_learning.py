@@ -286,3 +286,14 @@ def test_what_was_said_of_a_link_counts_until_a_move_shows_it() -> None:
     assert said_of(said, [replace(shown, at=149.0)]) == 5e6
     assert said_of(said, [replace(shown, at=151.0)]) is None
     assert said_of(said, [replace(shown, at=151.0, target="three")]) == 5e6
+
+
+def test_disks_that_have_to_be_copied_travel_first_and_it_is_said() -> None:
+    alone, with_disks = foretell(KNOWN, 160.0), foretell(replace(KNOWN, disks=200 * MIB), 160.0)
+    for one, other in zip(alone.prospects, with_disks.prospects, strict=True):
+        later = other.total.likely - one.total.likely
+        assert later == pytest.approx(200 * MIB / alone.bandwidth.likely, rel=0.01)
+        assert other.total.high - other.total.likely > one.total.high - one.total.likely
+        assert other.blackout == one.blackout
+    assert "200.0 MiB of disks travel first" in with_disks.situation
+    assert "disks" not in alone.situation

@@ -25,7 +25,8 @@ PolicyName = Annotated[
     typer.Option("--policy", metavar="NAME", help="seamless, fast, gentle, finish, or one of yours.  \\[seamless]"),
 ]
 Allow = Annotated[
-    list[Permission] | None, typer.Option("--allow", help="What may be done to it so that it ends: throttle, postcopy, pause.")
+    list[Permission] | None,
+    typer.Option("--allow", help="What may be done to it so that it ends: throttle, postcopy, pause."),
 ]
 Forbid = Annotated[list[Permission] | None, typer.Option("--forbid", help="What may not be done to it.")]
 MaxSlowdown = Annotated[

@@ -124,6 +124,16 @@ def copies(policy: Policy, disks: Sequence[DiskProof], stamp: str = "") -> tuple
     )
 
 
+def to_send(policy: Policy, disks: Sequence[DiskProof]) -> int:
+    """Return the bytes that travel of disks before the guest's memory does, as far as anybody can say beforehand."""
+    total = 0
+    for disk in disks:
+        if disk.image is not None and is_copied(policy, disk):
+            found = since(policy, disk)
+            total += found.changed if found else disk.image.allocated
+    return total
+
+
 def _copy(policy: Policy, disk: DiskProof, image: ImageFacts, disks: Sequence[DiskProof], stamp: str) -> DiskCopy:
     mode = mode_of(policy, disk, disks)
     if mode is DiskMode.FULL:

@@ -63,7 +63,8 @@ class Basis:
     `compressed_again` one that the guest has changed, `packed` the bytes of pages a second that the sender can
     compress. `start` is the seconds until the stream starts, `fixed` what the blackout takes beyond the last pages,
     `felt` what the client's gap takes beyond the blackout. `busy` is the share of its time for which the guest's
-    busiest CPU works, `naps` how many naps a client waits for one that is slowed down.
+    busiest CPU works, `naps` how many naps a client waits for one that is slowed down. `disks` is the bytes of disks
+    that travel before its memory.
     """
 
     curve: DirtyCurve
@@ -79,6 +80,7 @@ class Basis:
     packed: Estimate = Estimate(math.inf)
     busy: float = 1.0
     naps: Estimate = Estimate(FELT_NAPS, 0.7)
+    disks: Estimate = Estimate(0.0)
     dirtying: Estimate = Estimate(1.0, 0.1)
 
 
@@ -120,7 +122,7 @@ def prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> 
     blackout = _wider(_interval(((weight, one.blackout) for weight, one in weighted), likely.blackout), basis.fixed)
     return replace(
         found,
-        total=_wider(_wider(seconds, basis.start), basis.fixed),
+        total=_wider(_wider(_wider(seconds, basis.start), basis.fixed), before(basis)),
         blackout=blackout,
         client_gap=_felt(_wider(blackout, basis.felt), likely, basis.naps),
         bytes=sent,
@@ -134,7 +136,7 @@ def likely_prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: flo
 
 
 def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulated) -> Prospect:
-    total = _all(likely) + basis.start.likely + basis.fixed.likely
+    total = _all(likely) + basis.start.likely + basis.fixed.likely + before(basis).likely
     blackout = likely.blackout + basis.fixed.likely
     return Prospect(
         strategy.name,
@@ -154,6 +156,15 @@ def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulate
 def _all(one: Simulated) -> float:
     """Return the seconds from the start of a stream to its end."""
     return one.seconds + one.blackout + one.rest
+
+
+def before(basis: Basis) -> Estimate:
+    """Return the seconds for which disks travel before the guest's memory does."""
+    seconds = basis.disks.likely / basis.bandwidth.likely
+    share = math.hypot(
+        basis.disks.spread / max(basis.disks.likely, 1.0), basis.bandwidth.spread / basis.bandwidth.likely
+    )
+    return Estimate(seconds, seconds * share)
 
 
 def _exactly(value: float) -> Interval:
@@ -243,4 +254,8 @@ def situation(basis: Basis, *, changes: bool) -> str:
     hot = f" to a hot set of {format_size(round(curve.hot_set))}" if curve.hot_set else ""
     again = f"; a page sent again takes {basis.again.likely:.0%} of its size as its changes" if changes else ""
     writes = f"the guest writes {format_bandwidth(round(curve.write_rate))}{hot}"
-    return f"{writes}; the link carries {format_bandwidth(round(basis.bandwidth.likely))}{again}"
+    disks = ""
+    if basis.disks.likely:
+        seconds = format_duration(before(basis).likely)
+        disks = f"; {format_size(round(basis.disks.likely))} of disks travel first, for {seconds}"
+    return f"{writes}; the link carries {format_bandwidth(round(basis.bandwidth.likely))}{again}{disks}"

@@ -67,6 +67,7 @@ _ENOUGH_CHANGED: Final = 16
 _TELLING: Final = 0.05
 _DRIFT: Final = 0.03
 _CHANGES_DRIFT: Final = 0.25
+_DISKS_DRIFT: Final = 0.05
 _PACKING_DRIFT: Final = 0.15
 _PAGE_HEAD: Final = 8 / 4096
 _ZERO_PAGE: Final = 9 / 4096
@@ -80,6 +81,7 @@ class Known:
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
     any guests, the newest first. `sendings` are the ways in which pages can travel, `throttles` says whether the guest
     can be slowed down by just as much as it takes, `goes_over` whether it can run on the target before its memory.
+    `disks` is how many bytes of disks travel before it.
     """
 
     vm: str
@@ -94,6 +96,7 @@ class Known:
     sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
     throttles: bool = True
     goes_over: bool = False
+    disks: int = 0
 
     @property
     def own(self) -> list[MoveRecord]:
@@ -155,6 +158,7 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
         compressed_again=_compressed(known, again=True),
         packed=Estimate(PACKED),
         busy=_busy(known),
+        disks=Estimate(known.disks, known.disks * _DISKS_DRIFT),
         naps=learned((naps for move in between if (naps := _naps(move)) is not None), NAPS),
     )
     count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"

@@ -17,7 +17,7 @@ from godwit.core.capabilities import (
     negotiate,
     strategy_parameters,
 )
-from godwit.core.disks import copies, media, stamp_name
+from godwit.core.disks import copies, media, stamp_name, to_send
 from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
 from godwit.core.strategy import Switchover, adjusted
@@ -81,6 +81,8 @@ class Actions:
     """The versions of the old and the new QEMU, where the guest stays on its host."""
     in_place: bool = False
     """Whether the new QEMU takes the memory as it stands."""
+    disk_bytes: int = 0
+    """What travels of disks before the memory, as far as anybody can say beforehand."""
     strategy: Strategy = field(default_factory=Strategy)
     """How pages travel."""
     choose: Callable[[Features, Features], Awaitable[Strategy]] | None = None
@@ -154,6 +156,7 @@ class Actions:
             self.note("upgrade", old=old, new=new)
         self._address = evidence.target.migration_address
         policy = self.parts.spec.policy
+        self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
         anew = launch if policy.way is Way.OFF else None
         return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks))

@@ -96,6 +96,7 @@ class Expecting:
             return strategy
         try:
             known = replace(await self._known, sendings=(Sending.WHOLE,), throttles=False)
+            known = replace(known, disks=self.actions.disk_bytes)
             if not parts.spec.defaults:
                 known = replace(known, sendings=sendings(source, target), throttles=strategy.armed)
                 known = replace(known, goes_over=strategy.postcopy)
