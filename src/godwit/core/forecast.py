@@ -79,7 +79,7 @@ class Basis:
     compressed_again: Estimate = Estimate(1.0)
     packed: Estimate = Estimate(math.inf)
     busy: float = 1.0
-    naps: Estimate = Estimate(FELT_NAPS, 0.7)
+    naps: Estimate = Estimate(FELT_NAPS, 1.0)
     disks: Estimate = Estimate(0.0)
     dirtying: Estimate = Estimate(1.0, 0.1)
 

@@ -41,7 +41,7 @@ FIXED: Final = Estimate(0.013, 0.006)
 FELT: Final = Estimate(0.03, 0.015)
 """Seconds of a client's gap beyond the blackout: until the network has learned the new place, and the next question."""
 
-NAPS: Final = Estimate(FELT_NAPS, 0.7)
+NAPS: Final = Estimate(FELT_NAPS, 1.0)
 """How long a client waits for a guest that is slowed down, in naps: it may come late, and meet a second one."""
 
 AGAIN: Final = Estimate(0.5, 0.3)

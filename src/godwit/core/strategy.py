@@ -57,8 +57,8 @@ apart, so steps that tell are worth waiting for."""
 NAP: Final = 0.01
 """Seconds that a guest which is slowed down runs between two naps (CPU_THROTTLE_TIMESLICE_NS in QEMU)."""
 
-FELT_NAPS: Final = 1.8
-"""How long a client waits for a guest that is slowed down, in naps: in four moves under emulation 1.1 to 3.1."""
+FELT_NAPS: Final = 2.5
+"""How long a client waits for a guest that is slowed down, in naps: in seven moves under emulation 1.1 to 4.5."""
 
 _LEAST_BUSY: Final = 0.01
 
