@@ -25,9 +25,12 @@ PolicyName = Annotated[
     typer.Option("--policy", metavar="NAME", help="seamless, fast, gentle, finish, or one of yours.  \\[seamless]"),
 ]
 Allow = Annotated[
-    list[Permission] | None, typer.Option("--allow", help="What may be done to it so that it ends: throttle, pause.")
+    list[Permission] | None,
+    typer.Option("--allow", metavar="WHAT", help="What may be done to it so that it ends: throttle, pause."),
 ]
-Forbid = Annotated[list[Permission] | None, typer.Option("--forbid", help="What may not be done to it.")]
+Forbid = Annotated[
+    list[Permission] | None, typer.Option("--forbid", metavar="WHAT", help="What may not be done to it.")
+]
 MaxSlowdown = Annotated[
     str | None, typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[95%]")
 ]
