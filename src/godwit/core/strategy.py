@@ -57,6 +57,10 @@ NAP: Final = 0.01
 FELT_NAPS: Final = 2.5
 """How long a client waits for a guest that is slowed down, in naps: in seven moves under emulation 1.1 to 4.5."""
 
+AWAKE: Final = 0.6
+"""The share of its waking time that a guest has for its work between two naps: it has its timers to see to first.
+Measured under emulation with a guest that works 14 % of its time: 90 % of sleep cut its writes to less than half."""
+
 _LEAST_BUSY: Final = 0.01
 
 HALVING: Final = 0.5
@@ -234,7 +238,9 @@ def writes_at(throttle: int, busy: float) -> float:
 
     One whose CPU works only a share of its time loses nothing until less than that is left to it.
     """
-    return min(1.0, (1 - throttle / 100) / max(busy, _LEAST_BUSY))
+    if throttle <= HELD:
+        return 1.0
+    return min(1.0, (1 - throttle / 100) * AWAKE / max(busy, _LEAST_BUSY))
 
 
 def throttle_for(curve: DirtyCurve, pace: float, downtime: float, rungs: Sequence[int], busy: float = 1.0) -> int:
