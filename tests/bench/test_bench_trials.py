@@ -100,6 +100,12 @@ def test_what_never_ended_has_no_figures() -> None:
     assert "90.0" not in table([NEVER], "whole")
 
 
+def test_what_was_refused_is_told_apart_from_what_never_ended() -> None:
+    refused = replace(NEVER, contestant="gentle", refused=True, note="it would not end")
+    assert "| Godwit, gentle | 0 of 1, 1 refused |" in table([NEVER, refused], "whole")
+    assert words_of(refused) == "whole: gentle: refused (it would not end)"
+
+
 def test_tables_are_in_the_order_of_the_scenarios() -> None:
     titles = [line for line in tables([NEVER, TRIAL]).splitlines() if line.startswith("### ")]
     assert titles[0] == "### quiet: a guest that does nothing, 400 Mbit/s"

@@ -135,6 +135,7 @@ async def test_a_migration_of_old_from_speed_to_cancel(bench: Bench) -> None:
     assert (await source.view()).state is RunState.RUNNING
 
 
+@pytest.mark.long
 async def test_a_whole_migration_shows_its_percentage(bench: Bench) -> None:
     source = await bench.start("source")
     target = await bench.start("target", "-incoming", bench.uri)

@@ -11,6 +11,7 @@ from godwit.core.capabilities import HELD
 from godwit.core.dirtying import curve_of
 from godwit.core.readings import pace_of
 from godwit.core.strategy import (
+    AWAKE,
     HALVING,
     IMPROVEMENT,
     LADDER,
@@ -279,13 +280,14 @@ def test_the_planned_sleep_halves_passes_or_is_all_that_is_permitted(
 
 
 def test_a_guest_that_works_a_part_of_its_time_loses_nothing_until_less_is_left_to_it() -> None:
-    assert [writes_at(percentage, 0.2) for percentage in (0, 50, 80)] == pytest.approx([1.0, 1.0, 1.0])
-    assert writes_at(90, 0.2) == pytest.approx(0.5)
-    assert writes_at(90, 1.0) == pytest.approx(0.1)
+    assert [writes_at(percentage, 0.2) for percentage in (0, 30, 50)] == pytest.approx([1.0, 1.0, 1.0])
+    assert writes_at(90, 0.2) == pytest.approx(AWAKE / 2)
+    assert writes_at(90, 1.0) == pytest.approx(AWAKE / 10)
+    assert writes_at(HELD, 1.0) == 1.0
     lazy, keen = (decide(Policy(), BUSY, Switchover(0.003, throttle=HELD), TUNABLE, busy=busy) for busy in (0.2, 1.0))
     assert lazy is not None
     assert keen is not None
-    assert dict(lazy.parameters)["max-cpu-throttle"] > 80 > dict(keen.parameters)["max-cpu-throttle"]
+    assert dict(lazy.parameters)["max-cpu-throttle"] > 60 > dict(keen.parameters)["max-cpu-throttle"]
 
 
 def test_no_nap_is_longer_than_the_guest_may_stand_still() -> None:

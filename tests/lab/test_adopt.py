@@ -92,6 +92,7 @@ async def test_adopt_plug_a_disk_there_back_and_there_again(ground: Ground) -> N
     assert stopped.status == 0, stopped.err
 
 
+@pytest.mark.long
 async def test_a_daemon_that_lost_its_image_is_refused_until_it_can_find_it(ground: Ground) -> None:
     name, number = f"{ground.lab.name}-daemon", 41
     path = start_by_hand(ground, name, number, daemonize=True)

@@ -68,6 +68,7 @@ async def filled(ground: Ground) -> tuple[str, str]:
     return here, there
 
 
+@pytest.mark.long
 async def test_there_and_back_and_there_again(ground: Ground) -> None:
     here, _ = await filled(ground)
     first, _ = await moved(ground)

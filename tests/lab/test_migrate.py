@@ -120,6 +120,7 @@ async def test_there_and_back_under_load_and_nobody_notices(ground: Ground) -> N
     assert len(series.sent_s) > 200
 
 
+@pytest.mark.long
 async def test_the_word_to_go_on_costs_next_to_nothing(ground: Ground, figure: Callable[[str, object], None]) -> None:
     """From both sides' word that all is there until the guest runs: deciding, the journal, `cont` and its way.
 

@@ -117,6 +117,7 @@ async def test_memory_and_disk_agree_after_going_back(ground: Ground) -> None:
     assert 0 <= first[1] - first[0] <= 1
 
 
+@pytest.mark.long
 async def test_names_taken_unknown_or_numbers_and_guests_that_are_off(ground: Ground) -> None:
     here, _ = await cleared(ground)
     assert (await ground.godwit("snapshot", "create", ground.name, "one")).status == 0

@@ -142,6 +142,7 @@ async def test_memory_that_cannot_be_taken_is_copied_and_the_user_is_told_why(gr
         await service.stop_vm(ground.name, force=True)
 
 
+@pytest.mark.long
 async def test_a_qemu_that_does_not_serve_leaves_the_guest_in_its_old_one(ground: Ground) -> None:
     """One that is missing, one that is no program, one that is no QEMU, one that dies at start, one that dies later."""
     here, _ = await ground.whereabouts()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NOTHING: Final = 1e-3
 _OURS, _THEIRS, _NEVER = "#1f77b4", "#b0b0b0", "#d62728"
 _DPI: Final = 110
+_LARGE: Final = 100
 
 
 def draw(trials: Sequence[Trial], path: Path) -> None:
@@ -54,8 +55,8 @@ def _bars(
         middle = max(median(ended or [value for _, value in own]), _NOTHING)
         axes.barh(place, middle, color=colour)
         axes.plot([max(value, _NOTHING) for _, value in own], [place] * len(own), "k.", markersize=3)
-        text = f" {middle:.3g}" if ended else " does not end"
-        axes.annotate(text, (middle, place), va="center", fontsize=7)
+        text = _figure(middle) if ended else "refused" if any(one.refused for one, _ in own) else "does not end"
+        axes.annotate(f" {text}", (middle, place), va="center", fontsize=7)
     axes.set_yticks(range(len(order)), [CONTESTANTS[name].words for name in order], fontsize=7)
     axes.set_xlabel(label, fontsize=8)
     axes.margins(x=0.2)
@@ -63,6 +64,11 @@ def _bars(
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _figure(value: float) -> str:
+    """Return three digits of a small figure, and all of a large one."""
+    return f"{value:.3g}" if value < _LARGE else f"{value:.0f}"
 
 
 def _timeline(axes: Axes, trials: Sequence[Trial], order: Sequence[str]) -> None:

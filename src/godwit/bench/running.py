@@ -88,6 +88,8 @@ async def compare(plan: Plan, say: Callable[[str], None]) -> list[Trial]:
 def words_of(trial: Trial) -> str:
     """Say in a line what a trial came to."""
     how = f", {trial.strategy}" if trial.strategy else ""
+    if trial.refused:
+        return f"{trial.scenario}: {trial.contestant}{how}: refused ({trial.note})"
     if not trial.ended:
         return f"{trial.scenario}: {trial.contestant}{how}: does not end ({trial.note})"
     gap = "" if trial.client_gap is None else f", {trial.client_gap * 1000:.0f} ms of silence"

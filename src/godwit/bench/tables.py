@@ -45,7 +45,9 @@ def table(trials: Sequence[Trial], scenario: str) -> str:
         own = [one for one in here if one.contestant == name]
         ended = [one for one in own if one.ended]
         cells = [_cell(column, ended) for column in columns]
-        lines.append(f"| {_words(name)} | {len(ended)} of {len(own)} | {' | '.join(cells)} |")
+        refused = sum(one.refused for one in own)
+        count = f"{len(ended)} of {len(own)}" + (f", {refused} refused" if refused else "")
+        lines.append(f"| {_words(name)} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

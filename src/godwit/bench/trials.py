@@ -16,7 +16,7 @@ from godwit.bench.machines import link_bytes
 from godwit.lab.furnish import CLIENT, prefix
 from godwit.measure.gaps import client_view, find_gaps
 from godwit.measure.probe import OutsideProbe, ProbeSpec
-from godwit.model import Sending
+from godwit.model import OutcomeStatus, Sending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,8 @@ class Trial:
     `took` is the whole command, `stream` the migration by the contestant's own account, `client_gap` the longest that
     a client outside waited; `gaps` are the longest of all its waits, as (seconds after the command began, seconds).
     `lost` is by how much the guest fell behind with its work. `link_bytes` is what the migration link carried.
-    `expected` and `expected_gap` are what Godwit had forecast, `plain_ends` says whether plain precopy was to end.
+    `expected` and `expected_gap` are what Godwit had forecast, `plain_ends` says whether plain precopy was to end;
+    `refused` is a move that was not even begun.
     """
 
     scenario: str
@@ -70,6 +71,7 @@ class Trial:
     expected_gap: Range | None = None
     plain_ends: bool | None = None
     note: str = ""
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class _Told:
     expected_gap: Range | None = None
     plain_ends: bool | None = None
     note: str = ""
+    refused: bool = False
 
 
 async def attempt(ground: Ground, scenario: Scenario, contestant: Contestant, number: int) -> Trial:
@@ -154,6 +157,7 @@ def _trial(
         told.expected_gap,
         told.plain_ends,
         told.note,
+        told.refused,
     )
 
 
@@ -176,12 +180,13 @@ async def _with_godwit(ground: Ground, contestant: Contestant) -> _Told:
         return _Told(ended=False, note="no outcome")
     blackout, qemu = outcome.downtime.blackout_ms, outcome.downtime.qemu_ms
     told = _Told(
-        outcome.status.value == "completed",
+        outcome.status is OutcomeStatus.COMPLETED,
         outcome.stream_s,
         None if blackout is None else blackout / 1000,
         None if qemu is None else qemu / 1000,
         outcome.passes,
         note=outcome.error,
+        refused=outcome.status is OutcomeStatus.REFUSED,
     )
     for entry in await ground.service.journal.entries(row.spec.id):
         if entry.kind == "forecast" and not row.spec.defaults:

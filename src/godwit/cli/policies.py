@@ -26,9 +26,11 @@ PolicyName = Annotated[
 ]
 Allow = Annotated[
     list[Permission] | None,
-    typer.Option("--allow", help="What may be done to it so that it ends: throttle, postcopy, pause."),
+    typer.Option("--allow", metavar="WHAT", help="What may be done to it so that it ends: throttle, postcopy, pause."),
 ]
-Forbid = Annotated[list[Permission] | None, typer.Option("--forbid", help="What may not be done to it.")]
+Forbid = Annotated[
+    list[Permission] | None, typer.Option("--forbid", metavar="WHAT", help="What may not be done to it.")
+]
 MaxSlowdown = Annotated[
     str | None, typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[95%]")
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD, first_parameters
 from godwit.core.forecast import likely_prospect, prospect, situation
-from godwit.core.goals import GOALS, rank
+from godwit.core.goals import GOALS, SURE, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
 from godwit.core.readings import passes_of
 from godwit.core.strategy import MARGIN, bearable, ladder
@@ -31,7 +31,8 @@ _HELD_BACK: Final = 0.9
 def foretell(known: Known, now: float, *, thorough: bool = True) -> Forecast:
     """Say what a live move would cost, and which strategy is to be taken.
 
-    Unless it is to be `thorough`, only of that one is said how far it may be off: whoever moves a guest waits for it.
+    Unless it is to be `thorough`, only of that one is said how far it may be off, if it is sure to end: whoever moves a
+    guest waits for this.
     Raises InputError where the guest's writes or the link are not known at all.
     """
     basis, knowledge = basis_of(known, now)
@@ -39,13 +40,17 @@ def foretell(known: Known, now: float, *, thorough: bool = True) -> Forecast:
     rows = _rows(known, basis, limit)
     chosen = chosen_of(rows, known.policy)
     alone = without_pause(known.policy)
-    exact = {
-        row.strategy: prospect(row.how, basis, alone, limit)
-        for row in rows
-        if not row.how.pauses and (thorough or row is chosen)
-    }
-    rows = [exact.get(row.strategy, row) for row in rows]
-    chosen = exact.get(chosen.strategy, chosen)
+
+    def exactly(row: Prospect) -> Prospect:
+        return row if row.how.pauses else prospect(row.how, basis, alone, limit)
+
+    if not thorough:
+        exact = exactly(chosen)
+        rows = [exact if row is chosen else row for row in rows]
+        chosen, thorough = exact, exact.chance < SURE
+    if thorough:
+        rows = [exactly(row) for row in rows]
+        chosen = chosen_of(rows, known.policy)
     link = basis.bandwidth
     return Forecast(
         known.vm,

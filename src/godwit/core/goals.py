@@ -30,6 +30,9 @@ _NOTICED: Final = 0.02
 _TRADED: Final = 0.25
 """Seconds of lost work that are worth one second of the move's time."""
 
+SURE: Final = 0.8
+"""The chance from which on a strategy is taken for one that ends."""
+
 _FASTER: Final = 1.1
 """How many times as long moves must take for one to count as faster."""
 
@@ -85,7 +88,7 @@ def policy_for(goal: Goal, *, deadline: float | None = None) -> Policy:
 def rank(policy: Policy, row: Prospect) -> Score:
     """Return what orders prospects by a policy: the least is the one to take.
 
-    What does not end comes last, what ends too late before that.
+    What does not end comes last, before that what is not sure to, and what ends too late.
     """
     late = policy.deadline is not None and row.total.likely > policy.deadline
-    return (not row.converges, late, *GOALS[policy.goal].rank(row))
+    return (not row.converges, row.chance < SURE, late, *GOALS[policy.goal].rank(row))

@@ -23,7 +23,7 @@ READY_DEADLINE: Final = 5.0
 """Seconds that a switchover that could be at once waits for the probe that is to see it."""
 
 _ANNOUNCE_EVERY: Final = 0.5
-_AFTERWARDS: Final = 0.5
+_AFTERWARDS: Final = 0.25
 """Seconds that the probe goes on after the guest was seen, so that the figure has an "after"."""
 
 
