@@ -96,9 +96,9 @@ class Seen:
 
     @property
     def broken(self) -> bool:
-        """Whether a guest in postcopy has lost the connection to its memory, and both processes live."""
+        """Whether a guest in postcopy has lost the connection to its memory; the target may be too stuck to say so."""
         lost = StreamStatus.BROKEN in {self.source.stream, self.target.stream}
-        return lost and not {self.s, self.t} & {RunState.ABSENT, RunState.UNREACHABLE}
+        return lost and self.s not in {RunState.ABSENT, RunState.UNREACHABLE} and self.t is not RunState.ABSENT
 
     @property
     def ran_there(self) -> bool:
@@ -204,6 +204,11 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda e: e.memory_missing and not e.impatient,
         Verdict.WAIT,
         "a host is silent while the guest's memory follows it",
+    ),
+    (
+        lambda e: e.memory_missing and e.s is RunState.ABSENT and e.target.pid is not None,
+        Verdict.CRASHED,
+        "the source's process is gone, and the target's stands still: it waits for memory that was there",
     ),
     (
         lambda e: e.memory_missing,

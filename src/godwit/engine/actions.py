@@ -283,23 +283,36 @@ class Actions:
         if not await self._reached(host.strip("[]")):
             message = f"{self.parts.source.name} does not reach {host}, where the guest waits for its memory"
             raise HostUnreachableError(message)
-        ends = {side: await self.sides.attach(side) for side in Side}
-        for guest in ends.values():
-            if (await guest.view()).stream is StreamStatus.POSTCOPY:
-                await guest.break_stream()
-                await self._wait_for(guest, _BREAKS, lambda view: view.stream is not StreamStatus.POSTCOPY)
+        source, target = await self.sides.attach(Side.SOURCE), await self.sides.attach(Side.TARGET)
+        if (await source.view()).stream is StreamStatus.POSTCOPY:
+            await source.break_stream()
+            await self._wait_for(source, _BREAKS, lambda view: view.stream is not StreamStatus.POSTCOPY)
         if not self._mended_at:
+            await self._break_target(target)
             mended_at = f"tcp:{host}:{await self.parts.target.free_port()}"
-            await ends[Side.TARGET].listen_again(mended_at)
+            await target.listen_again(mended_at)
             self._mended_at = mended_at  # it listens there until somebody comes
-        await ends[Side.SOURCE].send_again(self._mended_at)
-        view = await self._wait_for(ends[Side.SOURCE], _MENDS, lambda view: view.stream not in _NOT_MENDED)
+        await source.send_again(self._mended_at)
+        view = await self._wait_for(source, _MENDS, lambda view: view.stream not in _NOT_MENDED)
         if view.stream in _NOT_MENDED:
             message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
             raise HypervisorError(message)
         self._mended_at = ""
         self.note("note", text="the guest is connected to the rest of its memory again")
         return e.StreamMended()
+
+    async def _break_target(self, target: Guest) -> None:
+        """Tell the target that the connection is gone; it is asked nothing else.
+
+        A guest that waits for a page may hold up QEMU's main loop, and with it every command that is not out of band.
+        """
+        try:
+            await target.break_stream()
+        except MonitorLostError:
+            raise
+        except HypervisorError:  # it has noticed by itself
+            return
+        await self.parts.clock.sleep(_POLL)
 
     async def _reached(self, address: str) -> bool:
         """Say whether the source's host reaches an address: a connection that is refused says so, too."""

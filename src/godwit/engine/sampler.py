@@ -48,6 +48,7 @@ class Sampler:
     _worked: tuple[float, tuple[float, ...]] | None = None
     _busy: float | None = None
     _over: bool = False
+    _broke_at: int | None = None
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
 
@@ -98,7 +99,8 @@ class Sampler:
             expected = eta(self._samples, self.actions.switchover)
             self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
         if self._over:
-            if sample is not None and still(self._samples, OVER_STANDS):
+            if sample is not None and still(self._samples, OVER_STANDS) and sample.transferred != self._broke_at:
+                self._broke_at = sample.transferred  # it is mended until bytes flow again: once is enough
                 self.emit(e.StreamBroke(Side.SOURCE))
             return
         if stalled(self._samples, self.actions.parts.clock.now(), self._began):

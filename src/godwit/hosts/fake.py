@@ -282,7 +282,7 @@ class FakeHost(FakeTransfers, LooksIntoFiles):
         qemu = self.process_of(vm)
         if qemu is None:
             return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
-        answers = await self.world.until(lambda: not qemu.hung or not qemu.alive, SILENCE)
+        answers = await self.world.until(lambda: not qemu.silent or not qemu.alive, SILENCE)
         if not qemu.alive:
             return GuestView(RunState.ABSENT, detail=self.last_words.get(vm.name, ""))
         silent = "" if answers else "its monitor is silent"
@@ -303,14 +303,14 @@ class FakeHost(FakeTransfers, LooksIntoFiles):
         qemu = self.process_of(vm)
         if qemu is not None:
             await self.world.until(lambda: not qemu.alive or qemu.born, patience)
-            await self.world.until(lambda: not qemu.alive or (not qemu.hung and qemu.monitor is None), SILENCE)
+            await self.world.until(lambda: not qemu.alive or (not qemu.silent and qemu.monitor is None), SILENCE)
         if qemu is None or not qemu.alive:
             message = f"{vm.name} does not run on {self.name}: {self.last_words.get(vm.name, 'no such process')}"
             raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs")
         if not qemu.born:
             message = f"{vm.control} on {self.name} does not exist"
             raise MonitorLostError(message)
-        if qemu.hung or qemu.monitor is not None:
+        if qemu.silent or qemu.monitor is not None:
             message = f"the monitor of {vm.name} on {self.name} is silent for {SILENCE:g} s: another client holds it"
             raise MonitorBusyError(message, remedy="close the other client of this socket")
         return FakeGuest(qemu)

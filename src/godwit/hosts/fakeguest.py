@@ -26,6 +26,9 @@ T = TypeVar("T")
 COMMAND_DEADLINE: Final = 5.0
 """Seconds after which a command without an answer counts as lost."""
 
+OUT_OF_BAND: Final = frozenset({"migrate-pause", "migrate-recover"})
+"""What is carried out although QEMU's main loop waits for a page of its guest's memory."""
+
 
 class FakeEvents:
     """The events of a guest from the moment it was made; ends after LOST."""
@@ -97,7 +100,7 @@ class FakeGuest:
         qemu = self._qemu
         self._check_open(f"`{command}` was not sent")
         await qemu.host.round_trip()
-        answered = await self._world.until(lambda: self._answers() or self._lost is not None, COMMAND_DEADLINE)
+        answered = await self._world.until(lambda: self._answers(command) or self._lost is not None, COMMAND_DEADLINE)
         self._check_open(f"`{command}` was under way")
         if not answered:
             if qemu.host.reachable:
@@ -115,8 +118,9 @@ class FakeGuest:
             message = f"the monitor of {where} is gone ({self._lost.status}): {what}"
             raise MonitorLostError(message)
 
-    def _answers(self) -> bool:
-        return self._qemu.host.reachable and not self._qemu.hung
+    def _answers(self, command: str) -> bool:
+        waits = self._qemu.waits_for_memory and command not in OUT_OF_BAND
+        return self._qemu.host.reachable and not self._qemu.hung and not waits
 
     async def close(self) -> None:
         """Close the connection; the guest is not touched. Never raises."""

@@ -194,6 +194,16 @@ class FakeQemu:
         return self.world.chance.uniform(0.9, 1.1)
 
     @property
+    def waits_for_memory(self) -> bool:
+        """Whether the main loop stands still: it has touched a page that is not there, and cannot come."""
+        return self.migration == BROKEN and self.raw == "running"
+
+    @property
+    def silent(self) -> bool:
+        """Whether its monitor answers nobody who does not hold it already."""
+        return self.hung or self.waits_for_memory
+
+    @property
     def send_queue(self) -> float:
         """Bytes that the kernel of this host keeps unsent for a socket."""
         return self.host.send_queue
