@@ -66,6 +66,8 @@ def broke(state: State, _: e.Event) -> Step:
 
 
 def failed(state: State, event: e.Event) -> Step:
-    """Try again to mend it, as soon as both sides have been looked at."""
-    mending = isinstance(event, e.StepFailed) and event.step == "MendStream"
-    return Step(state, (e.Observe(MEND_AGAIN),) if mending else ())
+    """Try again to mend it: at once where only the way is missing, else when both sides have been looked at."""
+    if not isinstance(event, e.StepFailed) or event.step != "MendStream":
+        return Step(state)
+    no_way = event.code == "host-unreachable"
+    return Step(state, (e.MendStream(MEND_AGAIN) if no_way else e.Observe(MEND_AGAIN),))
