@@ -250,6 +250,8 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         disks_uri="198.18.0.2:4445",
         copies=(DiskCopy("disk0", ImageFacts("/images/web.qcow2", "qcow2", 1 << 34, 1 << 20), "godwit-1"),),
         mirrored=True,
+        postcopy=True,
+        over=frozenset({"source"}),
         duties=frozenset({"Verify"}),
         cancel_requested=True,
         failure=FAILED.failure,
