@@ -38,7 +38,8 @@ ACTIVE = {
         ("finish-migrate", "device", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.SWITCHOVER),
         ("finish-migrate", "pre-switchover", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.HELD),
         ("postmigrate", "completed", RunState.POSTMIGRATE, StreamStatus.COMPLETED),
-        ("io-error", "postcopy-active", RunState.OTHER, StreamStatus.OTHER),
+        ("io-error", "postcopy-active", RunState.OTHER, StreamStatus.POSTCOPY),
+        ("finish-migrate", "postcopy-paused", RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.BROKEN),
         ("zork", "zork", RunState.OTHER, StreamStatus.OTHER),
     ],
 )
