@@ -186,6 +186,33 @@ class Stage:
 
         self.journal.after = hook
 
+    def dies_before_question(self, number: int) -> None:
+        """Let the first runner die when it is about to ask a host or a QEMU for the so-manieth time."""
+        asked = 0
+
+        async def tick() -> None:
+            nonlocal asked
+            asked += 1
+            if asked == number and self.runners == 1:
+                await self.die()
+
+        self.one.tick = self.two.tick = tick
+
+    def dies_at_write(self, number: int, *, written: bool) -> None:
+        """Let the first runner die before or after the journal has taken its so-manieth transition."""
+        count = 0
+
+        async def hook(_: State) -> None:
+            nonlocal count
+            count += 1
+            if count == number and self.runners == 1:
+                await self.die()
+
+        if written:
+            self.journal.after = hook
+        else:
+            self.journal.before = hook
+
     def cancel(self) -> None:
         """Wish that the guest stays."""
         self.journal._story(self.spec.id).cancel_by = "alice"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import ADDRESS, DISK, LONG, SMALL, HookedJournal, Stage, simulate, stage
+from stage import ADDRESS, DISK, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Policy, ProbeRequest, RunState, Way
@@ -16,7 +16,6 @@ from godwit.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from godwit.core.state import State
     from godwit.hosts.fake import Workload
     from godwit.model import Outcome
 
@@ -172,30 +171,6 @@ def test_a_deadline_that_passes_lets_the_guest_run_on(way: Way) -> None:
 # -- runners that die --------------------------------------------------------------------------------------------------
 
 
-def dies_before_question(scene: Stage, number: int) -> None:
-    asked = 0
-
-    async def tick() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == number and scene.runners == 1:
-            await scene.die()
-
-    scene.one.tick = scene.two.tick = tick
-
-
-def dies_at_write(journal: HookedJournal, scene: Stage, number: int) -> None:
-    count = 0
-
-    async def hook(_: State) -> None:
-        nonlocal count
-        count += 1
-        if count == number and scene.runners == 1:
-            await scene.die()
-
-    journal.after = hook
-
-
 @pytest.mark.parametrize("pause", [0.02, 40.0], ids=["restarted at once", "restarted late"])
 @pytest.mark.parametrize("number", range(1, 60, 2))
 @pytest.mark.parametrize("way", BOTH)
@@ -203,7 +178,7 @@ def test_the_runner_dies_before_any_question(way: Way, number: int, pause: float
     async def scenario() -> None:
         shared = number % 4 == 1
         scene = scene_of(way, shared=shared)
-        dies_before_question(scene, number)
+        scene.dies_before_question(number)
         outcome = await scene.move(pause=pause)
         await assert_settled(scene, outcome, shared=shared)
         assert outcome.status in {COMPLETED, FAILED}
@@ -218,7 +193,7 @@ def test_the_runner_dies_before_any_question(way: Way, number: int, pause: float
 def test_the_runner_dies_at_any_transition(way: Way, number: int, *, unsynced: bool, shared: bool) -> None:
     async def scenario() -> None:
         scene = scene_of(way, shared=shared)
-        dies_at_write(scene.journal, scene, number)
+        scene.dies_at_write(number, written=True)
         await scene.begin()
         outcome = await scene.runner()
         if outcome is None:

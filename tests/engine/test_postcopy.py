@@ -16,7 +16,6 @@ from godwit.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from godwit.core.state import State
     from godwit.model import Outcome
 
 ENDLESS = Workload(256 * MIB, used=64 * MIB, hot_set=48 * MIB, dirty_rate=400 * MIB)
@@ -128,37 +127,12 @@ def test_a_wish_that_it_stays_comes_too_late() -> None:
 
 @pytest.mark.parametrize("number", range(1, 46))
 def test_a_runner_that_dies_before_any_question_is_followed(number: int) -> None:
-    def dies(scene: Stage) -> None:
-        asked = 0
-
-        async def tick() -> None:
-            nonlocal asked
-            asked += 1
-            if asked == number and scene.runners == 1:
-                await scene.die()
-
-        scene.one.tick = scene.two.tick = tick
-
-    _, outcome = moved(dies)
+    _, outcome = moved(lambda scene: scene.dies_before_question(number))
     assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["before it is written", "after"])
 @pytest.mark.parametrize("number", range(1, 16))
 def test_a_runner_that_dies_at_any_transition_is_followed(number: int, *, written: bool) -> None:
-    def dies(scene: Stage) -> None:
-        count = 0
-
-        async def hook(_: State) -> None:
-            nonlocal count
-            count += 1
-            if count == number and scene.runners == 1:
-                await scene.die()
-
-        if written:
-            scene.journal.after = hook
-        else:
-            scene.journal.before = hook
-
-    _, outcome = moved(dies)
+    _, outcome = moved(lambda scene: scene.dies_at_write(number, written=written))
     assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}

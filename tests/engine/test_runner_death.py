@@ -20,35 +20,6 @@ WRITES = range(1, 12)
 ENDED_WELL = {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
 
 
-def dies_before_question(scene: Stage, number: int) -> None:
-    """Let the first runner die when it is about to ask a host or a QEMU for the so-manieth time."""
-    asked = 0
-
-    async def tick() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == number and scene.runners == 1:
-            await scene.die()
-
-    scene.one.tick = scene.two.tick = tick
-
-
-def dies_at_write(scene: Stage, number: int, *, written: bool) -> None:
-    """Let the first runner die before or after the journal has taken its so-manieth transition."""
-    count = 0
-
-    async def hook(_: State) -> None:
-        nonlocal count
-        count += 1
-        if count == number and scene.runners == 1:
-            await scene.die()
-
-    if written:
-        scene.journal.after = hook
-    else:
-        scene.journal.before = hook
-
-
 async def settles(scene: Stage, pause: float) -> Outcome:
     outcome = await scene.move(pause=pause)
     await scene.assert_settled(outcome)
@@ -60,7 +31,7 @@ async def settles(scene: Stage, pause: float) -> Outcome:
 def test_before_any_question(number: int, pause: float) -> None:
     async def scenario() -> None:
         scene = stage()
-        dies_before_question(scene, number)
+        scene.dies_before_question(number)
         outcome = await settles(scene, pause)
         assert outcome.status in ENDED_WELL
 
@@ -73,7 +44,7 @@ def test_before_any_question(number: int, pause: float) -> None:
 def test_at_any_transition(number: int, pause: float, *, written: bool) -> None:
     async def scenario() -> None:
         scene = stage()
-        dies_at_write(scene, number, written=written)
+        scene.dies_at_write(number, written=written)
         outcome = await settles(scene, pause)
         assert scene.runners == 2
         assert outcome.status in ENDED_WELL
@@ -85,7 +56,7 @@ def test_at_any_transition(number: int, pause: float, *, written: bool) -> None:
 def test_a_machine_that_loses_power_loses_only_what_was_not_durable(number: int) -> None:
     async def scenario() -> None:
         scene = stage()
-        dies_at_write(scene, number, written=True)
+        scene.dies_at_write(number, written=True)
         await scene.begin()
         assert await scene.runner() is None
         scene.journal.lose_unsynced(ID)
@@ -142,7 +113,7 @@ def test_a_qemu_that_dies_while_no_runner_looks(number: int, side: str) -> None:
 
     async def scenario() -> None:
         scene = stage(address=None)
-        dies_at_write(scene, number, written=True)
+        scene.dies_at_write(number, written=True)
         await scene.begin()
         assert await scene.runner() is None
         if "web" in scene.world.hosts[side].qemus:

@@ -13,7 +13,6 @@ from godwit.model import OutcomeStatus, Owner, Spec, Upgrade
 from godwit.qemu.hypervisor import QemuHypervisor
 
 if TYPE_CHECKING:
-    from godwit.core.state import State
     from godwit.hosts.fake import FakeQemu, Workload
     from godwit.model import Outcome, Vm
 
@@ -161,44 +160,24 @@ def test_a_wish_to_cancel_keeps_the_old_qemu(*, in_place: bool) -> None:
     simulate(scenario)
 
 
-def dying(scene: Stage, number: int) -> None:
-    asked = 0
-
-    async def tick() -> None:
-        nonlocal asked
-        asked += 1
-        if asked == number and scene.runners == 1:
-            await scene.die()
-
-    scene.one.tick = tick
-
-
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("number", QUESTIONS)
 def test_a_runner_that_dies_before_any_question(number: int, *, in_place: bool) -> None:
     async def scenario() -> None:
         scene = same_host(in_place=in_place)
-        dying(scene, number)
+        scene.dies_before_question(number)
         assert (await carried(scene)).status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
 
     simulate(scenario)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("written", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("number", WRITES)
-def test_a_runner_that_dies_at_any_transition(number: int, when: str, *, in_place: bool) -> None:
+def test_a_runner_that_dies_at_any_transition(number: int, *, written: bool, in_place: bool) -> None:
     async def scenario() -> None:
         scene = same_host(in_place=in_place)
-        count = 0
-
-        async def hook(_: State) -> None:
-            nonlocal count
-            count += 1
-            if count == number and scene.runners == 1:
-                await scene.die()
-
-        setattr(scene.journal, when, hook)
+        scene.dies_at_write(number, written=written)
         outcome = await carried(scene)
         assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
 

@@ -3,8 +3,8 @@
 The one law: at most one copy of a guest ever executes, and its disks have one writer.
 
 - The target starts with `-S`. The command that makes it run (ContinueTarget) is issued only when both sides said
-  `completed` and the record that arms the door is durable. QEMU guards nothing here: after completion `cont`
-  succeeds on the source and on the target, and both run.
+  `completed`, or said that they go over to postcopy (`godwit.core.postcopy`), and the record that arms the door is
+  durable. QEMU guards nothing here: after completion `cont` succeeds on the source and on the target, and both run.
 - Once ContinueTarget was issued, ResumeSource may never be, unless the target is proven not to have executed.
 - A guest whose disks are copied stands still, held before the switchover, until every copy is complete and ended; only
   then is its stream told to go on. So a target that has received everything has its disks, too.
