@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from godwit.bench import guests
 from godwit.bench.machines import link_bytes, own_home
 from godwit.errors import LabError
 from godwit.lab.furnish import prefix
@@ -191,9 +192,7 @@ async def _typed(service: Service, lab: Laboratory, words: Sequence[str], target
 
 def login(lab: Laboratory, vm: Vm) -> list[str]:
     """Return the command that logs in to the guest."""
-    options = ["-i", str(lab.client.key_file), "-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"]
-    options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
-    return ["ssh", *options, f"root@{vm.address}"]
+    return guests.login(lab, str(vm.address))
 
 
 @dataclass(frozen=True, slots=True)
