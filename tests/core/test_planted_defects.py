@@ -11,7 +11,7 @@ from walking import tapes, walk
 from worldmodel import LawViolationError
 
 from godwit.core import events as e
-from godwit.core import machine, offline, recovery
+from godwit.core import machine, offline, recovery, rollback
 from godwit.core.machine import TRANSITIONS, IllegalTransitionError, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, LawBrokenError, Phase, State
@@ -34,7 +34,7 @@ def ruling(verdict: Verdict, made: Callable[[State, str], Step]) -> Plant:
 
 
 def forced_back(state: State, _: object) -> Step:
-    return machine._roll_back(replace(state, door=Door.CLOSED))
+    return rollback.begin(replace(state, door=Door.CLOSED))
 
 
 def commit_at_the_first_completed(state: State, event: e.Event) -> Step:
@@ -54,10 +54,10 @@ def done_at_once(state: State, _: e.Event) -> Step:
 
 def without_retry(state: State, event: e.Event) -> Step:
     name = event.step if isinstance(event, e.Undone | e.StepFailed) else ""
-    held = machine._UNDO_STEPS.get(name)
+    held = rollback.UNDO_STEPS.get(name)
     if held is None or held not in state.held:
         return Step(state)
-    return machine._next_undo(replace(state, held=state.held - {held}, leftovers=("something",)))
+    return rollback.next_undo(replace(state, held=state.held - {held}, leftovers=("something",)))
 
 
 def stops_without_holding(state: State, event: e.Event) -> Step:
@@ -89,8 +89,8 @@ def ends_copies_under_the_guest(state: State) -> Step:
 
 
 def without_undo(left_out: Held) -> Plant:
-    kept = tuple((held, command) for held, command in machine._UNDO_ORDER if held is not left_out)
-    return lambda patch: patch.setattr(machine, "_UNDO_ORDER", kept)
+    kept = tuple((held, command) for held, command in rollback.UNDO_ORDER if held is not left_out)
+    return lambda patch: patch.setattr(rollback, "UNDO_ORDER", kept)
 
 
 def without_rule(why: str) -> Plant:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Final
 
 from godwit.core import events as e
-from godwit.core import offline, postcopy
+from godwit.core import finishing, offline, postcopy, rollback
 from godwit.core.recovery import Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
 from godwit.core.steps import Step
@@ -43,31 +43,7 @@ class IllegalTransitionError(Exception):
 
 Handler = Callable[[State, e.Event], Step]
 
-_UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
-    (Held.STREAM, lambda _: e.CancelStream()),
-    (Held.MIRRORS, lambda state: e.CancelMirrors(state.copies)),
-    (Held.TARGET, lambda _: e.DestroyTarget()),
-    (Held.IMAGES, lambda state: e.RemoveImages(state.made)),
-    (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
-    (Held.POWER, lambda state: e.RestorePower(state.launch)),
-    (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
-)
-_UNDO_STEPS: Final = {
-    "CancelStream": Held.STREAM,
-    "CancelMirrors": Held.MIRRORS,
-    "DestroyTarget": Held.TARGET,
-    "RemoveImages": Held.IMAGES,
-    "ResumeSource": Held.SOURCE_STOPPED,
-    "RestorePower": Held.POWER,
-    "RestoreSendQueue": Held.SEND_QUEUE,
-}
-_ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})
-_DUTIES_OF_THE_DEAD: Final = frozenset({"KeepImages", "CompareDisks", "RestoreSendQueue"})
-"""What FINISHING does for a guest that has crashed on the target."""
-
 _STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
-_RETRY_DELAY: Final = 0.3
-_LOOK_AND_RETRY: Final = "the guest runs on; look at both QEMUs' logs and at the migration link, then migrate again"
 
 
 def step(state: State, event: e.Event) -> Step:
@@ -155,7 +131,7 @@ def _mirrors_ended(state: State, _: e.Event) -> Step:
 
 def _mirror_lost(state: State, event: e.Event) -> Step:
     """Go back with the disks that the guest has; what ended as it should has nothing to lose any more."""
-    return Step(state) if state.mirrored else _go_back(state, event)
+    return Step(state) if state.mirrored else rollback.go_back(state, event)
 
 
 def _nothing(state: State, _: e.Event) -> Step:
@@ -226,155 +202,14 @@ def _running(state: State, event: e.Event) -> Step:
     state = postcopy.with_ended(replace(state, door=Door.SENT), event)
     if not postcopy.complete(state):
         return postcopy.follow(state)
-    duties = _duties(state)
-    state = replace(
-        state,
-        phase=Phase.FINISHING,
-        owner=Owner.TARGET,
-        door=Door.SENT,
-        held=state.held & {Held.SEND_QUEUE},
-        duties=frozenset(duties),
-        failure=None,
-    )
-    return Step(state, _due(state))
-
-
-def _duties(state: State) -> dict[str, e.Command]:
-    duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
-    if state.copies:
-        duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, unseen=state.alive is False)
-    if any(copy.verify for copy in state.copies):
-        duties["CompareDisks"] = e.CompareDisks(state.copies)
-    if state.made:
-        duties["KeepImages"] = e.KeepImages(state.made)
-    return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
-
-
-def _due(state: State) -> tuple[e.Command, ...]:
-    """Return the duties that can be done now.
-
-    Old disks are left behind when nobody has them open, nobody compares them, and the guest was seen; the new ones are
-    tidied up when they are not compared any more.
-    """
-    before = {"LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks"}, "KeepImages": {"CompareDisks"}}
-    return tuple(
-        command
-        for name, command in _duties(state).items()
-        if name in state.duties and not before.get(name, set()) & state.duties
-    )
-
-
-def _duty_done(state: State, event: e.Event) -> Step:
-    under_way = {type(command) for command in _due(state)}
-    match event:
-        case e.Verified(alive=alive):
-            state = replace(state, alive=alive, duties=state.duties - {"Verify"})
-        case e.DisksCompared(comparison=comparison):
-            # What the stamps say, that both were the same, is refuted or in doubt: the old disks are left alone.
-            left_alone = set() if comparison.equal else {"LeaveOldCopies"}
-            state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"} - left_alone)
-        case e.SourceRemoved():
-            state = replace(state, duties=state.duties - {"RemoveSource"})
-        case e.Undone(step="KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
-            state = _with_leftover(replace(state, duties=state.duties - {name}), leftover)
-        case e.Undone(step="RestoreSendQueue", leftover=leftover):
-            held = state.held - {Held.SEND_QUEUE}
-            state = _with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
-        case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success
-            return _ruled_limbo(state, message)
-        case e.StepFailed(step=name, message=message) if name in state.duties:
-            held = state.held - {Held.SEND_QUEUE} if name == "RestoreSendQueue" else state.held
-            state = _with_leftover(replace(state, held=held, duties=state.duties - {name}), message)
-        case _:
-            return Step(state)
-    if state.duties:
-        return Step(state, tuple(command for command in _due(state) if type(command) not in under_way))
-    return Step(replace(state, phase=Phase.FAILED if state.failure else Phase.DONE), (e.Finish(),))
-
-
-# -- the way back --------------------------------------------------------------------------------------------------
-
-
-def _with_leftover(state: State, leftover: str) -> State:
-    return replace(state, leftovers=(*state.leftovers, leftover)) if leftover else state
-
-
-def _roll_back(state: State) -> Step:
-    """Start to undo. The caller has proven that the target never ran, or knows that it was never told to."""
-    state = replace(state, phase=Phase.ROLLING_BACK, door=Door.CLOSED, owner=Owner.SOURCE, ended=frozenset())
-    return _next_undo(state, again=state.held <= state.tried)
-
-
-def _next_undo(state: State, *, again: bool = False) -> Step:
-    """Go on with what was not tried yet; what failed once is tried again when both sides have been looked at."""
-    for held, command in _UNDO_ORDER:
-        if held in state.held and (again or held not in state.tried):
-            return Step(state, (command(state),))
-    if state.held:
-        return Step(state, (e.Observe(_RETRY_DELAY),))
-    phase = Phase.CANCELLED if state.cancel_requested and state.failure is None else Phase.FAILED
-    return Step(replace(state, phase=phase), (e.Finish(),))
-
-
-def _undone(state: State, event: e.Event) -> Step:
-    name, leftover = (event.step, event.leftover) if isinstance(event, e.Undone) else ("", "")
-    if isinstance(event, e.StepFailed):
-        name, leftover = event.step, event.message
-    held = _UNDO_STEPS.get(name)
-    if held is None or held not in state.held:
-        return Step(state)
-    if isinstance(event, e.StepFailed) and held not in _ON_THE_TARGET | state.tried:
-        # The source may only have been out of reach; a target that cannot be reached is paused and stays so.
-        return _next_undo(replace(state, tried=state.tried | {held}))
-    if held is Held.TARGET and leftover and Held.IMAGES in state.held:
-        # Whatever has them open may still be there.
-        images = ", ".join(copy.image.path for copy in state.made)
-        state = _with_leftover(replace(state, held=state.held - {Held.IMAGES}), f"images made on the target: {images}")
-    # What fails at its second try was given all the patience that there is: the others are not waited for once more.
-    again = isinstance(event, e.StepFailed) and held in state.tried
-    return _next_undo(_with_leftover(replace(state, held=state.held - {held}), leftover), again=again)
-
-
-def _refuse(state: State, event: e.Event) -> Step:
-    failure = _failure_of(event)
-    if isinstance(event, e.CancelRequested):
-        return Step(replace(state, phase=Phase.CANCELLED, cancel_requested=True), (e.Finish(),))
-    return Step(replace(state.with_failure(failure), phase=Phase.FAILED), (e.Finish(),))
-
-
-def _failure_of(event: e.Event) -> Failure:
-    match event:
-        case e.StepFailed(code=code, message=message, remedy=remedy):
-            return Failure(code, message, remedy or _LOOK_AND_RETRY)
-        case e.GiveUp(code=code, reason=reason, remedy=remedy):
-            return Failure(code, reason, remedy)
-        case e.MirrorLost(name=name, reason=reason):
-            why = f"the copy of disk {name} ended: {reason or 'nobody knows why'}"
-            return Failure(
-                "disk-copy", why, "see the room on the target's disk and the migration link; " + _LOOK_AND_RETRY
-            )
-        case _:
-            return Failure("interrupted", "the migration was interrupted")
-
-
-def _go_back(state: State, event: e.Event) -> Step:
-    """Undo because a step failed, a limit was passed or somebody asked.
-
-    Behind a door that a former runner may have opened only evidence can lead back.
-    """
-    if isinstance(event, e.CancelRequested):
-        state = replace(state, cancel_requested=True)
-    else:
-        state = state.with_failure(_failure_of(event))
-    # A guest that was told to go over may do so at this very instant.
-    return Step(state, (e.Observe(),)) if state.door is Door.SENT or state.postcopy else _roll_back(state)
+    return finishing.begin(state)
 
 
 def _precopy_step_failed(state: State, event: e.Event) -> Step:
     """Go back, unless QEMU only did not take a parameter, or did not stop the guest: the stream runs on."""
     if isinstance(event, e.StepFailed) and event.step in {"Adjust", "StopSource", "GoOver"}:
         return Step(state)
-    return _go_back(state, event)
+    return rollback.go_back(state, event)
 
 
 # -- when all that is known is what both sides show ----------------------------------------------------------------
@@ -395,9 +230,9 @@ def _source_resumed(state: State, _: e.Event) -> Step:
 def _step_failed_late(state: State, event: e.Event) -> Step:
     """Look, since a failed ContinueTarget proves nothing about who runs; give up when it says that it is at its end."""
     if isinstance(event, e.StepFailed) and event.code == "limbo":
-        return _ruled_limbo(state, event.message)
+        return finishing.limbo(state, event.message)
     if isinstance(event, e.StepFailed) and event.step == "EndMirrors":
-        return _go_back(state, event)
+        return rollback.go_back(state, event)
     return _observe(state, event)
 
 
@@ -421,8 +256,10 @@ def _observed(state: State, event: e.Event) -> Step:
 
 
 def _ruled_roll_back(state: State, story: str) -> Step:
-    return _roll_back(
-        state if state.cancel_requested else state.with_failure(Failure("stream-failed", story, _LOOK_AND_RETRY))
+    return rollback.begin(
+        state
+        if state.cancel_requested
+        else state.with_failure(Failure("stream-failed", story, rollback.LOOK_AND_RETRY))
     )
 
 
@@ -431,25 +268,7 @@ def _ruled_lost_source(state: State, story: str) -> Step:
     if Held.POWER in state.held:  # it was to be switched off, and is: it is started anew where it was
         return _ruled_roll_back(state, story)
     failure = Failure("guest-lost", story, "start the guest again from its disks")
-    return _roll_back(replace(state, held=state.held - {Held.STREAM, Held.SOURCE_STOPPED}, failure=failure))
-
-
-def _ruled_crashed(state: State, story: str) -> Step:
-    failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
-    if state.failure != failure and state.phase is Phase.POSTCOPY:
-        state = _with_leftover(state, "a process of the guest may wait for memory that is gone: end it on both hosts")
-    elif state.failure != failure and state.way is not Way.OFF:
-        state = _with_leftover(state, "the source may keep the guest's stopped, stale process")
-    # The guest wrote to the disks on the target: they are its own.
-    duties = {name: command for name, command in _duties(state).items() if name in _DUTIES_OF_THE_DEAD}
-    held = state.held & {Held.SEND_QUEUE}
-    state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=frozenset(duties), failure=failure)
-    return Step(replace(state, phase=Phase.FINISHING), _due(state))
-
-
-def _ruled_limbo(state: State, story: str) -> Step:
-    failure = Failure("limbo", story, "look at both hosts (godwit status shows them) and decide which copy is to live")
-    return Step(replace(state, phase=Phase.LIMBO, owner=Owner.UNKNOWN, failure=failure), (e.Finish(),))
+    return rollback.begin(replace(state, held=state.held - {Held.STREAM, Held.SOURCE_STOPPED}, failure=failure))
 
 
 def _recommit(state: State, _: str) -> Step:
@@ -466,9 +285,9 @@ _RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
     Verdict.COMMIT: _recommit,
     Verdict.FINISH: lambda state, _: _running(state, e.TargetRunning()),
     Verdict.ROLL_BACK: _ruled_roll_back,
-    Verdict.CRASHED: _ruled_crashed,
+    Verdict.CRASHED: finishing.crashed,
     Verdict.LOST_SOURCE: _ruled_lost_source,
-    Verdict.LIMBO: _ruled_limbo,
+    Verdict.LIMBO: finishing.limbo,
 }
 
 
@@ -477,7 +296,7 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
     ruled = _observed(state, event)
     if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
-    return Step(state, _due(state) if isinstance(event, e.Observed) and event.restarted else ())
+    return Step(state, finishing.due(state) if isinstance(event, e.Observed) and event.restarted else ())
 
 
 def _observed_while_mirroring(state: State, event: e.Event) -> Step:
@@ -513,24 +332,24 @@ _P = Phase
 TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PENDING, e.Begin): _begin,
     (_P.PENDING, e.Checked): _checked,
-    (_P.PENDING, e.StepFailed): _refuse,
-    (_P.PENDING, e.CancelRequested): _refuse,
-    (_P.PENDING, e.GiveUp): _refuse,
+    (_P.PENDING, e.StepFailed): rollback.refuse,
+    (_P.PENDING, e.CancelRequested): rollback.refuse,
+    (_P.PENDING, e.GiveUp): rollback.refuse,
     (_P.PREPARING, e.MediaCopied): _prepare,
     (_P.PREPARING, e.TargetPrepared): _prepared,
     (_P.PREPARING, e.SourcePrepared): _prepared,
     (_P.PREPARING, e.SourcePaused): _carry,
-    (_P.PREPARING, e.StepFailed): _go_back,
-    (_P.PREPARING, e.CancelRequested): _go_back,
-    (_P.PREPARING, e.GiveUp): _go_back,
+    (_P.PREPARING, e.StepFailed): rollback.go_back,
+    (_P.PREPARING, e.CancelRequested): rollback.go_back,
+    (_P.PREPARING, e.GiveUp): rollback.go_back,
     (_P.PREPARING, e.TargetRunning): _observe,
     (_P.PREPARING, e.Lost): _observe,
     (_P.PREPARING, e.Observed): _observed,
     (_P.MIRRORING, e.MirrorsReady): _start_stream,
     (_P.MIRRORING, e.MirrorLost): _mirror_lost,
-    (_P.MIRRORING, e.StepFailed): _go_back,
-    (_P.MIRRORING, e.CancelRequested): _go_back,
-    (_P.MIRRORING, e.GiveUp): _go_back,
+    (_P.MIRRORING, e.StepFailed): rollback.go_back,
+    (_P.MIRRORING, e.CancelRequested): rollback.go_back,
+    (_P.MIRRORING, e.GiveUp): rollback.go_back,
     (_P.MIRRORING, e.TargetRunning): _observe,
     (_P.MIRRORING, e.Lost): _observe,
     (_P.MIRRORING, e.Observed): _observed_while_mirroring,
@@ -545,8 +364,8 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PRECOPY, e.StreamEnded): _stream_ended,
     (_P.PRECOPY, e.TargetRunning): _observe,
     (_P.PRECOPY, e.StepFailed): _precopy_step_failed,
-    (_P.PRECOPY, e.CancelRequested): _go_back,
-    (_P.PRECOPY, e.GiveUp): _go_back,
+    (_P.PRECOPY, e.CancelRequested): rollback.go_back,
+    (_P.PRECOPY, e.GiveUp): rollback.go_back,
     (_P.PRECOPY, e.Lost): _observe,
     (_P.PRECOPY, e.Observed): _observed,
     (_P.SWITCHOVER, e.StreamHeld): _end_mirrors,
@@ -558,25 +377,25 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.SWITCHOVER, e.SourceResumed): _source_resumed,
     (_P.SWITCHOVER, e.TargetRunning): _observe,
     (_P.SWITCHOVER, e.StepFailed): _step_failed_late,
-    (_P.SWITCHOVER, e.CancelRequested): _go_back,
-    (_P.SWITCHOVER, e.GiveUp): _go_back,
+    (_P.SWITCHOVER, e.CancelRequested): rollback.go_back,
+    (_P.SWITCHOVER, e.GiveUp): rollback.go_back,
     (_P.SWITCHOVER, e.Lost): _observe,
     (_P.SWITCHOVER, e.Observed): _observed,
     (_P.POWERING_OFF, e.PoweredOff): offline.powered_off,
     (_P.POWERING_OFF, e.MirrorsEnded): offline.mirrors_ended,
     (_P.POWERING_OFF, e.MirrorLost): _mirror_lost,
     (_P.POWERING_OFF, e.TargetRunning): _observe,
-    (_P.POWERING_OFF, e.StepFailed): _go_back,
-    (_P.POWERING_OFF, e.CancelRequested): _go_back,
-    (_P.POWERING_OFF, e.GiveUp): _go_back,
+    (_P.POWERING_OFF, e.StepFailed): rollback.go_back,
+    (_P.POWERING_OFF, e.CancelRequested): rollback.go_back,
+    (_P.POWERING_OFF, e.GiveUp): rollback.go_back,
     (_P.POWERING_OFF, e.Lost): _observe,
     (_P.POWERING_OFF, e.Observed): _observed_while_off,
     (_P.STARTING, e.SourceEnded): offline.source_ended,
     (_P.STARTING, e.TargetStarted): _started_anew,
     (_P.STARTING, e.TargetRunning): _observe,
-    (_P.STARTING, e.StepFailed): _go_back,
-    (_P.STARTING, e.CancelRequested): _go_back,
-    (_P.STARTING, e.GiveUp): _go_back,
+    (_P.STARTING, e.StepFailed): rollback.go_back,
+    (_P.STARTING, e.CancelRequested): rollback.go_back,
+    (_P.STARTING, e.GiveUp): rollback.go_back,
     (_P.STARTING, e.Observed): _observed_while_off,
     (_P.COMMITTING, e.TargetRunning): _running,
     (_P.COMMITTING, e.StepFailed): _step_failed_late,
@@ -593,17 +412,17 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.POSTCOPY, e.Lost): _observe,
     (_P.POSTCOPY, e.SourceResumed): _observe,
     (_P.POSTCOPY, e.Observed): _observed,
-    (_P.FINISHING, e.Verified): _duty_done,
-    (_P.FINISHING, e.DisksCompared): _duty_done,
-    (_P.FINISHING, e.SourceRemoved): _duty_done,
-    (_P.FINISHING, e.Undone): _duty_done,
-    (_P.FINISHING, e.StepFailed): _duty_done,
+    (_P.FINISHING, e.Verified): finishing.duty_done,
+    (_P.FINISHING, e.DisksCompared): finishing.duty_done,
+    (_P.FINISHING, e.SourceRemoved): finishing.duty_done,
+    (_P.FINISHING, e.Undone): finishing.duty_done,
+    (_P.FINISHING, e.StepFailed): finishing.duty_done,
     (_P.FINISHING, e.CancelRequested): _too_late,
     (_P.FINISHING, e.Lost): _lost_while_finishing,
     (_P.FINISHING, e.Observed): _observed_while_finishing,
     (_P.ROLLING_BACK, e.TargetRunning): _observe,
-    (_P.ROLLING_BACK, e.Undone): _undone,
-    (_P.ROLLING_BACK, e.StepFailed): _undone,
+    (_P.ROLLING_BACK, e.Undone): rollback.undone,
+    (_P.ROLLING_BACK, e.StepFailed): rollback.undone,
     (_P.ROLLING_BACK, e.Observed): _observed_while_rolling_back,
     (_P.LIMBO, e.Observed): _observed,
 }
