@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from godwit.core.capabilities import can_go_over, can_throttle, sendings
+from godwit.core.capabilities import sendings, usual
 from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
-from godwit.core.disks import to_send
+from godwit.core.disks import copies, to_send
 from godwit.core.foretelling import foretell
 from godwit.core.learning import accuracy, seen_lately
 from godwit.core.readings import busiest
@@ -146,11 +146,14 @@ class Forecasts:
             parts.vm,
             spec,
             evidence.guest.memory,
-            sendings=sendings(source, target),
-            throttles=can_throttle(source),
             link=link,
         )
-        return replace(known, goes_over=can_go_over(source, target), disks=to_send(spec.policy, evidence.disks))
+        return replace(
+            known,
+            sendings=sendings(source, target),
+            usual=usual(spec.policy, source, target, copies(spec.policy, evidence.disks)),
+            disks=to_send(spec.policy, evidence.disks),
+        )
 
     async def _known_lately(self, name: str) -> bool:
         now, history = self.service.clock.now(), self.service.journal.history

@@ -4,13 +4,35 @@ from dataclasses import replace
 
 import pytest
 
-from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate
-from godwit.model import Features, Policy, Strategy
+from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate, usual
+from godwit.model import DiskCopy, Features, ImageFacts, Permission, Policy, Sending, Strategy, Way
 
 OVER = {"postcopy-ram": False, "postcopy-preempt": False}
 BOTH = {"events": True, "return-path": True, "xbzrle": True, "multifd": False} | OVER
 USUAL = Strategy(armed=True)
 ALL = Features(frozenset(), frozenset(row.name for row in CAPABILITIES), frozenset())
+
+
+ABLE = replace(ALL, parameters=frozenset({"max-cpu-throttle"}))
+MAY = Policy(allows=frozenset({Permission.POSTCOPY, Permission.THROTTLE}))
+A_DISK = DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job")
+
+
+@pytest.mark.parametrize(
+    ("policy", "copies", "expected"),
+    [
+        (MAY, (), Strategy(Sending.CHANGES, armed=True, postcopy=True)),
+        (MAY, (A_DISK,), Strategy(Sending.CHANGES, armed=True)),  # it cannot go over before its disks are there
+        (Policy(), (), Strategy(Sending.CHANGES, armed=True)),
+        (Policy(allows=frozenset()), (), Strategy(Sending.CHANGES)),
+        (replace(MAY, max_guest_slowdown=0.0), (), Strategy(Sending.CHANGES, postcopy=True)),
+        (replace(MAY, way=Way.STATIC), (), Strategy(Sending.CHANGES)),  # it stands still: there is nothing to slow down
+    ],
+)
+def test_what_is_usual_is_what_the_policy_permits_and_the_move_can_use(
+    policy: Policy, copies: tuple[DiskCopy, ...], expected: Strategy
+) -> None:
+    assert usual(policy, ABLE, ABLE, copies) == expected
 
 
 def without(*names: str) -> Features:

@@ -9,11 +9,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_dirtying import MEMORY, saturating
 
+from godwit.core.capabilities import usual
 from godwit.core.foretelling import HOPELESS, chosen_of, expected, foretell, hopeless, way_out
 from godwit.core.goals import GOALS, policy_for, rank
 from godwit.core.learning import FRESH, Known
 from godwit.errors import InputError
 from godwit.model import (
+    Features,
     Forecast,
     Goal,
     Interval,
@@ -27,6 +29,7 @@ from godwit.model import (
 )
 from godwit.units import MIB
 
+ABLE = Features(frozenset(), frozenset({"xbzrle", "auto-converge", "postcopy-ram"}), frozenset({"max-cpu-throttle"}))
 ALL = (Sending.WHOLE, Sending.CHANGES, Sending.ZSTD)
 LINK = 50e6
 
@@ -47,7 +50,9 @@ def known(
 ) -> Known:
     sample = MemorySample(4096, 2048, 800, again, compressed, 1.0)
     profile = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(hot_set, writes)), sample)
-    return Known("web1", "one", "two", MEMORY, MEMORY, policy or Policy(), profile, link, (), ALL)
+    policy = policy or Policy()
+    able = usual(policy, ABLE, ABLE)
+    return Known("web1", "one", "two", MEMORY, MEMORY, policy, profile, link, (), ALL, able)
 
 
 def found(**facts: object) -> Forecast:

@@ -37,7 +37,7 @@ MEMORY = 512 * MIB
 LINK = 50e6
 QUIET = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(8 * MIB, MIB)))
 BUSY = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(64 * MIB, 160e6)))
-KNOWN = Known("web1", "one", "two", MEMORY, 256 * MIB, Policy(), QUIET, LINK)
+KNOWN = Known("web1", "one", "two", MEMORY, 256 * MIB, Policy(), QUIET, LINK, usual=Strategy(armed=True))
 
 
 def move(name: str = "m1", **other: Any) -> MoveRecord:  # noqa: ANN401 - any field
@@ -186,7 +186,7 @@ def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     assert "the link carries 45.3 MiB/s; a page sent again takes 2% of its size" in found.situation
     assert changes.converges
     assert "only as their changes" in found.reason
-    unable = replace(KNOWN, profile=BUSY, sendings=(Sending.WHOLE,), throttles=False)
+    unable = replace(KNOWN, profile=BUSY, sendings=(Sending.WHOLE,), usual=Strategy())
     without = foretell(unable, 160.0)
     assert [row.strategy for row in without.prospects] == [Sending.WHOLE]
     assert expected(without, Policy()).endswith(

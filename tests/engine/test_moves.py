@@ -22,6 +22,7 @@ from godwit.model import (
     Policy,
     ProbeRequest,
     RunState,
+    Sending,
     Severity,
     Way,
 )
@@ -123,6 +124,8 @@ def test_qemu_s_own_defaults_are_left_to_qemu_and_cost_more() -> None:
     assert ours.downtime.blackout_ms is not None
     assert theirs.downtime.blackout_ms > 5 * ours.downtime.blackout_ms
     assert scene.phases() == THE_WAY
+    lines = simulate(lambda: scene.journal.entries(ID))
+    assert [line.data["sending"] for line in lines if line.kind == "strategy"] == [Sending.WHOLE]
 
 
 def test_a_guest_that_dirties_fast_is_given_more_downtime_step_by_step() -> None:

@@ -11,8 +11,9 @@ from stage import DISK, ID, SMALL, Stage, simulate, stage
 from godwit.core.state import Phase
 from godwit.engine.gather import prove_disks
 from godwit.engine.parts import Parts
+from godwit.hosts.fake import Workload
 from godwit.hosts.fakewatch import FakeWatcher
-from godwit.model import OutcomeStatus, Policy, RunState
+from godwit.model import OutcomeStatus, Permission, Policy, RunState
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.units import MIB
 
@@ -67,6 +68,20 @@ def test_a_whole_move_with_its_disk() -> None:
     assert [finding.code for finding in outcome.findings] == ["disk-copied"]
     assert outcome.downtime.blackout_ms is not None
     assert outcome.disk_bytes == (1 << 30) // 16
+
+
+def test_a_guest_whose_disk_travels_is_slowed_down_although_it_might_go_over_without_one() -> None:
+    async def scenario() -> None:
+        load = Workload(256 * MIB, used=64 * MIB, hot_set=48 * MIB, dirty_rate=120 * MIB)
+        scene = apart(workload=load, policy=Policy(allows=frozenset({Permission.THROTTLE, Permission.POSTCOPY})))
+        outcome = await scene.move()
+        await assert_disks(scene, outcome)
+        assert outcome.status is COMPLETED
+        lines = await scene.journal.entries(ID)
+        assert "throttle" in {line.data["detail"]["action"] for line in lines if line.data.get("event") == "Decided"}  # type: ignore[index]
+        assert [line.data["postcopy"] for line in lines if line.kind == "strategy"] == [False]
+
+    simulate(scenario)
 
 
 @pytest.mark.parametrize("phase", WAY)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.model import Permission, Sending, Side, Strategy
+from godwit.model import Permission, Sending, Side, Strategy, Way
 
 if TYPE_CHECKING:
-    from godwit.model import Features, Policy
+    from collections.abc import Sequence
+
+    from godwit.model import DiskCopy, Features, Policy
 
 FIRST_DOWNTIME_LIMIT: Final = 0.003
 """Seconds. QEMU switches over as soon as what remains fits into `downtime-limit`, so its default of 300 ms is spent
@@ -171,11 +173,15 @@ def can_go_over(source: Features, target: Features) -> bool:
     return "postcopy-ram" in source.capabilities & target.capabilities
 
 
-def usual(policy: Policy, source: Features, target: Features) -> Strategy:
-    """Return the strategy for a guest of which nothing is known."""
+def usual(policy: Policy, source: Features, target: Features, copies: Sequence[DiskCopy] = ()) -> Strategy:
+    """Return the strategy for a guest of which nothing is known; `copies` are the disks that travel before its memory.
+
+    Only one that runs on meanwhile has to be slowed down, or can go over; and that not with copied disks.
+    """
     sending = Sending.CHANGES if Sending.CHANGES in sendings(source, target) else Sending.WHOLE
-    armed = can_throttle(source) and policy.most_throttle > HELD
-    over = Permission.POSTCOPY in policy.allows and can_go_over(source, target)
+    live = policy.way is Way.LIVE
+    armed = live and can_throttle(source) and policy.most_throttle > HELD
+    over = live and not copies and Permission.POSTCOPY in policy.allows and can_go_over(source, target)
     return Strategy(sending, armed=armed, postcopy=over)
 
 

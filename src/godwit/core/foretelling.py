@@ -70,17 +70,15 @@ def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
     """Return what each strategy that is possible would cost."""
     policy = known.policy
     alone = without_pause(policy)
-    armed = known.throttles and policy.most_throttle > HELD
     rows = []
-    over = known.goes_over and Permission.POSTCOPY in policy.allows
     for sending in known.sendings:
         # QEMU before 10.1 refuses, or cannot take, multifd and postcopy together.
-        compresses = Strategy(sending).compresses
-        strategy = Strategy(sending, armed=armed, postcopy=over and not compresses)
+        over = known.usual.postcopy and not Strategy(sending).compresses
+        strategy = replace(known.usual, sending=sending, postcopy=over)
         row = likely_prospect(strategy, basis, alone, limit)
         rows.append(row)
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
-        if armed and worth and _laborious(row, policy):
+        if strategy.armed and worth and _laborious(row, policy):
             planned = planned_throttle(strategy, basis, alone, limit)
             if planned is not None and rank(policy, planned) < rank(policy, row):
                 rows.append(planned)

@@ -8,7 +8,7 @@ figure begins with a value that was measured in the laboratory, which counts as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate
 from godwit.core.strategy import FELT_NAPS, nap, writes_at
 from godwit.errors import InputError
-from godwit.model import DirtyWindow, Sending
+from godwit.model import DirtyWindow, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ class Known:
     """What is known before a move: the guest's memory in bytes, and how much of it its QEMU holds.
 
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
-    any guests, the newest first. `sendings` are the ways in which pages can travel, `throttles` says whether the guest
-    can be slowed down by just as much as it takes, `goes_over` whether it can run on the target before its memory.
-    `disks` is how many bytes of disks travel before it.
+    any guests, the newest first. `sendings` are the ways in which pages can travel, `usual` is the strategy where
+    nothing is known, which says what may be done to the guest. `disks` is how many bytes of disks travel before it.
     """
 
     vm: str
@@ -94,8 +93,7 @@ class Known:
     link: float | None = None
     moves: Sequence[MoveRecord] = ()
     sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
-    throttles: bool = True
-    goes_over: bool = False
+    usual: Strategy = field(default_factory=Strategy)
     disks: int = 0
 
     @property

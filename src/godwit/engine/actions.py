@@ -38,7 +38,7 @@ from godwit.errors import (
 from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, Strategy, StreamStatus, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from godwit.core.ledger import Ledger
     from godwit.engine.parts import Parts
@@ -85,8 +85,8 @@ class Actions:
     """What travels of disks before the memory, as far as anybody can say beforehand."""
     strategy: Strategy = field(default_factory=Strategy)
     """How pages travel."""
-    choose: Callable[[Features, Features], Awaitable[Strategy]] | None = None
-    """Chooses that from what the QEMUs of both sides can do."""
+    choose: Callable[[Features, Features, Sequence[DiskCopy]], Awaitable[Strategy]] | None = None
+    """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
     _address: str = ""
     _mended_at: str = ""
     _source_features: Features | None = None
@@ -178,7 +178,7 @@ class Actions:
             return e.TargetPrepared("", await self._serve(guest, command.copies) if command.copies else "")
         features = replace(await guest.features(), compressions=frozenset(self._target_compressions))
         if self.choose is not None:
-            self.strategy = await self.choose(self._source_features, features)
+            self.strategy = await self.choose(self._source_features, features, command.copies)
         self.note("strategy", **asdict(self.strategy))
         wanted = None if self.parts.spec.defaults else self.strategy
         agreed = negotiate(

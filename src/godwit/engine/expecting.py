@@ -10,14 +10,14 @@ from godwit.core.foretelling import expected, foretell, hopeless, remember
 from godwit.core.learning import Known, said_of
 from godwit.engine.story import plain
 from godwit.errors import GodwitError, InputError, JournalError
-from godwit.model import Sending, Side, Way
+from godwit.model import Sending, Side, Strategy, Way
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from godwit.engine.actions import Actions
-    from godwit.model import Features, Forecast, Outcome, Sample, Spec, Strategy, Vm
+    from godwit.model import DiskCopy, Features, Forecast, Outcome, Sample, Spec, Vm
     from godwit.ports import Host, Journal
 
 
@@ -27,12 +27,12 @@ async def known_of(
     vm: Vm,
     spec: Spec,
     memory: int,
-    *,
-    sendings: tuple[Sending, ...],
-    throttles: bool,
     link: float | None = None,
 ) -> Known:
-    """Gather what is known before a move of `vm`, as it stands on `source`. Raises JournalError, HostError."""
+    """Gather what is known before a move of `vm`, as it stands on `source`; not yet how its pages can travel.
+
+    Raises JournalError, HostError.
+    """
     profiles = await journal.history.profiles(spec.vm, limit=1)
     moves = await journal.history.moves()
     resident = 0
@@ -52,8 +52,6 @@ async def known_of(
         newest,
         link,
         moves,
-        sendings,
-        throttles,
     )
 
 
@@ -78,28 +76,28 @@ class Expecting:
             parts.vm_on(Side.SOURCE),
             parts.spec,
             self._memory,
-            sendings=(),
-            throttles=False,
         )
         self._known = tasks.create_task(gathered)
 
-    async def choose(self, source: Features, target: Features) -> Strategy:
+    async def choose(self, source: Features, target: Features, copies: Sequence[DiskCopy]) -> Strategy:
         """Forecast the move from what is known, and return the strategy that suits its policy best.
 
-        Where too little is known, the journal says so, and the usual one is taken. Raises RefusedError for a move of
-        which recent measurements say that nothing which is permitted would let it end.
+        Where too little is known, the journal says so, and the usual one is taken. Where QEMU's defaults are asked for,
+        they are forecast. `copies` are the disks that travel before the memory. Raises RefusedError for a move of which
+        recent measurements say that nothing which is permitted would let it end.
         """
         parts = self.actions.parts
-        policy, live = parts.spec.policy, self._known is not None
-        strategy = usual(policy, source, target) if live else replace(usual(policy, source, target), armed=False)
+        policy, defaults = parts.spec.policy, parts.spec.defaults
+        strategy = Strategy(Sending.WHOLE) if defaults else usual(policy, source, target, copies)
         if self._known is None:
-            return strategy
+            return strategy if parts.spec.upgrade is None else replace(strategy, armed=False, postcopy=False)
         try:
-            known = replace(await self._known, sendings=(Sending.WHOLE,), throttles=False)
-            known = replace(known, disks=self.actions.disk_bytes)
-            if not parts.spec.defaults:
-                known = replace(known, sendings=sendings(source, target), throttles=strategy.armed)
-                known = replace(known, goes_over=strategy.postcopy)
+            known = replace(
+                await self._known,
+                sendings=(Sending.WHOLE,) if defaults else sendings(source, target),
+                usual=strategy,
+                disks=self.actions.disk_bytes,
+            )
             self.forecast = foretell(known, parts.clock.now(), thorough=False)
         except InputError as error:
             self.actions.note("note", text=f"no forecast: {error.message}")
@@ -116,7 +114,7 @@ class Expecting:
             why=self.forecast.reason,
             forecast=plain(self.forecast),
         )
-        if not parts.spec.defaults and (refusal := hopeless(self.forecast, known)) is not None:
+        if not defaults and (refusal := hopeless(self.forecast, known)) is not None:
             raise refusal
         return found.how
 
