@@ -59,12 +59,9 @@ class Forecasts:
 
     async def _windows(self, guest: Guest) -> tuple[tuple[DirtyWindow, ...], float | None]:
         """Measure what the guest changes, and how busy it is meanwhile, where its host lets that be seen."""
-        try:
-            before, began = await guest.cpu_times(), self.service.clock.now()
-            windows = await _windows(guest)
-            return windows, busiest(before, await guest.cpu_times(), self.service.clock.now() - began)
-        except HostError:
-            return await _windows(guest), None
+        before, began = await _worked(guest), self.service.clock.now()
+        windows = await _windows(guest)
+        return windows, busiest(before, await _worked(guest), self.service.clock.now() - began)
 
     @asynccontextmanager
     async def _running(self, name: str, why: str) -> AsyncIterator[tuple[Host, Guest]]:
@@ -111,25 +108,17 @@ class Forecasts:
             raise InputError(message)
         if anew or (anew is None and not await self._known_lately(name)):
             await self.profile(name)
-        parts = await self.service.parts(spec, epoch=0, requested=self.service.clock.now())
-        try:
-            known = await self._known(parts, link)
-        finally:
-            await asyncio.gather(parts.source.close(), parts.target.close())
+        async with self.service.looking(spec) as (parts, guest):
+            known = await self._known(parts, guest, link)
         if link is not None:
             now = self.service.clock.now()
             await self.service.journal.history.put_link(LinkSaid((spec.source, spec.target), link, now))
         return foretell(known, self.service.clock.now())
 
-    async def _known(self, parts: Parts, link: float | None) -> Known:
+    async def _known(self, parts: Parts, guest: Guest, link: float | None) -> Known:
         """Gather what is known before a move, from both hosts. Raises InputError for a guest that does not run."""
         spec = parts.spec
-        await asyncio.gather(parts.source.connect(), parts.target.connect())
-        guest = await parts.source.attach(parts.vm)
-        try:
-            evidence, features = await asyncio.gather(gather(parts, guest), guest.features())
-        finally:
-            await guest.close()
+        evidence, features = await asyncio.gather(gather(parts, guest), guest.features())
         if evidence.guest.run_state is not RunState.RUNNING:
             message = (
                 f"{spec.vm} is {evidence.guest.run_state} on {spec.source}: only moves of a running guest are forecast"
@@ -163,6 +152,13 @@ class Forecasts:
         """Return the moves that are remembered, the newest first, and how well they went as forecast."""
         moves = await self.service.journal.history.moves()
         return moves, accuracy(moves)
+
+
+async def _worked(guest: Guest) -> tuple[float, ...]:
+    try:
+        return await guest.cpu_times()
+    except HostError:
+        return ()
 
 
 async def _windows(guest: Guest) -> tuple[DirtyWindow, ...]:

@@ -10,6 +10,7 @@ import asyncio
 import functools
 import getpass
 import re
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from godwit.ports import (
         Clock,
         Entry,
+        Guest,
         Host,
         Hypervisor,
         Inventory,
@@ -330,26 +332,24 @@ class Service:
     async def dry_run_upgrade(self, vm: str, qemu: str = "") -> tuple[Finding, ...]:
         """Say what an upgrade would find, changing nothing. Raises InputError, HostError, HypervisorError."""
         spec = await self._upgrade_spec(vm, qemu, Policy(), None)
-        parts = await self.parts(spec, epoch=0, requested=self.clock.now())
-        try:
-            await asyncio.gather(parts.source.connect(), parts.target.connect())
-            guest = await parts.source.attach(parts.vm)
-            try:
-                return check_upgrade(await gather_upgrade(parts, guest))
-            finally:
-                await guest.close()
-        finally:
-            await asyncio.gather(parts.source.close(), parts.target.close())
+        async with self.looking(spec) as (parts, guest):
+            return check_upgrade(await gather_upgrade(parts, guest))
 
     async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
         spec = await self.spec(vm, target, policy or Policy(), None)
+        async with self.looking(spec) as (parts, guest):
+            return check(await gather(parts, guest))
+
+    @asynccontextmanager
+    async def looking(self, spec: Spec) -> AsyncIterator[tuple[Parts, Guest]]:
+        """Open both hosts of a migration that is only asked about, and the guest. Raises HostError, HypervisorError."""
         parts = await self.parts(spec, epoch=0, requested=self.clock.now())
         try:
             await asyncio.gather(parts.source.connect(), parts.target.connect())
             guest = await parts.source.attach(parts.vm)
             try:
-                return check(await gather(parts, guest))
+                yield parts, guest
             finally:
                 await guest.close()
         finally:

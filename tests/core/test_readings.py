@@ -69,4 +69,4 @@ def test_the_busiest_cpu_counts() -> None:
     assert busiest((1.0, 5.0), (1.5, 5.1), 1.0) == pytest.approx(0.5)
     assert busiest((1.0,), (3.0,), 1.0) == 1.0  # a tick may be counted late
     assert busiest((1.0,), (1.1,), 0.1) is None
-    assert busiest((), (), 1.0) == 0.0
+    assert busiest((), (1.0,), 1.0) is None

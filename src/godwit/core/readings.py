@@ -41,11 +41,10 @@ def _most_remaining(samples: Sequence[Sample]) -> dict[int, int]:
 def busiest(before: Sequence[float], after: Sequence[float], seconds: float) -> float | None:
     """Return the share of `seconds` for which the busiest CPU worked, from what each had worked before and after.
 
-    None where that was too short to tell.
+    None where that was too short to tell, or could not be seen.
     """
-    if seconds < _COUNTED:
-        return None
-    return min(1.0, max((late - early for early, late in zip(before, after, strict=False)), default=0.0) / seconds)
+    worked = [late - early for early, late in zip(before, after, strict=False)]
+    return min(1.0, max(worked) / seconds) if worked and seconds >= _COUNTED else None
 
 
 def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:

@@ -153,8 +153,7 @@ class Sampler:
         if self._worked is None:
             return 1.0
         began, before = self._worked
-        after = await self._cpu_times(guest)
-        found = busiest(before, after, self.actions.parts.clock.now() - began) if before and after else None
+        found = busiest(before, await self._cpu_times(guest), self.actions.parts.clock.now() - began)
         return 1.0 if found is None else found
 
     async def _cpu_times(self, guest: Guest) -> tuple[float, ...]:
