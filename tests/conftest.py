@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
+import hypothesis
+
+hypothesis.settings.register_profile("godwit", deadline=None)  # how long an example takes says what else runs here
+hypothesis.settings.load_profile("godwit")
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """Have some more workers than cores: a third of the plain tests' time is spent waiting for a clock."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from godwit.core.ballooning import reclaimable
 from godwit.core.capabilities import sendings, usual
 from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
 from godwit.core.disks import copies, to_send
@@ -140,7 +141,10 @@ class Forecasts:
         return replace(
             known,
             sendings=sendings(source, target),
-            usual=usual(spec.policy, source, target, copies(spec.policy, evidence.disks)),
+            usual=replace(
+                usual(spec.policy, source, target, copies(spec.policy, evidence.disks)),
+                reclaim=reclaimable(evidence.balloon, evidence.resident),
+            ),
             disks=to_send(spec.policy, evidence.disks),
         )
 

@@ -47,7 +47,7 @@ def test_options_change_a_goal() -> None:
     found = policy_of(Typed("fast", "30ms", "5min", "40MB/s", "20%", (Permission.PAUSE,)))
     assert (found.goal, found.max_downtime, found.deadline, found.bandwidth) == (Goal.FAST, 0.03, 300, 40 * MIB)
     assert found.max_guest_slowdown == 0.2
-    assert found.allows == {Permission.PAUSE, Permission.THROTTLE}
+    assert found.allows == {Permission.PAUSE, Permission.THROTTLE, Permission.BALLOON}
     assert policy_of(Typed(max_slowdown="0%")).most_throttle == 0
     assert policy_of(Typed(forbid=(Permission.THROTTLE,))).most_throttle == 0
     assert policy_of(Typed("gentle", allow=(Permission.THROTTLE,))).most_throttle == 95
@@ -59,7 +59,7 @@ def test_a_policy_of_one_s_own_is_found_by_its_name_or_its_path(folder: Path) ->
         found = policy_of(Typed(name))
         assert (found.goal, found.deadline, found.max_downtime) == (Goal.FINISH, 600, 0.1)
         assert (found.bandwidth, found.max_guest_slowdown) == (40 * MIB, 0.5)
-        assert found.allows == {Permission.THROTTLE}
+        assert found.allows == {Permission.THROTTLE, Permission.BALLOON}
         assert policy_of(Typed(name, deadline="5s", max_downtime="9ms")).deadline == 5
         assert policy_of(Typed(name, max_downtime="10ms")).max_downtime == 0.01
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from godwit.core.dirtying import WINDOWS, curve_of
@@ -26,7 +26,6 @@ def saturating(hot_set: int, rate: float) -> list[DirtyWindow]:
     return [DirtyWindow(seconds, round(guest.dirtied(seconds))) for seconds, times in WINDOWS for _ in range(times)]
 
 
-@settings(deadline=None)
 @given(MEASURED, st.floats(0, 100), st.floats(0, 100))
 def test_the_curve_rises_bends_down_and_never_exceeds_the_memory(
     windows: list[DirtyWindow], one: float, other: float
@@ -38,7 +37,6 @@ def test_the_curve_rises_bends_down_and_never_exceeds_the_memory(
     assert curve.unique(early) + curve.unique(late) >= curve.unique(early + late) - 1, "subadditive"
 
 
-@settings(deadline=None)
 @given(st.integers(MIB, 256 * MIB), st.floats(MIB, 1024 * MIB))
 def test_a_curve_that_bends_down_is_taken_as_it_was_measured(hot_set: int, rate: float) -> None:
     windows = saturating(hot_set, rate)
@@ -47,7 +45,6 @@ def test_a_curve_that_bends_down_is_taken_as_it_was_measured(hot_set: int, rate:
         assert curve.unique(window.seconds) == pytest.approx(window.unique, rel=1e-6, abs=2)
 
 
-@settings(deadline=None)
 @given(st.integers(8 * MIB, 64 * MIB), st.floats(4 * MIB, 64 * MIB))
 def test_what_was_not_measured_goes_on_as_it_fell(hot_set: int, rate: float) -> None:
     curve = curve_of(saturating(hot_set, rate), MEMORY)
@@ -63,7 +60,6 @@ def test_the_guest_of_the_facts_has_its_hot_set_and_its_rate() -> None:
     assert curve.unique(10) == curve.unique(2)
 
 
-@settings(deadline=None)
 @given(st.integers(MIB, 256 * MIB), st.floats(MIB, 1024 * MIB))
 def test_a_hot_set_is_told_of_only_when_nearly_all_of_it_has_been_seen(hot_set: int, rate: float) -> None:
     found = curve_of(saturating(hot_set, rate), MEMORY).hot_set

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_dirtying import MEASURED, MEMORY, saturating
 
@@ -25,7 +25,6 @@ def passes_end(curve: DirtyCurve, bandwidth: float, limit: float) -> bool:
     return False
 
 
-@settings(deadline=None)
 @given(MEASURED, RATES)
 def test_a_move_ends_with_that_downtime_and_not_with_noticeably_less(
     windows: list[DirtyWindow], bandwidth: float
@@ -38,7 +37,6 @@ def test_a_move_ends_with_that_downtime_and_not_with_noticeably_less(
         assert not passes_end(curve, bandwidth, needed * 0.98)
 
 
-@settings(deadline=None)
 @given(MEASURED, RATES, RATES)
 def test_a_faster_link_never_needs_more(windows: list[DirtyWindow], one: float, other: float) -> None:
     curve = curve_of(windows, MEMORY)
@@ -46,7 +44,6 @@ def test_a_faster_link_never_needs_more(windows: list[DirtyWindow], one: float, 
     assert least_downtime(curve, fast) <= least_downtime(curve, slow) + 1e-9
 
 
-@settings(deadline=None)
 @given(st.integers(8 * MIB, 256 * MIB), RATES, RATES, st.floats(1.1, 4))
 def test_a_guest_that_writes_faster_never_needs_less(hot_set: int, rate: float, bandwidth: float, more: float) -> None:
     quiet, busy = (curve_of(saturating(hot_set, one), MEMORY) for one in (rate, rate * more))

@@ -65,7 +65,6 @@ def move(name: str = "m1", **other: Any) -> MoveRecord:  # noqa: ANN401 - any fi
 # -- estimates -----------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.5, 2.0), max_size=30))
 def test_what_is_learned_lies_between_what_was_thought_and_what_was_seen(seen: list[float]) -> None:
     found = learned(seen, Estimate(1.0, 0.2))
@@ -197,7 +196,7 @@ def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     assert expected(without, Policy()).startswith("expected not to end by itself: the guest writes 143.")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(8 * MIB, 256 * MIB), st.floats(MIB, 400 * MIB), st.floats(8 * MIB, 1024 * MIB))
 def test_whatever_the_guest_and_the_link_a_forecast_says_something_that_can_be(
     hot_set: int, writes: float, link: float

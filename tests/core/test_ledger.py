@@ -147,7 +147,7 @@ def test_the_state_names_the_outcome(state: State, status: OutcomeStatus) -> Non
     assert (outcome.status, outcome.owner, outcome.total_s) == (status, state.owner, 0.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5), st.lists(st.floats(1e-5, 0.05), min_size=1, max_size=20))
 def test_the_true_blackout_is_within_the_uncertainty(source: float, target: float, trips: list[float]) -> None:
     made = Ledger({"source_stopped": 105.02, "target_running": 105.09})

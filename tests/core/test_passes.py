@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_dirtying import MEMORY, saturating
 
@@ -24,7 +24,6 @@ def simulated(hot_set: int, writes: float, link: float, most: float, again: floa
     return simulate(curve, MEMORY / 2, Stream(link, again), Policy(max_downtime=most), min(most, FIRST_DOWNTIME_LIMIT))
 
 
-@settings(deadline=None)
 @given(HOT_SETS, WRITES, LINKS, DOWNTIMES, st.floats(0.01, 1.0))
 def test_a_stream_ends_within_what_is_permitted_or_is_given_up(
     hot_set: int, writes: float, link: float, most: float, again: float
@@ -37,14 +36,12 @@ def test_a_stream_ends_within_what_is_permitted_or_is_given_up(
         assert found.blackout <= most * 1.001 + 0.0005  # QEMU takes whole milliseconds
 
 
-@settings(deadline=None)
 @given(HOT_SETS, WRITES, LINKS, DOWNTIMES)
 def test_one_that_has_leave_for_more_downtime_ends_too(hot_set: int, writes: float, link: float, most: float) -> None:
     assume(simulated(hot_set, writes, link, most).converges)
     assert simulated(hot_set, writes, link, most * 2).converges
 
 
-@settings(deadline=None)
 @given(HOT_SETS, WRITES, LINKS, DOWNTIMES, st.floats(1.0, 8.0))
 def test_a_faster_link_ends_whatever_a_slower_one_ends_and_sooner(
     hot_set: int, writes: float, link: float, most: float, more: float
@@ -56,7 +53,6 @@ def test_a_faster_link_ends_whatever_a_slower_one_ends_and_sooner(
     assert fast.seconds <= slow.seconds * 1.001
 
 
-@settings(deadline=None)
 @given(HOT_SETS, WRITES, LINKS, st.floats(0.01, 1.0))
 def test_changes_never_take_more_bytes_or_time_than_whole_pages(
     hot_set: int, writes: float, link: float, again: float

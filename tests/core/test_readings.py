@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from godwit.core.readings import busiest, left_after_passes, pace_of, passes_of
@@ -56,7 +56,6 @@ def test_what_a_pass_may_have_left_to_the_next_counts_as_left() -> None:
     assert pace_of(seen, 200.0) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 9), st.integers(0, 1000), st.integers(0, 1000))))
 def test_whatever_was_read_no_figure_is_negative(rows: list[tuple[float, int, int, int]]) -> None:
     seen = [sample(*row) for row in sorted(rows)]

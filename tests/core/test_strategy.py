@@ -69,7 +69,7 @@ limits = st.floats(0.001, 10.0)
 # -- the limit -----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_samples, limits, limits, st.sampled_from([frozenset(), TUNABLE]))
 def test_the_limit_is_never_past_what_is_allowed_and_never_lowered(
     samples: list[Sample], allowed: float, now: float, tunable: frozenset[str]
@@ -88,7 +88,7 @@ def test_the_limit_is_never_past_what_is_allowed_and_never_lowered(
     assert told.limit * (told.pace or rate) >= rate * (now - 0.0005)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1 << 20, 1 << 32), st.lists(st.floats(0.1, 0.94), min_size=1, max_size=10), limits, limits)
 def test_nothing_is_decided_while_passes_shrink(first: int, ratios: list[float], allowed: float, now: float) -> None:
     left = [float(first)]
@@ -97,7 +97,7 @@ def test_nothing_is_decided_while_passes_shrink(first: int, ratios: list[float],
     assert decide(Policy(max_downtime=allowed), passes(*left), Switchover(now)) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, STALLED_PASSES), st.integers(1 << 20, 1 << 30))
 def test_nothing_is_decided_before_enough_passes_have_ended(count: int, left: int) -> None:
     assert decide(Policy(), passes(*[float(left)] * count), Switchover(0.001)) is None
@@ -254,7 +254,7 @@ def test_nothing_is_decided_until_qemu_has_slowed_it_down_as_it_was_told() -> No
     assert 50 < dict(further.parameters)["max-cpu-throttle"] <= 95
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(any_samples, st.floats(0.0, 0.99), st.integers(HELD, 99), st.sampled_from(Goal))
 def test_no_guest_is_slowed_down_more_than_is_permitted_and_never_less_than_before(
     samples: list[Sample], slowdown: float, now: int, goal: Goal
@@ -267,7 +267,6 @@ def test_no_guest_is_slowed_down_more_than_is_permitted_and_never_less_than_befo
         assert nap(told) <= policy.max_downtime
 
 
-@settings(deadline=None)
 @given(st.floats(1e6, 4e8), st.floats(1e6, 4e8), st.integers(1, len(LADDER)), st.floats(0.05, 1.0))
 def test_the_planned_sleep_halves_passes_or_is_all_that_is_permitted(
     writes: float, pace: float, rungs: int, busy: float
@@ -342,7 +341,7 @@ def test_a_stream_that_never_began_to_flow_is_dead_as_well() -> None:
     assert stalled([], 100.0, began=100.0 - STALL_SECONDS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_samples, st.floats(0, 1e4))
 def test_a_stream_that_sent_a_byte_just_now_is_alive(samples: list[Sample], now: float) -> None:
     assume(samples)
@@ -353,7 +352,7 @@ def test_a_stream_that_sent_a_byte_just_now_is_alive(samples: list[Sample], now:
 # -- how long it will take -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_samples, limits)
 def test_an_estimate_is_an_interval(samples: list[Sample], limit: float) -> None:
     expected = eta(samples, Switchover(limit))

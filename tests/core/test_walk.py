@@ -15,7 +15,7 @@ from godwit.model import Owner, RunState, Side, Way
 SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     tape=st.binary(max_size=160),
     length=st.integers(0, 100),

@@ -38,6 +38,7 @@ FORWARD = (
 )
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
 MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
+BALLOON = 1 << 30
 HARMLESS = frozenset(
     {"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "go over", "deaf"}
 )
@@ -169,7 +170,8 @@ class Walk:
         match command:
             case e.Check():
                 media = MEDIA if world.copying else ()
-                return e.Checked(COPIES if world.copying else (), world.way, media=media)
+                balloon = BALLOON if world.way is Way.LIVE else 0
+                return e.Checked(COPIES if world.copying else (), world.way, media=media, balloon=balloon)
             case e.StopSource() | e.PowerOff() | e.EndSource() | e.StartTarget() | e.RestorePower():
                 return self.effect_on_a_standing_guest(command)
             case e.CopyMedia():
@@ -220,6 +222,7 @@ class Walk:
                 if world.source.state is RunState.ABSENT:
                     return e.StepFailed(name, "monitor-lost", name)
                 world.send_queue_shortened, world.source.connected = world.way is not Way.OFF, True
+                world.inflated = world.way is Way.LIVE
                 return e.SourcePrepared()
             case e.StartStream():
                 if world.source.state is RunState.ABSENT:
@@ -243,6 +246,11 @@ class Walk:
                 return e.Undone(name)
             case e.ResumeSource():
                 return self.resume_source()
+            case e.RestoreBalloon(side=side, size=size):
+                if not world.side(side).reachable:
+                    return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
+                world.inflated = world.inflated and (size != BALLOON or world.side(side).state is RunState.ABSENT)
+                return e.Undone(name)
             case e.RestoreSendQueue():
                 if not world.source.reachable:
                     return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
@@ -466,6 +474,9 @@ class Walk:
             self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
             self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
         self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
+        owner = TARGET if state.owner is Owner.TARGET else SOURCE
+        given_back = not world.inflated or world.side(owner).state is RunState.ABSENT
+        self.demand(given_back or bool(state.leftovers), "the balloon keeps memory, unnamed")
 
     def demand(self, holds: bool, why: str) -> None:  # noqa: FBT001 - reads like a sentence
         """Raise unless it holds."""

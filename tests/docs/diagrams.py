@@ -65,13 +65,14 @@ _STEPS: Final = (
 )
 _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
-    *("RestorePower", "KeepImages"),
+    *("RestorePower", "KeepImages", "RestoreBalloon"),
 )
 _COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job", verify=True),)
 _DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
 EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
     e.Checked(),
+    e.Checked(balloon=1),
     e.Checked(_COPIES),
     e.Checked((), Way.STATIC),
     e.Checked((), Way.OFF),

@@ -129,7 +129,7 @@ def test_the_policy_in_the_docs_is_one(tmp_path: Path) -> None:
     path.write_text(block.text)
     policy = policy_of(Typed(str(path)))
     assert (policy.max_downtime, policy.deadline, policy.max_guest_slowdown) == (0.1, 600, 0.5)
-    assert policy.allows == {Permission.THROTTLE, Permission.PAUSE}
+    assert policy.allows == {Permission.THROTTLE, Permission.PAUSE, Permission.BALLOON}
 
 
 def test_every_key_of_a_definition_is_explained() -> None:

@@ -246,6 +246,9 @@ class Stage:
         elif outcome.status is not OutcomeStatus.GUEST_CRASHED:
             assert self.state_on(self.two) is RunState.ABSENT
             assert outcome.owner is Owner.SOURCE
+        for host in (self.one, self.two):
+            for qemu in host.qemus.values():
+                assert qemu.balloon == qemu.workload.memory
         assert self.one.leases == {}
         assert self.world.tokens == {}
         row, state = await self.journal.load(self.spec.id)

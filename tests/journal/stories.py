@@ -94,4 +94,5 @@ states = st.builds(
     failure=st.none() | st.builds(Failure, code=_text, message=_text, remedy=_text),
     alive=st.none() | st.booleans(),
     leftovers=st.lists(_text, max_size=3).map(tuple),
+    balloon=st.integers(0, 1 << 40),
 )

@@ -27,13 +27,15 @@ class Checked:
     """Facts of both sides are known and nothing blocks; `copies` are the disks that must be copied.
 
     `launch` starts the guest anew, for a way on which it is switched off. `media` are files that the guest only reads,
-    which must be there before its QEMU starts.
+    which must be there before its QEMU starts. `balloon` is what the guest's balloon leaves to it, in bytes, where that
+    is to take free memory before the guest travels; 0 where it is not.
     """
 
     copies: tuple[DiskCopy, ...] = ()
     way: Way = Way.LIVE
     launch: Launch | None = None
     media: tuple[DiskCopy, ...] = ()
+    balloon: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +447,14 @@ class RestoreSendQueue:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreBalloon:
+    """Let the balloon leave `size` bytes of memory to the guest on that side, as it did before."""
+
+    side: Side
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The migration has ended: write the outcome."""
 
@@ -479,6 +489,7 @@ Command = (
     | DestroyTarget
     | ResumeSource
     | RestoreSendQueue
+    | RestoreBalloon
     | Finish
 )
 
@@ -545,5 +556,6 @@ COMMANDS: tuple[type[Command], ...] = (
     DestroyTarget,
     ResumeSource,
     RestoreSendQueue,
+    RestoreBalloon,
     Finish,
 )

@@ -11,12 +11,14 @@ from typing import Final
 
 from godwit.core import events as e
 from godwit.core.rollback import with_leftover
-from godwit.core.state import Door, Failure, Held, Phase, State
+from godwit.core.state import KEPT, Door, Failure, Held, Phase, State
 from godwit.core.steps import Step
-from godwit.model import Owner, Way
+from godwit.model import Owner, Side, Way
 
 _DUTIES_OF_THE_DEAD: Final = frozenset({"KeepImages", "CompareDisks", "RestoreSendQueue"})
 """What FINISHING does for a guest that has crashed on the target."""
+
+_RESTORES: Final = {"RestoreSendQueue": Held.SEND_QUEUE, "RestoreBalloon": Held.BALLOON}
 
 
 def begin(state: State) -> Step:
@@ -27,7 +29,7 @@ def begin(state: State) -> Step:
         phase=Phase.FINISHING,
         owner=Owner.TARGET,
         door=Door.SENT,
-        held=state.held & {Held.SEND_QUEUE},
+        held=state.held & KEPT,
         duties=frozenset(duties),
         failure=None,
     )
@@ -42,6 +44,8 @@ def _duties(state: State) -> dict[str, e.Command]:
         duties["CompareDisks"] = e.CompareDisks(state.copies)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
+    if Held.BALLOON in state.held:
+        duties["RestoreBalloon"] = e.RestoreBalloon(Side.TARGET, state.balloon)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
@@ -73,13 +77,13 @@ def duty_done(state: State, event: e.Event) -> Step:
             state = replace(state, duties=state.duties - {"RemoveSource"})
         case e.Undone(step="KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
             state = with_leftover(replace(state, duties=state.duties - {name}), leftover)
-        case e.Undone(step="RestoreSendQueue", leftover=leftover):
-            held = state.held - {Held.SEND_QUEUE}
-            state = with_leftover(replace(state, held=held, duties=state.duties - {"RestoreSendQueue"}), leftover)
+        case e.Undone(step="RestoreSendQueue" | "RestoreBalloon" as name, leftover=leftover):
+            held = state.held - {_RESTORES[name]}
+            state = with_leftover(replace(state, held=held, duties=state.duties - {name}), leftover)
         case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success
             return limbo(state, message)
         case e.StepFailed(step=name, message=message) if name in state.duties:
-            held = state.held - {Held.SEND_QUEUE} if name == "RestoreSendQueue" else state.held
+            held = state.held - {_RESTORES[name]} if name in _RESTORES else state.held
             state = with_leftover(replace(state, held=held, duties=state.duties - {name}), message)
         case _:
             return Step(state)

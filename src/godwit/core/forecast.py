@@ -209,7 +209,9 @@ def simulated(
         postcopy=strategy.postcopy,
         busy=basis.busy,
     )
-    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), basis.first.at(first), stream, policy, limit)
+    most = basis.curve.memory - strategy.reclaim
+    opened = min(basis.first.at(first), most)
+    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), opened, stream, policy, limit)
 
 
 def _interval(weighted: Iterable[tuple[float, float]], likely: float) -> Interval:

@@ -63,16 +63,14 @@ def _gentle(row: Prospect) -> Score:
     return (row.lost, row.how.sending in _COMPRESSED, row.bytes.likely)
 
 
-_THROTTLE: Final = frozenset({Permission.THROTTLE})
+_USUAL: Final = frozenset({Permission.THROTTLE, Permission.BALLOON})
 _ANYTHING: Final = frozenset(Permission)
 
 GOALS: Final = {
-    Goal.SEAMLESS: GoalRow(0.95, _THROTTLE, _seamless, "its clients would wait the shortest"),
-    Goal.FAST: GoalRow(0.97, _THROTTLE, _fast, "the move is over soonest"),
+    Goal.SEAMLESS: GoalRow(0.95, _USUAL, _seamless, "its clients would wait the shortest"),
+    Goal.FAST: GoalRow(0.97, _USUAL, _fast, "the move is over soonest"),
     Goal.GENTLE: GoalRow(0.0, frozenset(), _gentle, "it costs the guest and its neighbours least"),
-    Goal.FINISH: GoalRow(
-        0.99, _THROTTLE | {Permission.PAUSE}, _seamless, "of what ends in time, its clients wait least"
-    ),
+    Goal.FINISH: GoalRow(0.99, _USUAL | {Permission.PAUSE}, _seamless, "of what ends in time, its clients wait least"),
 }
 
 

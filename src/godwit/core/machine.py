@@ -79,9 +79,11 @@ def _begin(state: State, _: e.Event) -> Step:
 
 def _checked(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
-    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | ({Held.IMAGES} if event.copies or event.media else set()))
+    images = {Held.IMAGES} if event.copies or event.media else set()
+    balloon = {Held.BALLOON} if event.balloon else set()
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | balloon)
     state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
-    state = replace(state, media=event.media)
+    state = replace(state, media=event.media, balloon=event.balloon)
     return Step(state, (e.CopyMedia(event.media),)) if event.media else _prepare(state, event)
 
 

@@ -19,8 +19,12 @@ from godwit.model import Policy, Sample
 if TYPE_CHECKING:
     from godwit.core.dirtying import DirtyCurve
 
-MOST_PASSES: Final = 60
-"""Passes after which a stream that has neither ended nor been given up counts as one that does not end."""
+MOST_PASSES: Final = 600
+"""Passes after which a stream that has neither ended nor been given up counts as one that does not end: one whose
+passes shrink by so little that the strategy just lets it go on shrinks from minutes to milliseconds in fewer."""
+
+_REMEMBERED: Final = 40
+"""Passes that decisions are made upon: the strategy compares the last few with those before them."""
 
 _FITS: Final = 1e-9
 _TUNABLE: Final = frozenset({"avail-switchover-bandwidth"})
@@ -134,7 +138,8 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
         samples.append(sample)
         needed.append(duration)
         ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
-        if not ends and (decision := decide(policy, samples, now, _TUNABLE, busy=stream.busy)) is not None:
+        decision = None if ends else decide(policy, samples[-_REMEMBERED:], now, _TUNABLE, busy=stream.busy)
+        if decision is not None:
             if decision.action == POSTCOPY:
                 over = Simulated(
                     seconds, sent + taken, number, 0.0, converges=True, lost=sleep.lost, throttle=sleep.most

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.state import Held, Phase
+from godwit.core.state import KEPT, Phase
 from godwit.core.steps import Step
 from godwit.model import Owner, Side, StreamStatus, Way
 
@@ -40,7 +40,7 @@ def complete(state: State) -> bool:
 
 def follow(state: State) -> Step:
     """Go on with a guest that runs on the target, while its memory follows."""
-    held = state.held & {Held.SEND_QUEUE}
+    held = state.held & KEPT
     return Step(replace(state, phase=Phase.POSTCOPY, owner=Owner.TARGET, held=held, failure=None))
 
 

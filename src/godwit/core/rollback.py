@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.core.state import Door, Failure, Held, Phase, State
 from godwit.core.steps import Step
-from godwit.model import Owner
+from godwit.model import Owner, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
     (Held.IMAGES, lambda state: e.RemoveImages(state.made)),
     (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
     (Held.POWER, lambda state: e.RestorePower(state.launch)),
+    (Held.BALLOON, lambda state: e.RestoreBalloon(Side.SOURCE, state.balloon)),
     (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
 )
 UNDO_STEPS: Final = {
@@ -33,6 +34,7 @@ UNDO_STEPS: Final = {
     "RemoveImages": Held.IMAGES,
     "ResumeSource": Held.SOURCE_STOPPED,
     "RestorePower": Held.POWER,
+    "RestoreBalloon": Held.BALLOON,
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})

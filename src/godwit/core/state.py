@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from godwit.model import Comparison, DiskCopy, Launch, OutcomeStatus, Owner, Way
 
@@ -57,7 +58,12 @@ class Held(StrEnum):
     IMAGES = "images"
     SOURCE_STOPPED = "source-stopped"
     POWER = "power"
+    BALLOON = "balloon"
     SEND_QUEUE = "send-queue"
+
+
+KEPT: Final = frozenset({Held.BALLOON, Held.SEND_QUEUE})
+"""What is still held of a guest that runs on the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class State:
     disks are on the target and nobody writes to them there. `postcopy` says that the guest was told to go over to the
     target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has
     to do; `leftovers` is what could not be removed, in words. `way` is how the guest travels, `launch` what starts it
-    anew where it is switched off for that.
+    anew where it is switched off for that. `balloon` is the bytes of memory that the guest's balloon left to it before.
     """
 
     phase: Phase = Phase.PENDING
@@ -104,6 +110,7 @@ class State:
     leftovers: tuple[str, ...] = ()
     way: Way = Way.LIVE
     launch: Launch | None = None
+    balloon: int = 0
 
     @property
     def made(self) -> tuple[DiskCopy, ...]:

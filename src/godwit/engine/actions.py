@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.core.ballooning import reclaimable
 from godwit.core.capabilities import (
     CONVERGE_DEFAULTS,
     SEND_QUEUE_BYTES,
@@ -22,6 +23,7 @@ from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
 from godwit.core.strategy import Switchover, adjusted
 from godwit.core.upgrading import copy_uri, path_in_place
+from godwit.engine.ballooning import Ballooning
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
 from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
@@ -83,6 +85,10 @@ class Actions:
     """Whether the new QEMU takes the memory as it stands."""
     disk_bytes: int = 0
     """What travels of disks before the memory, as far as anybody can say beforehand."""
+    balloon: int = 0
+    """The bytes of memory that the guest's balloon leaves to it, where that is to take some of them."""
+    reclaim: int = 0
+    """The bytes of free memory that it is to take."""
     strategy: Strategy = field(default_factory=Strategy)
     """How pages travel."""
     choose: Callable[[Features, Features, Sequence[DiskCopy]], Awaitable[Strategy]] | None = None
@@ -159,7 +165,9 @@ class Actions:
         self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
         anew = launch if policy.way is Way.OFF else None
-        return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks))
+        if evidence.balloon is not None and (reclaim := reclaimable(evidence.balloon, evidence.resident)):
+            self.balloon, self.reclaim = evidence.balloon.size, reclaim
+        return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks), self.balloon)
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Start the target paused on the images that were made, agree on capabilities, listen."""
@@ -242,6 +250,8 @@ class Actions:
         if spec.converge:
             parameters |= CONVERGE_DEFAULTS
         await guest.set_parameters(parameters)
+        if self.strategy.reclaim:
+            await Ballooning(self).take(guest, self.balloon, self.strategy.reclaim)
         return e.SourcePrepared()
 
     async def start_stream(self, command: e.StartStream) -> e.Event:

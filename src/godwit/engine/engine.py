@@ -17,6 +17,7 @@ from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
 from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
+from godwit.engine.ballooning import Ballooning
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
 from godwit.engine.media import Media
@@ -59,6 +60,7 @@ _FORWARD: Final = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
+_TIDYING: Final = (e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreBalloon, e.RestoreSendQueue)
 _STARTS: Final = (e.PrepareTarget, e.EndSource, e.StartTarget)
 """What is waited for before it is undone: a process that is just being started, or ended, must be found as it is."""
 
@@ -113,6 +115,7 @@ class Engine:
         self._sides.on_pass = self._sampler.poke
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
+        self._ballooning = Ballooning(self._actions)
         self._expecting = Expecting(self._actions)
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
@@ -247,10 +250,7 @@ class Engine:
             await self._outside.ready()  # the gap begins with this command, or an instant later
         if isinstance(command, e.Verify):
             return await self._outside.verify(self._tasks)
-        if (
-            isinstance(command, (e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreSendQueue))
-            and e.Verify in self._in_flight
-        ):
+        if isinstance(command, _TIDYING) and e.Verify in self._in_flight:
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await asyncio.wait([self._in_flight[e.Verify]])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
@@ -281,6 +281,7 @@ class Engine:
             e.DestroyTarget: a.destroy_target,
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
+            e.RestoreBalloon: self._ballooning.restore,
             e.StopSource: s.stop,
             e.PowerOff: s.power_off,
             e.EndSource: s.end_source,

@@ -89,6 +89,7 @@ class Expecting:
         parts = self.actions.parts
         policy, defaults = parts.spec.policy, parts.spec.defaults
         strategy = Strategy(Sending.WHOLE) if defaults else usual(policy, source, target, copies)
+        strategy = replace(strategy, reclaim=self.actions.reclaim)
         if self._known is None:
             return strategy if parts.spec.upgrade is None else replace(strategy, armed=False, postcopy=False)
         try:

@@ -10,10 +10,11 @@ from godwit.core.addresses import is_network_address, unreachable
 from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.errors import HostError, HypervisorError
+from godwit.model import Permission, Way
 
 if TYPE_CHECKING:
     from godwit.engine.parts import Parts
-    from godwit.model import DiskFacts, GuestFacts, HostFacts
+    from godwit.model import Balloon, DiskFacts, GuestFacts, HostFacts
     from godwit.ports import Guest
 
 
@@ -31,7 +32,7 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
     on_target = asyncio.create_task(parts.target.observe(parts.vm))
     shared = asyncio.create_task(_monitor_is_shared(parts))
     await _all(disks, source, destination, on_target, shared)
-    facts, proofs = disks.result()
+    facts, proofs, (balloon, resident) = disks.result()
     target, reachable = destination.result()
     if facts.launch.argv[0] != program:  # somebody has started the guest anew, with another QEMU
         destination = asyncio.create_task(_target(parts, facts.launch.argv[0]))
@@ -47,6 +48,8 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
         disks=proofs,
         reachable=reachable,
         monitor_shared=shared.result(),
+        balloon=balloon,
+        resident=resident,
     )
 
 
@@ -62,9 +65,23 @@ async def _all(*looks: asyncio.Task[Any]) -> None:
             await asyncio.wait(looks)
 
 
-async def _guest_and_disks(parts: Parts, guest: Guest) -> tuple[GuestFacts, tuple[DiskProof, ...]]:
+async def _guest_and_disks(
+    parts: Parts, guest: Guest
+) -> tuple[GuestFacts, tuple[DiskProof, ...], tuple[Balloon | None, int]]:
     facts = await guest.facts()
-    return facts, await prove_disks(parts, facts)
+    disks = asyncio.create_task(prove_disks(parts, facts))
+    balloon = asyncio.create_task(_balloon(parts, guest, facts.pid))
+    await _all(disks, balloon)
+    return facts, disks.result(), balloon.result()
+
+
+async def _balloon(parts: Parts, guest: Guest, pid: int) -> tuple[Balloon | None, int]:
+    """Look at the guest's balloon, and at what its QEMU has of its host's memory, where that is of use."""
+    policy = parts.spec.policy
+    if policy.way is not Way.LIVE or parts.spec.defaults or Permission.BALLOON not in policy.allows:
+        return None, 0
+    found = await guest.balloon()
+    return found, await parts.source.resident(pid) if found is not None and found.yields else 0
 
 
 async def _target(parts: Parts, program: str) -> tuple[HostFacts, bool]:

@@ -52,6 +52,6 @@ class LooksIntoFiles:
         await self._reach()
         for qemu in self.world.hosts[self.name].qemus.values():
             if qemu.pid == pid:
-                return qemu.workload.used
+                return qemu.used
         message = f"{self.name} has no process {pid}"
         raise RemoteCommandError(message)

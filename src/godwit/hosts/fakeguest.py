@@ -11,7 +11,18 @@ from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
 from godwit.hosts.memorysample import PAUSE, SAMPLE
-from godwit.model import DirtyWindow, DiskFacts, Features, GuestFacts, GuestView, MemorySample, NicFacts, Sample, Stamp
+from godwit.model import (
+    Balloon,
+    DirtyWindow,
+    DiskFacts,
+    Features,
+    GuestFacts,
+    GuestView,
+    MemorySample,
+    NicFacts,
+    Sample,
+    Stamp,
+)
 from godwit.ports import GuestEvent
 
 if TYPE_CHECKING:
@@ -330,6 +341,19 @@ class FakeGuest:
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
         await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))
+
+    async def balloon(self) -> Balloon | None:
+        """Return what the guest's balloon is like."""
+        load, size = self._qemu.workload, await self.memory_left()
+        return Balloon(size, max(0, size - load.used + load.freed), yields=load.yields)
+
+    async def leave_memory(self, size: int) -> None:
+        """Let the balloon leave `size` bytes of its memory to the guest, at once."""
+        await self._tell("balloon", lambda: setattr(self._qemu, "balloon", size))
+
+    async def memory_left(self) -> int:
+        """Return the bytes of its memory that the balloon leaves to the guest."""
+        return await self._tell("query-balloon", lambda: self._qemu.balloon)
 
     async def dirty_window(self, seconds: float) -> DirtyWindow:
         """Measure how much of its memory the guest changes within `seconds`."""

@@ -127,8 +127,14 @@ class FakeQemu:
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         self.fresh = not incoming
+        self.balloon = workload.memory
         if not incoming and not paused and "-S" not in launch.argv:
             self.execute()
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory that are no zeroes: what the guest has freed is given to the balloon first."""
+        return self.workload.used - min(self.workload.freed, self.workload.memory - self.balloon)
 
     # -- CPUs ------------------------------------------------------------------------------------------------------
 
@@ -239,14 +245,14 @@ class FakeQemu:
 
     def receive(self, source: FakeQemu) -> None:
         """Have everything: stand still, or run at once if `cont` came too early."""
-        self.memory, self.raw, self.port, self.path = source.memory, "paused", None, ""
+        self.memory, self.balloon, self.raw, self.port, self.path = source.memory, source.balloon, "paused", None, ""
         self.set_migration("completed")
         if self.armed:
             self.execute()
 
     def take_over(self, source: FakeQemu) -> None:
         """Have the devices of a guest whose memory follows: stand still, or run at once if `cont` came too early."""
-        self.memory, self.raw, self.port = source.memory, "paused", None
+        self.memory, self.balloon, self.raw, self.port = source.memory, source.balloon, "paused", None
         self.set_migration(OVER)
         if self.armed:
             self.execute()

@@ -50,7 +50,8 @@ class Workload:
     it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
     `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
     has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
-    one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time.
+    one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time. `freed` of what it has
+    used it uses no more; its balloon, which `yields` when memory runs short, can have that.
     """
 
     memory: int = 512 * MIB
@@ -64,6 +65,8 @@ class Workload:
     again: float = 1.0
     compressed: float = 1.0
     busy: float = 1.0
+    freed: int = 0
+    yields: bool = True
 
     def writes(self, throttle: float) -> float:
         """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time."""
@@ -93,7 +96,7 @@ class FakeStream:
         self.source, self.target, self.link = source, target, link
         self.iteration = 0
         self.transferred = 0.0
-        self.remaining = 0.0 if in_place else float(source.workload.used)
+        self.remaining = 0.0 if in_place else float(source.used)
         self.dirty_rate = 0.0
         self.throttle = 0
         self._looked = clock.now()

@@ -92,6 +92,7 @@ _STEPS: Final[Mapping[str, str]] = {
     "CancelStream": "cancelling the stream",
     "DestroyTarget": "removing the target",
     "ResumeSource": "making the source run again",
+    "RestoreBalloon": "letting the balloon give the guest its memory back",
     "RestoreSendQueue": "giving the source's send queue back",
 }
 
@@ -104,6 +105,7 @@ _UNDONE: Final[Mapping[str, str]] = {
     "DestroyTarget": "nothing of the guest is left on the target",
     "ResumeSource": "the guest runs on the source",
     "RestorePower": "the guest runs on the source",
+    "RestoreBalloon": "the balloon gives the guest its memory back",
     "RestoreSendQueue": "the source's send queue is as it was",
 }
 

@@ -18,6 +18,7 @@ from godwit.model.disks import (
 )
 from godwit.model.forecasts import Forecast, Interval, LinkSaid, MoveRecord, PassRecord, Prospect
 from godwit.model.guests import (
+    Balloon,
     Features,
     GuestFacts,
     GuestView,
@@ -57,6 +58,7 @@ from godwit.model.profiles import DirtyWindow, MemorySample, Profile
 __all__ = [
     "MIGRATION_PORTS",
     "Allocation",
+    "Balloon",
     "BridgeFacts",
     "Comparison",
     "DirtyWindow",

@@ -134,6 +134,19 @@ class GuestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Balloon:
+    """The balloon of a running guest, in bytes: the memory that it leaves to the guest, and what of that is free.
+
+    `free` is None where the guest does not say. `yields` says that the guest takes memory back from it by itself before
+    it ends a process for lack of memory (`deflate-on-oom`).
+    """
+
+    size: int
+    free: int | None = None
+    yields: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class GuestView:
     """One side's answer to "what is this guest doing": the evidence that recovery decides on."""
 

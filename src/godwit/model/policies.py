@@ -35,6 +35,8 @@ class Permission(StrEnum):
     end of the guest."""
     PAUSE = "pause"
     """Let it stand still for as long as it takes to send the rest."""
+    BALLOON = "balloon"
+    """Let its balloon take free memory, which then need not be sent, until it has moved."""
 
 
 class Sending(StrEnum):
@@ -52,7 +54,8 @@ class Strategy:
 
     `armed` says whether it can be let sleep at all; a `throttle` of 0 then means: as little as QEMU can, until there is
     evidence that it takes more. `postcopy` says that the guest can go over to the target before its memory, `pauses`
-    that it is expected to stand still while the rest is sent.
+    that it is expected to stand still while the rest is sent. `reclaim` is how many bytes of free memory its balloon
+    takes before that.
     """
 
     sending: Sending = Sending.CHANGES
@@ -60,12 +63,14 @@ class Strategy:
     armed: bool = False
     postcopy: bool = False
     pauses: bool = False
+    reclaim: int = 0
 
     @property
     def name(self) -> str:
         """What it is called."""
         throttled = f", throttled by {self.throttle} %" if self.throttle else ""
-        return f"{self.sending}{throttled}{', paused at its end' if self.pauses else ''}"
+        reclaimed = ", without free memory" if self.reclaim else ""
+        return f"{self.sending}{reclaimed}{throttled}{', paused at its end' if self.pauses else ''}"
 
     @property
     def compresses(self) -> bool:
@@ -98,7 +103,7 @@ class Policy:
     verify_disks: bool = False
     goal: Goal = Goal.SEAMLESS
     max_guest_slowdown: float = 0.95
-    allows: frozenset[Permission] = frozenset({Permission.THROTTLE})
+    allows: frozenset[Permission] = frozenset({Permission.THROTTLE, Permission.BALLOON})
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

@@ -9,7 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MemorySample, MirrorView, Sample
+    from godwit.model import (
+        Balloon,
+        DirtyWindow,
+        DiskCopy,
+        Features,
+        GuestFacts,
+        GuestView,
+        MemorySample,
+        MirrorView,
+        Sample,
+    )
 
 
 GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
@@ -211,6 +221,18 @@ class Guest(Protocol):
 
         A command that QEMU refuses there is no error but a text that says so.
         """
+        ...
+
+    async def balloon(self) -> Balloon | None:
+        """Return what the guest's balloon is like, None for a guest without one."""
+        ...
+
+    async def leave_memory(self, size: int) -> None:
+        """Let the balloon leave `size` bytes of its memory to the guest; `memory_left` says how far it is."""
+        ...
+
+    async def memory_left(self) -> int:
+        """Return the bytes of its memory that the balloon leaves to the guest at this instant."""
         ...
 
     async def dirty_window(self, seconds: float) -> DirtyWindow:

@@ -6,7 +6,19 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, MonitorLostError, MonitorProtocolError
-from godwit.qemu import dirtyrate, facts, features, fleecing, handover, media, mirrors, power, snapshots, stamps
+from godwit.qemu import (
+    balloon,
+    dirtyrate,
+    facts,
+    features,
+    fleecing,
+    handover,
+    media,
+    mirrors,
+    power,
+    snapshots,
+    stamps,
+)
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
@@ -17,7 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestFacts, GuestView, MemorySample, MirrorView, Sample
+    from godwit.model import (
+        Balloon,
+        DirtyWindow,
+        DiskCopy,
+        Features,
+        GuestFacts,
+        GuestView,
+        MemorySample,
+        MirrorView,
+        Sample,
+    )
     from godwit.qemu.monitor import Monitor
     from godwit.qemu.process import ProcessFacts
 
@@ -264,6 +286,18 @@ class QemuGuest:
             message = f"QEMU of {self._monitor.where} answered `{line}` with what is no text"
             raise MonitorProtocolError(message)
         return said.replace("\r\n", "\n")
+
+    async def balloon(self) -> Balloon | None:
+        """Return what the guest's balloon is like; see `balloon.read`."""
+        return await balloon.read(self._monitor)
+
+    async def leave_memory(self, size: int) -> None:
+        """Let the balloon leave `size` bytes of its memory to the guest; see the port."""
+        await balloon.leave(self._monitor, size)
+
+    async def memory_left(self) -> int:
+        """Return the bytes of its memory that the balloon leaves to the guest at this instant."""
+        return await balloon.left(self._monitor)
 
     async def dirty_window(self, seconds: float) -> DirtyWindow:
         """Measure how much of its memory the guest changes within `seconds`; see `dirtyrate.measure`."""

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from godwit.model import GuestFacts, GuestView, HostFacts, ImageFacts, OlderCopy, PlaceFacts, Policy, Stamp, Vm
+    from godwit.model import (
+        Balloon,
+        GuestFacts,
+        GuestView,
+        HostFacts,
+        ImageFacts,
+        OlderCopy,
+        PlaceFacts,
+        Policy,
+        Stamp,
+        Vm,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,8 @@ class Evidence:
     """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
 
     `monitor_shared` says that the target sees the very folder in which the guest's monitor lies. `hindrances` keep a
-    new QEMU on the same host from taking the guest's memory as it stands.
+    new QEMU on the same host from taking the guest's memory as it stands. `balloon` is the guest's, where it may take
+    memory, `resident` the bytes that the guest's QEMU has of the host's.
     """
 
     vm: Vm
@@ -63,3 +75,5 @@ class Evidence:
     reachable: bool
     monitor_shared: bool = False
     hindrances: tuple[str, ...] = ()
+    balloon: Balloon | None = None
+    resident: int = 0
