@@ -31,6 +31,10 @@ FIGURES = [
     ("docs/architecture.md", f"quiet for {engine.HEARTBEAT:g} s"),
     ("docs/architecture.md", f"every\n  {sampler.PERIOD * 1000:g} ms"),
     ("docs/architecture.md", f"- `PATIENCE`: {recovery.PATIENCE:g} s"),
+    *(
+        ("docs/choose-a-policy.md", f"| {ms} ms | {strategy.ladder(Policy(max_downtime=ms / 1000))[-1]} % |")
+        for ms in (300, 100, 50)
+    ),
     ("docs/laboratory.md", f"{plan.DEFAULT_LINK_RATE // 1_000_000} Mbit/s unless"),
     ("docs/laboratory.md", f"{furnish.GUEST_MEMORY // MIB} MiB, under emulation"),
 ]

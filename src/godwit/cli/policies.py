@@ -32,7 +32,8 @@ Forbid = Annotated[
     list[Permission] | None, typer.Option("--forbid", metavar="WHAT", help="What may not be done to it.")
 ]
 MaxSlowdown = Annotated[
-    str | None, typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[95%]")
+    str | None,
+    typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[as the policy says]"),
 ]
 Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="Go back if it is not handed over by then: 10min.")]
 Bandwidth = Annotated[str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")]

@@ -4,10 +4,11 @@
 |---|---|---|---|
 | seamless | the shortest gap of a client, then the least work lost | 95 % of its time: naps of 190 ms | |
 | fast | the shortest move | 97 % of its time: naps of 323 ms | |
-| gentle | the least work lost, then the fewest bytes | never | no core is spent on compressing |
+| gentle | the least work lost, then the fewest bytes | never | compresses only where nothing else ends |
 | finish | to end in time, and of that the shortest gap | 99 % of its time | it may be paused; needs a deadline |
 
-No nap is ever longer than the guest may stand still (`max_downtime`).
+A client feels two and a half naps (`strategy.FELT_NAPS`), and these are never longer than the guest may stand still
+(`max_downtime`): with the usual 300 ms no guest sleeps more than 92 % of its time.
 """
 
 from __future__ import annotations

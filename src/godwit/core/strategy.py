@@ -26,7 +26,7 @@ IMPROVEMENT: Final = 0.05
 """The least that was left must shrink by this share for the stream to count as converging."""
 
 STALLED_PASSES: Final = 3
-"""Passes without improvement after which the limit is raised."""
+"""Passes without improvement after which something is done, so that the stream ends."""
 
 MARGIN: Final = 1.25
 """How far above QEMU's estimate the limit is set, so that the next pass may end."""
@@ -138,10 +138,10 @@ def decide(
 
     `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
     it has, `busy` the share of its time for which the guest's busiest CPU works. Nothing is done while passes leave
-    less and less. Then a guest that would stand still for longer than its clients would bear is slowed down, as far as
-    the policy permits and no further than halves what each pass leaves; where that does not suffice, the limit rises as
-    far as the measured pace demands, and never so far that the rest would take longer than `policy.max_downtime`. Last
-    of all it is paused, where that is permitted.
+    less and less. Then a guest that would stand still for longer than its clients would bear goes over to the target
+    before its memory, where it can; else it is slowed down, as far as the policy permits and no further than halves
+    what each pass leaves. Where that does not suffice, the limit rises as far as the measured pace demands, and never
+    so far that the rest would take longer than `policy.max_downtime`. Last of all it is paused, where that is allowed.
     """
     stall = _stall(samples, now)
     if stall is None:

@@ -82,8 +82,8 @@ class Strategy:
 class Policy:
     """What the user allows a migration to cost. Seconds and bytes a second; None means no limit.
 
-    `goal` is what it is to be best at; `max_guest_slowdown` the share of its time for which the guest may be made to
-    sleep while it travels, `allows` what else may be done to it.
+    `goal` is what it is to be best at; `allows` what may be done to the guest so that it ends, `max_guest_slowdown` the
+    share of its time for which it may be made to sleep while it travels, where throttling is allowed.
 
     `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
     they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
