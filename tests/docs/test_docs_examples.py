@@ -17,6 +17,7 @@ from pages import ROOT, Block, blocks, blocks_of, code_spans, name_of, pages
 
 import godwit
 from godwit import units
+from godwit.bench.commands import bench_app
 from godwit.cli.main import app
 from godwit.cli.moves import probe_of
 from godwit.cli.policies import Typed, policy_of
@@ -45,8 +46,8 @@ PYTHON = blocks("python")
 
 @functools.cache
 def groups() -> dict[str, Any]:
-    """Return the command line, and the one that it passes on to."""
-    return {"": typer.main.get_command(app), "lab": typer.main.get_command(lab_app)}
+    """Return the command line, and those that it passes on to."""
+    return {name: typer.main.get_command(one) for name, one in (("", app), ("lab", lab_app), ("bench", bench_app))}
 
 
 def parsed(words: list[str]) -> None:
@@ -62,9 +63,9 @@ def parsed(words: list[str]) -> None:
             return
         remaining = [*getattr(context, "_protected_args", []), *context.args]
         name, command, rest = command.resolve_command(context, remaining)
+        if path == "godwit" and name in groups():
+            command = groups()[name]
         path = f"{path} {name}"
-        if path == "godwit lab":
-            command = groups()["lab"]
 
 
 @pytest.mark.parametrize("block", CONSOLE, ids=str)
@@ -80,7 +81,12 @@ def test_commands_can_be_typed(block: Block) -> None:
 
 
 def test_a_wrong_option_would_be_seen() -> None:
-    for words in (["migrate", "web1", "host2", "--fast"], ["vm", "moo"], ["lab", "up", "--hosts", "none"]):
+    for words in (
+        ["migrate", "web1", "host2", "--fast"],
+        ["vm", "moo"],
+        ["lab", "up", "--hosts", "none"],
+        ["bench", "--long"],
+    ):
         with pytest.raises(Exception, match=r"(?i)no such|valid integer"):
             parsed(words)
     with pytest.raises(ValueError, match="no duration"):
@@ -113,7 +119,7 @@ def test_commands_in_the_prose_exist(page: Path) -> None:
             if not hasattr(command, "commands") or not word.islower() or word.startswith("-"):
                 break
             assert word in command.commands, span
-            command = groups()["lab"] if word == "lab" else command.commands[word]
+            command = groups().get(word, command.commands[word])
 
 
 def test_the_definition_in_the_docs_is_one() -> None:

@@ -100,7 +100,8 @@ class Writer:
     def lost(self, began: float, ended: float) -> float | None:
         """Return by how many seconds the writer fell behind between two instants, at its pace before them.
 
-        None for one whose pace is not known, or changes of itself.
+        None for one whose pace before them is not known, or that was not heard of to the end. Of one that changes while
+        it is moved this says nothing: what it did before is no measure.
         """
         return lost_work(self.heard, began, ended)
 
