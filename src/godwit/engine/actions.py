@@ -308,7 +308,6 @@ class Actions:
             message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
             raise HypervisorError(message)
         self._mended_at = ""
-        self.note("note", text="the guest is connected to the rest of its memory again")
         return e.StreamMended()
 
     async def _break_target(self, target: Guest) -> None:

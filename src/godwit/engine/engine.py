@@ -61,6 +61,9 @@ _FORWARD: Final = (
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
 _TIDYING: Final = (e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreBalloon, e.RestoreSendQueue)
+_TOLD: Final = (e.Decided, e.StreamMended)
+"""What is journalled although nothing may follow from it."""
+
 _STARTS: Final = (e.PrepareTarget, e.EndSource, e.StartTarget)
 """What is waited for before it is undone: a process that is just being started, or ended, must be found as it is."""
 
@@ -193,7 +196,7 @@ class Engine:
         Where that is impossible, only the way back is open: what the disk says then (the guest was never handed over)
         stays true whatever the rollback does. Raises SupersededError.
         """
-        if result.state == self._state and not result.commands and not isinstance(event, e.Decided):
+        if result.state == self._state and not result.commands and not isinstance(event, _TOLD):
             return result
         entry = Entry(0, self._parts.clock.now(), "transition", transition(event, result.state, result.commands))
         spec, epoch = self._parts.spec, self._parts.epoch
