@@ -145,9 +145,11 @@ class Ground:
         await self.introduce()
         await self.fresh_guest()
 
-    async def fresh_guest(self, host: str = "host1", *, agent: bool = False) -> None:
+    async def fresh_guest(
+        self, host: str = "host1", *, memory: int = MEMORY, agent: bool = False, reports: bool = True
+    ) -> None:
         """Start a guest that no earlier test has touched, with a channel for its agent if asked for."""
-        plan = GuestPlan(name=f"web{self.guests}", number=self.guests, memory=MEMORY, agent=agent)
+        plan = GuestPlan(f"web{self.guests}", self.guests, memory, agent=agent, reports=reports)
         number, self.guests = self.guests, self.guests + 1
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)

@@ -37,6 +37,7 @@ append = "{append}"
 address = "{address}"
 agent = {agent}
 hotplug_ports = {hotplug_ports}
+{balloon}
 
 [[disks]]
 path = "/mnt/images/{name}.qcow2"
@@ -47,12 +48,18 @@ bridge = "br0"
 """
 
 
+_SILENT_BALLOON: Final = """\
+balloon = false
+extra_arguments = ["-device", "virtio-balloon-pci,id=balloon0,addr=0x5,disable-legacy=on,deflate-on-oom=on"]"""
+
+
 @dataclass(frozen=True, slots=True)
 class GuestPlan:
     """A guest of the laboratory: `number` gives its address, `words` go to its init (see lab/guest/rc).
 
     Under TCG every device lengthens the pause of a move; so the guest agent's channel and the ports for hot-plugging
-    are there only when asked for.
+    are there only when asked for. A guest whose balloon does not report (`reports`) what is free keeps all memory that
+    it has ever used; it takes memory back from its balloon when that runs short.
     """
 
     name: str = "web1"
@@ -61,6 +68,7 @@ class GuestPlan:
     words: tuple[str, ...] = ()
     agent: bool = False
     hotplug_ports: int = 0
+    reports: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,7 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         append=image.append,
         agent=str(plan.agent).lower(),
         hotplug_ports=plan.hotplug_ports,
+        balloon="balloon = true" if plan.reports else _SILENT_BALLOON,
     )
     vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
     return await service.start_vm(vm.name)
