@@ -99,10 +99,13 @@ def test_qemu_s_defaults_keep_only_what_makes_them_drivable() -> None:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        (Policy(), {"downtime-limit": 3, "max-bandwidth": 0}),
-        (Policy(max_downtime=0.002), {"downtime-limit": 2, "max-bandwidth": 0}),
-        (Policy(max_downtime=0.0001), {"downtime-limit": 1, "max-bandwidth": 0}),
-        (Policy(bandwidth=50_000_000), {"downtime-limit": 3, "max-bandwidth": 50_000_000}),
+        (Policy(), {"downtime-limit": 3, "max-bandwidth": 0, "max-postcopy-bandwidth": 0}),
+        (Policy(max_downtime=0.002), {"downtime-limit": 2, "max-bandwidth": 0, "max-postcopy-bandwidth": 0}),
+        (Policy(max_downtime=0.0001), {"downtime-limit": 1, "max-bandwidth": 0, "max-postcopy-bandwidth": 0}),
+        (
+            Policy(bandwidth=50_000_000),
+            {"downtime-limit": 3, "max-bandwidth": 50_000_000, "max-postcopy-bandwidth": 50_000_000},
+        ),
     ],
 )
 def test_a_stream_begins_with_little_downtime_and_the_bandwidth_allowed(
@@ -116,7 +119,7 @@ def test_a_stream_begins_with_little_downtime_and_the_bandwidth_allowed(
 def test_qemu_s_defaults_are_set_aloud(bandwidth: int | None, expected: int) -> None:
     """An earlier move may have left other values behind."""
     chosen = first_parameters(Policy(max_downtime=0.01, bandwidth=bandwidth), defaults=True)
-    assert chosen == {"downtime-limit": 300, "max-bandwidth": expected}
+    assert chosen == {"downtime-limit": 300, "max-bandwidth": expected, "max-postcopy-bandwidth": 0}
     chosen["downtime-limit"] = 1
     assert first_parameters(Policy(), defaults=True)["downtime-limit"] == 300
 

@@ -48,11 +48,12 @@ def names(commands: Sequence[e.Command]) -> list[str]:
 
 
 def test_the_way_there() -> None:
-    state, commands = told((*TO_FINISHING, e.Verified(alive=True), e.SourceRemoved(), e.Undone("RestoreSendQueue")))
+    tidied = (e.Undone("RecordHome"), e.SourceRemoved(), e.Undone("RestoreGuest"), e.Undone("RestoreSendQueue"))
+    state, commands = told((*TO_FINISHING, e.Verified(alive=True), *tidied))
 
     assert names(commands) == [
         *("Check", "PrepareTarget", "PrepareSource", "StartStream", "ContinueTarget"),
-        *("Verify", "RemoveSource", "RestoreSendQueue", "Finish"),
+        *("Verify", "RecordHome", "RestoreGuest", "RestoreSendQueue", "RemoveSource", "Finish"),
     ]
     assert state.phase is Phase.DONE
     assert state.owner is Owner.TARGET
@@ -89,8 +90,8 @@ def test_before_the_commit_everything_is_undone_in_order(way: tuple[e.Event, ...
         undone.append(names(commands)[-1])
         state, commands = told([e.Undone(undone[-1])], state)
 
-    expected = ["CancelStream", "DestroyTarget", "ResumeSource", "RestoreSendQueue"]
-    assert undone == (["DestroyTarget", "RestoreSendQueue"] if way is TO_PREPARING else expected)
+    expected = ["CancelStream", "DestroyTarget", "ResumeSource", "RestoreGuest", "RestoreSendQueue"]
+    assert undone == (expected[1:2] + expected[3:] if way is TO_PREPARING else expected)
     assert state.phase is (Phase.CANCELLED if isinstance(event, e.CancelRequested) else Phase.FAILED)
     assert state.owner is Owner.SOURCE
     assert not state.held
@@ -167,21 +168,22 @@ def test_a_stuck_stream_is_taken_back_though_a_former_runner_had_armed_the_door(
 def test_what_the_source_could_not_undo_is_tried_again_when_it_answers() -> None:
     lost = (e.GiveUp("slow", "too slow"), e.StepFailed("CancelStream", "host", "silent"), e.Undone("DestroyTarget"))
     state, commands = told((*TO_PRECOPY, *lost, e.StepFailed("ResumeSource", "host", "silent")))
-    state, later = told([e.Undone("RestoreSendQueue"), e.Observed(SILENT, GONE, 1.0)], state)
+    back = (e.Undone("RestoreGuest"), e.Undone("RestoreSendQueue"))
+    state, later = told([*back, e.Observed(SILENT, GONE, 1.0)], state)
 
-    assert names(commands)[-1] == "RestoreSendQueue"
-    assert names(later) == ["Observe", "Observe"]
+    assert names(commands)[-1] == "RestoreGuest"
+    assert names(later) == ["RestoreSendQueue", "Observe", "Observe"]
     assert state.held == {Held.STREAM, Held.SOURCE_STOPPED}
-    state, back = told([e.Observed(GAVE, GONE, 2.0), e.Undone("CancelStream")], state)
+    state, again = told([e.Observed(GAVE, GONE, 2.0), e.Undone("CancelStream")], state)
     state, end = told([e.Observed(GAVE, GONE, 0.1), e.Undone("ResumeSource")], state)
-    assert names(back) == ["CancelStream", "Observe"]
+    assert names(again) == ["CancelStream", "Observe"]
     assert names(end) == ["ResumeSource", "Finish"]
     assert not state.leftovers
 
 
 def test_what_fails_twice_is_named() -> None:
     failing = e.StepFailed("RestoreSendQueue", "host", "the queue stays short")
-    to_queue = (e.CancelRequested("me"), e.Undone("DestroyTarget"), failing)
+    to_queue = (e.CancelRequested("me"), e.Undone("DestroyTarget"), e.Undone("RestoreGuest"), failing)
     state, _ = told((*TO_PREPARING, *to_queue, e.Observed(RUNS, GONE, 0.1), failing))
 
     assert state.phase is Phase.CANCELLED
@@ -189,9 +191,10 @@ def test_what_fails_twice_is_named() -> None:
 
 
 def test_a_guest_that_died_behind_the_door_ends_with_nothing_held() -> None:
-    state, commands = told((*TO_COMMITTING, e.Observed(GAVE, GONE, 0.1), e.Undone("RestoreSendQueue")))
+    tidied = (e.Undone("RecordHome"), e.Undone("RestoreSendQueue"))
+    state, commands = told((*TO_COMMITTING, e.Observed(GAVE, GONE, 0.1), *tidied))
 
-    assert names(commands)[-2:] == ["RestoreSendQueue", "Finish"]
+    assert names(commands)[-3:] == ["RecordHome", "RestoreSendQueue", "Finish"]
     assert (state.phase, state.owner) == (Phase.FAILED, Owner.TARGET)
     assert "ResumeSource" not in names(commands)
     assert not state.held
@@ -234,3 +237,32 @@ def test_nothing_leaves_an_end(phase: Phase) -> None:
     for event in events:
         assert step(state, event).state == state
         assert not step(state, event).commands
+
+
+def test_a_crash_stays_one_whatever_is_seen_later() -> None:
+    """The target of a guest in postcopy whose source has died runs on until it touches memory that is gone."""
+    over = GuestView(RunState.RUNNING, StreamStatus.POSTCOPY)
+    to_postcopy = (*TO_PRECOPY, e.Decided("postcopy", {}, "", ""), *(e.WentOver(side) for side in Side))
+    state, _ = told((*to_postcopy, e.TargetRunning(), e.Observed(GONE, over, 0.1), e.Observed(GONE, over, 0.1)))
+
+    assert state.phase is Phase.FINISHING
+    assert state.failure is not None
+    assert state.failure.code == "guest-crashed"
+
+
+def test_a_guest_in_postcopy_is_whole_when_its_target_says_so() -> None:
+    """The last page was in when the source died, or lost the connection: nothing of it is missed."""
+    whole = GuestView(RunState.RUNNING, StreamStatus.COMPLETED)
+    broke = GuestView(RunState.STOPPED_FOR_SWITCHOVER, StreamStatus.BROKEN)
+    to_postcopy = (*TO_PRECOPY, e.Decided("postcopy", {}, "", ""), *(e.WentOver(side) for side in Side))
+    for source in (GONE, broke):
+        state, commands = told((*to_postcopy, e.TargetRunning(), e.Observed(source, whole, 0.1)))
+        assert state.phase is Phase.FINISHING
+        assert state.failure is None
+        assert "RecordHome" in names(commands)
+
+
+def test_a_source_that_runs_again_while_the_target_is_told_to_is_looked_at() -> None:
+    _, commands = told((*TO_COMMITTING, e.SourceResumed()))
+
+    assert names(commands)[-1] == "Observe"

@@ -235,6 +235,9 @@ class Walk:
                 return self.continue_target()
             case e.Verify():
                 return e.Verified(world.target.state is RunState.RUNNING)
+            case e.RecordHome():
+                world.home = TARGET
+                return e.Undone(name)
             case e.RemoveSource():
                 world.remove_source()
                 return e.SourceRemoved()
@@ -246,7 +249,7 @@ class Walk:
                 return e.Undone(name)
             case e.ResumeSource():
                 return self.resume_source()
-            case e.RestoreBalloon(side=side, size=size):
+            case e.RestoreGuest(side=side, balloon=size):
                 if not world.side(side).reachable:
                     return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
                 world.inflated = world.inflated and (size != BALLOON or world.side(side).state is RunState.ABSENT)
@@ -475,6 +478,7 @@ class Walk:
             self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
         self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
         owner = TARGET if state.owner is Owner.TARGET else SOURCE
+        self.demand(world.home is owner or bool(state.leftovers), "where the guest lives is not written down")
         given_back = not world.inflated or world.side(owner).state is RunState.ABSENT
         self.demand(given_back or bool(state.leftovers), "the balloon keeps memory, unnamed")
 

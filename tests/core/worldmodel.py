@@ -53,6 +53,8 @@ class World:
     source: Qemu = field(default_factory=lambda: Qemu(SOURCE, RunState.RUNNING))
     target: Qemu = field(default_factory=lambda: Qemu(TARGET, RunState.ABSENT))
     send_queue_shortened: bool = False
+    home: Side = SOURCE
+    """Where the guest lives, as it is written down."""
     inflated: bool = False
     """Whether the guest's balloon has taken free memory; that travels with the guest."""
     paused_by_operator: bool = False

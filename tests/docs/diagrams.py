@@ -65,14 +65,16 @@ _STEPS: Final = (
 )
 _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
-    *("RestorePower", "KeepImages", "RestoreBalloon"),
+    *("RestorePower", "KeepImages", "RestoreGuest", "RecordHome"),
 )
 _COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job", verify=True),)
-_DUTIES: Final = ("Verify", "RemoveSource", "RestoreSendQueue")
+_DUTIES: Final = ("Verify", "RecordHome", "RemoveSource", "RestoreSendQueue")
+_ALIKE: Final = frozenset({"RecordHome", "RestoreGuest", "RestoreSendQueue"})
+"""Duties that nothing but the end depends on: what one of them leads to, they all do."""
+
 EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
     e.Checked(),
-    e.Checked(balloon=1),
     e.Checked(_COPIES),
     e.Checked((), Way.STATIC),
     e.Checked((), Way.OFF),
@@ -128,8 +130,11 @@ def _essence(state: State) -> State:
     merged = _WAYS_ARE_ONE | ({Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER} if state.way is Way.STATIC else set())
     if state.phase in _WAYS_ARE_ONE:  # what it holds, and what is still to be done, lead on from here, and nothing else
         state = replace(state, copies=(), media=(), mirrored=False, launch=None)
+    others, finishing = state.duties - _ALIKE, state.phase is Phase.FINISHING
     return replace(
         state,
+        held=state.held - {Held.GUEST},  # it is given back just before the send queue, and as that is
+        duties=(others or (state.duties and frozenset({"RestoreSendQueue"}))) if finishing else frozenset(),
         comparison=None,
         failure=_FAILURE if state.failure else None,
         leftovers=("something is left",),
@@ -137,6 +142,7 @@ def _essence(state: State) -> State:
         tried=state.held if state.held <= state.tried else frozenset(),
         alive=None,
         way=Way.LIVE if state.phase in merged else state.way,
+        media=() if state.copies or state.phase in _WAYS_ARE_ONE else state.media,
         uri="",
         disks_uri="",
     )

@@ -246,17 +246,17 @@ class Stage:
         elif outcome.status is not OutcomeStatus.GUEST_CRASHED:
             assert self.state_on(self.two) is RunState.ABSENT
             assert outcome.owner is Owner.SOURCE
-        for host in (self.one, self.two):
-            for qemu in host.qemus.values():
+        for qemu in (*self.one.qemus.values(), *self.two.qemus.values()):
+            if outcome.status is not OutcomeStatus.GUEST_CRASHED:  # what is left of one is stale
                 assert qemu.balloon == qemu.workload.memory
+                assert not any(qemu.capabilities.values())
         assert self.one.leases == {}
         assert self.world.tokens == {}
         row, state = await self.journal.load(self.spec.id)
         assert state.finished
         assert row.outcome == outcome
         home = self.one.name if outcome.owner is Owner.SOURCE else self.two.name
-        if outcome.status is not OutcomeStatus.GUEST_CRASHED:
-            assert (await self.inventory.vm("web")).host == home
+        assert (await self.inventory.vm("web")).host == home
 
     def phases(self) -> list[Phase]:
         """Return the phases in the order in which they were entered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDLESS = Workload(256 * MIB, used=64 * MIB, hot_set=48 * MIB, dirty_rate=400 * MIB)
 MAY = Policy(allows=frozenset({Permission.POSTCOPY}))
+FOLLOWS = ("postcopy", "finishing")
 MENDED = 2.0
 """Seconds after its link is back within which a guest gets memory again."""
 
@@ -55,6 +57,25 @@ def test_it_stays_where_it_is_unless_that_is_permitted() -> None:
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.FAILED
         assert Phase.POSTCOPY not in scene.phases()
+
+    simulate(scenario)
+
+
+def test_a_word_to_go_over_that_was_lost_is_said_again() -> None:
+    """One that QEMU refuses once, or that gets lost, must not be the last: nothing else would end this move."""
+    _, outcome = moved(lambda scene: scene.world.refuse("one", "migrate-start-postcopy", "not now", times=1))
+    assert outcome.status is OutcomeStatus.COMPLETED
+
+
+def test_memory_that_follows_takes_no_more_of_the_link_than_is_permitted() -> None:
+    async def scenario() -> None:
+        scene = stage(ENDLESS, policy=replace(MAY, bandwidth=20_000_000))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        lines = [
+            line for line in await scene.journal.entries(ID) if line.data.get("phase") in {"postcopy", "finishing"}
+        ]
+        assert lines[1].at - lines[0].at > 48e6 / 20e6
 
     simulate(scenario)
 

@@ -95,7 +95,11 @@ CAPABILITIES: Final = (
 DEFAULTS_ONLY: Final = frozenset({"events", "late-block-activate"})
 """What a migration with QEMU's defaults sets all the same: without them nobody could drive it, or take it back."""
 
-QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {"downtime-limit": 300, "max-bandwidth": 128 * 1024 * 1024}
+QEMU_DEFAULTS: Final[dict[str, int | str | bool]] = {
+    "downtime-limit": 300,
+    "max-bandwidth": 128 * 1024 * 1024,
+    "max-postcopy-bandwidth": 0,
+}
 """QEMU's own values (migration/options.c); set explicitly, for an earlier move may have left others."""
 
 CONVERGE_DEFAULTS: Final[dict[str, int | str | bool]] = {
@@ -252,6 +256,16 @@ def multifd_parameters(strategy: Strategy) -> dict[str, int | str | bool]:
     return {} if compression is None else {"multifd-channels": CHANNELS, "multifd-compression": compression}
 
 
+def unset(features: Features) -> tuple[dict[str, bool], dict[str, int | str | bool]]:
+    """Return capabilities and parameters as a QEMU has them with which nobody has migrated anything yet.
+
+    Of what may be set for a move; whoever works with that QEMU next is to find nothing of it.
+    """
+    capabilities = {row.name: False for row in CAPABILITIES if row.name in features.capabilities}
+    usual = QEMU_DEFAULTS | CONVERGE_DEFAULTS | UNTOUCHED | {"multifd-compression": "none"}
+    return capabilities, {name: value for name, value in usual.items() if name in features.parameters}
+
+
 def throttle_parameters(now: int, percentage: int) -> tuple[tuple[str, int], ...]:
     """Return what leads a guest that sleeps `now` percent of its time to `percentage` in one step."""
     step = max(HELD, percentage - max(now, HELD))
@@ -262,5 +276,5 @@ def first_parameters(policy: Policy, *, defaults: bool = False) -> dict[str, int
     """Return the source's parameters before the stream starts, in QEMU's units (ms, bytes a second; 0 is unlimited)."""
     if defaults:
         return QEMU_DEFAULTS | ({} if policy.bandwidth is None else {"max-bandwidth": policy.bandwidth})
-    limit = min(policy.max_downtime, FIRST_DOWNTIME_LIMIT)
-    return {"downtime-limit": max(1, round(limit * 1000)), "max-bandwidth": policy.bandwidth or 0}
+    limit, most = min(policy.max_downtime, FIRST_DOWNTIME_LIMIT), policy.bandwidth or 0
+    return {"downtime-limit": max(1, round(limit * 1000)), "max-bandwidth": most, "max-postcopy-bandwidth": most}

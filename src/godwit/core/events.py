@@ -422,6 +422,11 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordHome:
+    """Write down that the guest lives on the target: what is left of it elsewhere must not be started again."""
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveSource:
     """End the source's stopped QEMU and remove its taps."""
 
@@ -447,11 +452,14 @@ class RestoreSendQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class RestoreBalloon:
-    """Let the balloon leave `size` bytes of memory to the guest on that side, as it did before."""
+class RestoreGuest:
+    """Leave nothing set in the guest's QEMU on that side for the sake of the move.
+
+    `balloon` is the bytes of memory that its balloon left to it before; 0 where that was not touched.
+    """
 
     side: Side
-    size: int
+    balloon: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,12 +492,13 @@ Command = (
     | Observe
     | Verify
     | CompareDisks
+    | RecordHome
     | RemoveSource
     | CancelStream
     | DestroyTarget
     | ResumeSource
     | RestoreSendQueue
-    | RestoreBalloon
+    | RestoreGuest
     | Finish
 )
 
@@ -551,11 +560,12 @@ COMMANDS: tuple[type[Command], ...] = (
     Observe,
     Verify,
     CompareDisks,
+    RecordHome,
     RemoveSource,
     CancelStream,
     DestroyTarget,
     ResumeSource,
     RestoreSendQueue,
-    RestoreBalloon,
+    RestoreGuest,
     Finish,
 )

@@ -15,10 +15,13 @@ from godwit.core.state import KEPT, Door, Failure, Held, Phase, State
 from godwit.core.steps import Step
 from godwit.model import Owner, Side, Way
 
-_DUTIES_OF_THE_DEAD: Final = frozenset({"KeepImages", "CompareDisks", "RestoreSendQueue"})
-"""What FINISHING does for a guest that has crashed on the target."""
+_DUTIES_OF_THE_DEAD: Final = frozenset({"RecordHome", "KeepImages", "CompareDisks", "RestoreSendQueue"})
+"""What FINISHING does for a guest that has crashed on the target: its disks there are the newest."""
 
-_RESTORES: Final = {"RestoreSendQueue": Held.SEND_QUEUE, "RestoreBalloon": Held.BALLOON}
+_RESTORES: Final = {"RestoreSendQueue": Held.SEND_QUEUE, "RestoreGuest": Held.GUEST}
+
+
+CRASHED: Final = "guest-crashed"
 
 
 def begin(state: State) -> Step:
@@ -37,25 +40,33 @@ def begin(state: State) -> Step:
 
 
 def _duties(state: State) -> dict[str, e.Command]:
-    duties: dict[str, e.Command] = {"Verify": e.Verify(), "RemoveSource": e.RemoveSource()}
+    duties: dict[str, e.Command] = {
+        "Verify": e.Verify(),
+        "RecordHome": e.RecordHome(),
+        "RemoveSource": e.RemoveSource(),
+    }
     if state.copies:
         duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, unseen=state.alive is False)
     if any(copy.verify for copy in state.copies):
         duties["CompareDisks"] = e.CompareDisks(state.copies)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
-    if Held.BALLOON in state.held:
-        duties["RestoreBalloon"] = e.RestoreBalloon(Side.TARGET, state.balloon)
+    if Held.GUEST in state.held:
+        duties["RestoreGuest"] = e.RestoreGuest(Side.TARGET, state.balloon)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
 def due(state: State) -> tuple[e.Command, ...]:
     """Return the duties that can be done now.
 
-    Old disks are left behind when nobody has them open, nobody compares them, and the guest was seen; the new ones are
-    tidied up when they are not compared any more.
+    A source is removed when nobody would start it again. Old disks are left behind when nobody has them open, nobody
+    compares them, and the guest was seen; the new ones are tidied up when they are not compared any more.
     """
-    before = {"LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks"}, "KeepImages": {"CompareDisks"}}
+    before = {
+        "RemoveSource": {"RecordHome"},
+        "LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks"},
+        "KeepImages": {"CompareDisks"},
+    }
     return tuple(
         command
         for name, command in _duties(state).items()
@@ -75,9 +86,9 @@ def duty_done(state: State, event: e.Event) -> Step:
             state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"} - left_alone)
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
-        case e.Undone(step="KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
+        case e.Undone(step="RecordHome" | "KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
             state = with_leftover(replace(state, duties=state.duties - {name}), leftover)
-        case e.Undone(step="RestoreSendQueue" | "RestoreBalloon" as name, leftover=leftover):
+        case e.Undone(step="RestoreSendQueue" | "RestoreGuest" as name, leftover=leftover):
             held = state.held - {_RESTORES[name]}
             state = with_leftover(replace(state, held=held, duties=state.duties - {name}), leftover)
         case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success
@@ -94,7 +105,7 @@ def duty_done(state: State, event: e.Event) -> Step:
 
 def crashed(state: State, story: str) -> Step:
     """Say that the guest died on the target, and do what is due even so: its disks there are its own."""
-    failure = Failure("guest-crashed", story, "the source's copy is stale; start the guest anew from its disks")
+    failure = Failure(CRASHED, story, "the source's copy is stale; start the guest anew from its disks")
     if state.failure != failure and state.phase is Phase.POSTCOPY:
         state = with_leftover(state, "a process of the guest may wait for memory that is gone: end it on both hosts")
     elif state.failure != failure and state.way is not Way.OFF:

@@ -80,8 +80,8 @@ def _begin(state: State, _: e.Event) -> Step:
 def _checked(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
     images = {Held.IMAGES} if event.copies or event.media else set()
-    balloon = {Held.BALLOON} if event.balloon else set()
-    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | balloon)
+    guest = {Held.GUEST} if event.way is not Way.OFF else set()
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | guest)
     state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
     state = replace(state, media=event.media, balloon=event.balloon)
     return Step(state, (e.CopyMedia(event.media),)) if event.media else _prepare(state, event)
@@ -294,8 +294,8 @@ _RULINGS: Final[dict[Verdict, Callable[[State, str], Step]]] = {
 
 
 def _observed_while_finishing(state: State, event: e.Event) -> Step:
-    """Do again what a former runner did not finish; every duty is idempotent."""
-    ruled = _observed(state, event)
+    """Do again what a former runner did not finish; every duty is idempotent. What has crashed stays so."""
+    ruled = Step(state) if state.failure and state.failure.code == finishing.CRASHED else _observed(state, event)
     if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
     return Step(state, finishing.due(state) if isinstance(event, e.Observed) and event.restarted else ())
@@ -406,6 +406,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.COMMITTING, e.Observed): _observed,
     (_P.COMMITTING, e.StreamEnded): postcopy.ended_early,
     (_P.COMMITTING, e.StreamBroke): _observe,
+    (_P.COMMITTING, e.SourceResumed): _observe,
     (_P.POSTCOPY, e.StreamEnded): _memory_ended,
     (_P.POSTCOPY, e.StreamBroke): postcopy.broke,
     (_P.POSTCOPY, e.StreamMended): _nothing,
@@ -441,8 +442,8 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
         _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
         _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.MirrorsReady),
         _P.COMMITTING: (
-            *(e.StreamStarted, e.Decided, e.SourceStopped, e.SourceResumed, e.GiveUp, e.WentOver),
-            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.SourcePaused, e.StreamMended),
+            *(e.StreamStarted, e.Decided, e.SourceStopped, e.GiveUp, e.WentOver, e.SourcePaused),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.StreamMended),
         ),
         _P.POSTCOPY: (
             *(e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.TargetRunning, e.GiveUp, e.WentOver),

@@ -4,7 +4,9 @@
   back then is decided by what both sides show.
 - The target is held as always: it is told to run (ContinueTarget) when both sides say that the guest goes over, and the
   source then stands still for good.
-- The source's process holds memory that is nowhere else, so it is ended only when both sides say `completed`.
+- The source's process holds memory that is nowhere else, so it is ended only when the target says `completed`, which it
+  does when its last page is in (postcopy_ram_listen_thread() in migration/postcopy-ram.c). What the source says, or
+  whether it is still there, does not matter then.
 - A connection that breaks is mended, for as long as both processes live.
 """
 
@@ -21,7 +23,6 @@ from godwit.model import Owner, Side, StreamStatus, Way
 if TYPE_CHECKING:
     from godwit.core.state import State
 
-BOTH: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
 MEND_AGAIN: Final = 0.5
 """Seconds between attempts to mend a connection."""
 
@@ -35,7 +36,7 @@ def begin(state: State) -> Step:
 
 def complete(state: State) -> bool:
     """Say whether all of the guest's memory is on the target."""
-    return not state.postcopy or state.ended == BOTH
+    return not state.postcopy or Side.TARGET.value in state.ended
 
 
 def follow(state: State) -> Step:

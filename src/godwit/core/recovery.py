@@ -108,8 +108,7 @@ class Seen:
     @property
     def memory_missing(self) -> bool:
         """Whether some of the memory of a guest in postcopy is still on the source alone."""
-        ended = {side.value for side in Side} <= self.state.ended
-        return self.state.phase is Phase.POSTCOPY and not ended
+        return self.state.phase is Phase.POSTCOPY and Side.TARGET.value not in self.state.ended
 
     @property
     def streaming(self) -> bool:
@@ -425,7 +424,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "the stream ended without the target taking over",
     ),
     (
-        lambda e: e.sent and e.s in _SOURCE_ALIVE and e.t is RunState.ABSENT,
+        lambda e: e.sent and e.s in _SOURCE_ALIVE and e.t is RunState.ABSENT and not e.gone_over,
         Verdict.ROLL_BACK,
         "the source was never handed over and the target is gone",
     ),

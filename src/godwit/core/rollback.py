@@ -24,7 +24,7 @@ UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
     (Held.IMAGES, lambda state: e.RemoveImages(state.made)),
     (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
     (Held.POWER, lambda state: e.RestorePower(state.launch)),
-    (Held.BALLOON, lambda state: e.RestoreBalloon(Side.SOURCE, state.balloon)),
+    (Held.GUEST, lambda state: e.RestoreGuest(Side.SOURCE, state.balloon)),
     (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
 )
 UNDO_STEPS: Final = {
@@ -34,7 +34,7 @@ UNDO_STEPS: Final = {
     "RemoveImages": Held.IMAGES,
     "ResumeSource": Held.SOURCE_STOPPED,
     "RestorePower": Held.POWER,
-    "RestoreBalloon": Held.BALLOON,
+    "RestoreGuest": Held.GUEST,
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})

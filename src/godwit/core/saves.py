@@ -142,6 +142,8 @@ def parameters(way: Way, features: Features) -> dict[str, int | str | bool]:
     chosen: dict[str, int | str | bool] = {"max-bandwidth": 0}
     if way.mapped:
         chosen["multifd-channels"] = CHANNELS
+    if "multifd-compression" in features.parameters:  # an earlier move may have left another
+        chosen["multifd-compression"] = "none"
     if "direct-io" in features.parameters:
         chosen["direct-io"] = way is Way.MAPPED
     return chosen

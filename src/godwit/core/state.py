@@ -49,7 +49,8 @@ class Held(StrEnum):
     """What a migration holds and must give back, in the order in which a rollback gives it back.
 
     SOURCE_STOPPED stands for the duty to see the source run again, POWER for the same where the guest's power button
-    was pressed: its process may have to be started anew.
+    was pressed: its process may have to be started anew. GUEST stands for what is set in the guest's QEMU for the sake
+    of the move: its migration capabilities and parameters, and what its balloon takes.
     """
 
     STREAM = "stream"
@@ -58,11 +59,11 @@ class Held(StrEnum):
     IMAGES = "images"
     SOURCE_STOPPED = "source-stopped"
     POWER = "power"
-    BALLOON = "balloon"
+    GUEST = "guest"
     SEND_QUEUE = "send-queue"
 
 
-KEPT: Final = frozenset({Held.BALLOON, Held.SEND_QUEUE})
+KEPT: Final = frozenset({Held.GUEST, Held.SEND_QUEUE})
 """What is still held of a guest that runs on the target."""
 
 
@@ -85,7 +86,8 @@ class State:
     disks are on the target and nobody writes to them there. `postcopy` says that the guest was told to go over to the
     target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has
     to do; `leftovers` is what could not be removed, in words. `way` is how the guest travels, `launch` what starts it
-    anew where it is switched off for that. `balloon` is the bytes of memory that the guest's balloon left to it before.
+    anew where it is switched off for that. `balloon` is the bytes of memory that the guest's balloon left to it before,
+    0 where that is not touched.
     """
 
     phase: Phase = Phase.PENDING

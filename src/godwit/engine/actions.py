@@ -23,9 +23,9 @@ from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
 from godwit.core.strategy import Switchover, adjusted
 from godwit.core.upgrading import copy_uri, path_in_place
-from godwit.engine.ballooning import Ballooning
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
+from godwit.engine.settings import Settings
 from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
 from godwit.errors import (
     GodwitError,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from godwit.core.ledger import Ledger
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import DiskCopy, Features, GuestView, Vm
+    from godwit.model import DiskCopy, Features, GuestView
     from godwit.ports import Guest
 
 CONTINUE_PATIENCE: Final = 60.0
@@ -251,7 +251,7 @@ class Actions:
             parameters |= CONVERGE_DEFAULTS
         await guest.set_parameters(parameters)
         if self.strategy.reclaim:
-            await Ballooning(self).take(guest, self.balloon, self.strategy.reclaim)
+            await Settings(self).take_free_memory(guest, self.balloon, self.strategy.reclaim)
         return e.SourcePrepared()
 
     async def start_stream(self, command: e.StartStream) -> e.Event:
@@ -302,12 +302,16 @@ class Actions:
             mended_at = f"tcp:{host}:{await self.parts.target.free_port()}"
             await target.listen_again(mended_at)
             self._mended_at = mended_at  # it listens there until somebody comes
-        await source.send_again(self._mended_at)
+        try:
+            await source.send_again(self._mended_at)
+        except MonitorLostError:
+            self._mended_at = ""  # nobody knows whether the target has taken the connection
+            raise
+        self._mended_at = ""
         view = await self._wait_for(source, _MENDS, lambda view: view.stream not in _NOT_MENDED)
         if view.stream in _NOT_MENDED:
             message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
             raise HypervisorError(message)
-        self._mended_at = ""
         return e.StreamMended()
 
     async def _break_target(self, target: Guest) -> None:
@@ -378,10 +382,8 @@ class Actions:
     # -- finishing -------------------------------------------------------------------------------------------------
 
     async def remove_source(self, _: e.RemoveSource) -> e.Event:
-        """Record the guest's new home, read QEMU's own figures, end the stopped source."""
-        vm, home = self.parts.vm_on(Side.SOURCE), self.parts.vm_on(Side.TARGET)
-        launch = self.facts.launch if self.facts else home.launch
-        await self._record_home(replace(home, host=self.parts.target.name, launch=launch, sibling=""))
+        """Read QEMU's own figures, end the stopped source."""
+        vm = self.parts.vm_on(Side.SOURCE)
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.RUNNING:
             message = f"{vm.name} runs on {self.parts.source.name} although the target owns it"
@@ -396,17 +398,21 @@ class Actions:
         await self.parts.source.destroy(vm)
         return e.SourceRemoved()
 
-    async def _record_home(self, vm: Vm) -> None:
+    async def record_home(self, _: e.RecordHome) -> e.Event:
         """Write where the guest lives now; a source that is still in the inventory could be started again."""
-        for _ in range(_HOME_TRIES):
+        home = self.parts.vm_on(Side.TARGET)
+        launch = self.facts.launch if self.facts else home.launch
+        vm = replace(home, host=self.parts.target.name, launch=launch, sibling="")
+        for _tried in range(_HOME_TRIES):
             try:
                 await self.parts.inventory.put_vm(vm)
             except JournalError as error:
                 self.note("note", text=f"the guest's new home is not recorded yet: {error.message}")
                 await self.parts.clock.sleep(1.0)
             else:
-                return
+                return e.Undone("RecordHome")
         await self.parts.inventory.put_vm(vm)
+        return e.Undone("RecordHome")
 
     # -- the way back ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,6 @@ from godwit.core.machine import Step, step
 from godwit.core.state import Door, Phase, State
 from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
-from godwit.engine.ballooning import Ballooning
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
 from godwit.engine.media import Media
@@ -25,6 +24,7 @@ from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
 from godwit.engine.sampler import Sampler
+from godwit.engine.settings import Settings
 from godwit.engine.sides import Sides
 from godwit.engine.standing import Standing
 from godwit.engine.story import transition
@@ -60,7 +60,7 @@ _FORWARD: Final = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
-_TIDYING: Final = (e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreBalloon, e.RestoreSendQueue)
+_TIDYING: Final = (*(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RestoreSendQueue),)
 _TOLD: Final = (e.Decided, e.StreamMended)
 """What is journalled although nothing may follow from it."""
 
@@ -118,7 +118,7 @@ class Engine:
         self._sides.on_pass = self._sampler.poke
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
-        self._ballooning = Ballooning(self._actions)
+        self._settings = Settings(self._actions)
         self._expecting = Expecting(self._actions)
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
@@ -279,12 +279,13 @@ class Engine:
             e.GoOver: a.go_over,
             e.MendStream: lambda command: a.mend_stream(command, self._state.uri),
             e.ContinueTarget: a.continue_target,
+            e.RecordHome: a.record_home,
             e.RemoveSource: a.remove_source,
             e.CancelStream: lambda command: a.cancel_stream(command, self._state.uri),
             e.DestroyTarget: a.destroy_target,
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
-            e.RestoreBalloon: self._ballooning.restore,
+            e.RestoreGuest: self._settings.restore,
             e.StopSource: s.stop,
             e.PowerOff: s.power_off,
             e.EndSource: s.end_source,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.readings import busiest
-from godwit.core.strategy import STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
+from godwit.core.strategy import PAUSE, POSTCOPY, STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
@@ -136,8 +136,9 @@ class Sampler:
             decision = self._decided()
         if decision is None:
             return
-        # What QEMU did not take is asked for again in the next pass; a warning is said once.
-        said = (decision.action, self._samples[-1].iteration if decision.parameters else 0)
+        # What QEMU did not take, or did not do, is asked for again in the next pass; a warning is said once.
+        acts = bool(decision.parameters) or decision.action in {PAUSE, POSTCOPY}
+        said = (decision.action, self._samples[-1].iteration if acts else 0)
         if said == self._said:
             return
         self._said = said

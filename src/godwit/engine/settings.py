@@ -1,4 +1,4 @@
-"""Letting a guest's balloon take its free memory before it travels, and give it back afterwards."""
+"""What a move sets in a guest's QEMU, beside its stream, and how that is put back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.core.capabilities import unset
 from godwit.errors import GodwitError, HypervisorError
 from godwit.model import RunState
 from godwit.units import format_duration, format_size
@@ -20,12 +21,12 @@ _STILL: Final = 1.0
 
 
 @dataclass(slots=True)
-class Ballooning:
-    """Works the guest's balloon."""
+class Settings:
+    """Changes what the guest has, and puts it back."""
 
     actions: Actions
 
-    async def take(self, guest: Guest, balloon: int, wanted: int) -> None:
+    async def take_free_memory(self, guest: Guest, balloon: int, wanted: int) -> None:
         """Let the balloon, which leaves `balloon` bytes to the guest, take `wanted` of them; as far as it gets."""
         clock = self.actions.parts.clock
         began = moved = clock.now()
@@ -39,16 +40,24 @@ class Ballooning:
         taken, seconds = format_size(balloon - left), format_duration(clock.now() - began)
         self.actions.note("note", text=f"the balloon took {taken} of free memory within {seconds}: it is not sent")
 
-    async def restore(self, command: e.RestoreBalloon) -> e.Event:
-        """Let the balloon leave to the guest what it did before; the guest takes it back by and by."""
+    async def restore(self, command: e.RestoreGuest) -> e.Event:
+        """Leave nothing set that would trouble whoever works with this QEMU next, and the balloon as it was.
+
+        QEMU dies of a snapshot while it is set to send by multifd, and refuses to save with its compression.
+        """
         view = await self.actions.sides.look(command.side)
         if view.state is RunState.ABSENT:
-            return e.Undone("RestoreBalloon")
+            return e.Undone("RestoreGuest")
+        guest = await self.actions.sides.attach(command.side)
         try:
-            await (await self.actions.sides.attach(command.side)).leave_memory(command.size)
+            if command.balloon:
+                await guest.leave_memory(command.balloon)
         except GodwitError as error:
             name = self.actions.parts.vm.name
-            mend = f"godwit monitor {name} -c 'balloon {command.size >> 20}'"
+            mend = f"godwit monitor {name} -c 'balloon {command.balloon >> 20}'"
             message = f"the balloon of {name} keeps memory that is the guest's ({error.message}): {mend}"
             raise HypervisorError(message, remedy=mend) from error
-        return e.Undone("RestoreBalloon")
+        capabilities, parameters = unset(await guest.features())
+        await guest.set_capabilities(capabilities)
+        await guest.set_parameters(parameters)
+        return e.Undone("RestoreGuest")

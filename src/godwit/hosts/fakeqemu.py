@@ -66,6 +66,7 @@ COMPRESSIONS: Final = ("none", "zlib", "zstd")
 PARAMETERS: Final[dict[str, int | str | bool]] = {
     "downtime-limit": 300,
     "max-bandwidth": 128 * 1024 * 1024,
+    "max-postcopy-bandwidth": 0,
     "multifd-channels": 2,
     "direct-io": False,
     "avail-switchover-bandwidth": 0,

@@ -123,7 +123,8 @@ class FakeStream:
     @property
     def rate(self) -> float:
         """Bytes a second that flow now."""
-        cap = float(self.source.parameters["max-bandwidth"]) or math.inf
+        name = "max-postcopy-bandwidth" if self.source.migration == OVER else "max-bandwidth"
+        cap = float(self.source.parameters[name]) or math.inf
         alive = self.source.alive and self.target.alive and BROKEN not in {self.source.migration, self.target.migration}
         flows = self.link.up and not self.source.hung and not self.target.hung and alive
         return min(cap, self.link.bandwidth / max(1, self.link.streams)) if flows else 0.0

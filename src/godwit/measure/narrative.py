@@ -88,24 +88,26 @@ _STEPS: Final[Mapping[str, str]] = {
     "Adjust": "changing the running stream",
     "ContinueTarget": "telling the target to run",
     "Verify": "looking whether the guest is alive",
+    "RecordHome": "writing down where the guest lives",
     "RemoveSource": "removing the source",
     "CancelStream": "cancelling the stream",
     "DestroyTarget": "removing the target",
     "ResumeSource": "making the source run again",
-    "RestoreBalloon": "letting the balloon give the guest its memory back",
+    "RestoreGuest": "putting the guest's QEMU back as it was",
     "RestoreSendQueue": "giving the source's send queue back",
 }
 
 _UNDONE: Final[Mapping[str, str]] = {
     "CancelStream": "the stream is cancelled",
     "CancelMirrors": "the copies of disks are ended",
+    "RecordHome": "the guest lives on the target from now on",
     "KeepImages": "the copied disks are the guest's own",
     "LeaveOldCopies": "the old disks on the source are marked as such, or gone",
     "RemoveImages": "no image of this migration is left on the target",
     "DestroyTarget": "nothing of the guest is left on the target",
     "ResumeSource": "the guest runs on the source",
     "RestorePower": "the guest runs on the source",
-    "RestoreBalloon": "the balloon gives the guest its memory back",
+    "RestoreGuest": "nothing of the move is left set in the guest's QEMU",
     "RestoreSendQueue": "the source's send queue is as it was",
 }
 

@@ -65,6 +65,7 @@ async def save(monitor: Monitor, tag: str, vmstate: str, nodes: Sequence[str]) -
 
     Raises MonitorCommandError with QEMU's reason.
     """
+    await _one_stream(monitor)
     return await _run(monitor, "snapshot-save", {"tag": tag, "vmstate": vmstate, "devices": list(nodes)})
 
 
@@ -74,12 +75,21 @@ async def load(monitor: Monitor, tag: str, vmstate: str, nodes: Sequence[str]) -
     Raises MonitorCommandError with QEMU's reason: the guest is stopped then, and what it holds is not defined.
     """
     await stamps.forget_all(monitor)
+    await _one_stream(monitor)
     return await _run(monitor, "snapshot-load", {"tag": tag, "vmstate": vmstate, "devices": list(nodes)})
 
 
 async def delete(monitor: Monitor, tag: str, nodes: Sequence[str]) -> None:
     """Remove `tag` from those disks; one that does not have it is none the worse. Raises MonitorCommandError."""
     await _run(monitor, "snapshot-delete", {"tag": tag, "devices": list(nodes)})
+
+
+async def _one_stream(monitor: Monitor) -> None:
+    """See to it that multifd is off, which somebody may have left on: QEMU 7.2 and 10.0 die of a snapshot with it."""
+    rows = as_objects(await monitor.execute("query-migrate-capabilities"), "query-migrate-capabilities")
+    if any(text(row, "capability") == "multifd" and flag(row, "state") for row in rows):
+        off = [{"capability": "multifd", "state": False}]
+        await monitor.execute("migrate-set-capabilities", {"capabilities": off})
 
 
 async def _run(monitor: Monitor, command: str, arguments: Mapping[str, object]) -> float:
