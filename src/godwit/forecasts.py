@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -101,8 +102,12 @@ class Forecasts:
         `link` is the bandwidth of the link between the hosts in bytes a second, where somebody knows it; it is kept
         until a move shows it. `anew` says whether the guest is profiled first; None means where nothing that is known
         of it is younger than ten minutes.
-        Raises InputError where the guest's writes or the link are not known at all; HostError, HypervisorError.
+        Raises InputError where the guest's writes or the link are not known at all, or what is said of it cannot be;
+        HostError, HypervisorError.
         """
+        if link is not None and not 0 < link < math.inf:
+            message = f"{link} is no rate of a link"
+            raise InputError(message, remedy="say it in bytes a second, as in link=50e6")
         spec = await self.service.spec(name, target, policy or Policy(), None)
         if spec.policy.way is not Way.LIVE:
             message = "only live moves are forecast: one that stands still takes as long as its memory takes to be sent"

@@ -227,6 +227,15 @@ async def test_what_cannot_be_forecast_is_refused() -> None:
         await place.g.forecast("web1", "host2", link=50e6)
 
 
+@pytest.mark.parametrize("link", [0.0, -1.0, float("nan"), float("inf")])
+async def test_what_no_link_can_carry_is_refused_and_not_kept(link: float) -> None:
+    place = await Place.make()
+    with pytest.raises(InputError, match="is no rate of a link"):
+        await place.g.forecast("web1", "host2", link=link)
+    assert await place.service.journal.history.link("host1", "host2") is None
+    assert (await place.g.migrate("web1", "host2")).status is OutcomeStatus.COMPLETED
+
+
 async def test_a_qemu_is_replaced_on_its_host() -> None:
     place = await Place.make()
     findings = await place.g.check_upgrade("web1")

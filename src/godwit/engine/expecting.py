@@ -14,7 +14,7 @@ from godwit.model import Sending, Side, Strategy, Way
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from godwit.engine.actions import Actions
     from godwit.model import DiskCopy, Features, Forecast, Outcome, Sample, Spec, Vm
@@ -55,6 +55,14 @@ async def known_of(
     )
 
 
+async def _or_error(gathered: Awaitable[Known]) -> Known | GodwitError:
+    """Return what was gathered, or why it could not be: an error that a task raises would end the move beside it."""
+    try:
+        return await gathered
+    except GodwitError as error:
+        return error
+
+
 @dataclass(slots=True)
 class Expecting:
     """Forecasts a live move beside its preparations, chooses its strategy, and keeps what became of it."""
@@ -62,7 +70,7 @@ class Expecting:
     actions: Actions
     forecast: Forecast | None = None
     _memory: int = 0
-    _known: asyncio.Task[Known] | None = None
+    _known: asyncio.Task[Known | GodwitError] | None = None
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to gather what is known of the guest and its link, while the target's QEMU starts."""
@@ -77,14 +85,14 @@ class Expecting:
             parts.spec,
             self._memory,
         )
-        self._known = tasks.create_task(gathered)
+        self._known = tasks.create_task(_or_error(gathered))
 
     async def choose(self, source: Features, target: Features, copies: Sequence[DiskCopy]) -> Strategy:
         """Forecast the move from what is known, and return the strategy that suits its policy best.
 
-        Where too little is known, the journal says so, and the usual one is taken. Where QEMU's defaults are asked for,
-        they are forecast. `copies` are the disks that travel before the memory. Raises RefusedError for a move of which
-        recent measurements say that nothing which is permitted would let it end.
+        Where too little is known, or no forecast comes of it, the journal says so, and the usual one is taken. Where
+        QEMU's defaults are asked for, they are forecast. `copies` are the disks that travel before the memory. Raises
+        RefusedError for a move of which recent measurements say that nothing which is permitted would let it end.
         """
         parts = self.actions.parts
         policy, defaults = parts.spec.policy, parts.spec.defaults
@@ -92,32 +100,43 @@ class Expecting:
         strategy = replace(strategy, reclaim=self.actions.reclaim)
         if self._known is None:
             return strategy if parts.spec.upgrade is None else replace(strategy, armed=False, postcopy=False)
+        known = await self._known
+        if isinstance(known, GodwitError):
+            return self._unforeseen(strategy, f"what is known could not be read: {known.message}")
+        known = replace(
+            known,
+            sendings=(Sending.WHOLE,) if defaults else sendings(source, target),
+            usual=strategy,
+            disks=self.actions.disk_bytes,
+        )
         try:
-            known = replace(
-                await self._known,
-                sendings=(Sending.WHOLE,) if defaults else sendings(source, target),
-                usual=strategy,
-                disks=self.actions.disk_bytes,
-            )
-            self.forecast = foretell(known, parts.clock.now(), thorough=False)
+            found = foretell(known, parts.clock.now(), thorough=False)
+            words, refusal = expected(found, policy), hopeless(found, known)
         except InputError as error:
-            self.actions.note("note", text=f"no forecast: {error.message}")
-            return strategy
-        except GodwitError as error:
-            self.actions.note("note", text=f"no forecast: what is known could not be read: {error.message}")
-            return strategy
-        found = self.forecast.prospect
+            return self._unforeseen(strategy, error.message)
+        except (ArithmeticError, ValueError) as error:  # whatever is wrong with a figure, no move ends for it
+            return self._unforeseen(strategy, f"it cannot be reckoned with what is known: {error}")
+        self._keep(found, words)
+        if not defaults and refusal is not None:
+            raise refusal
+        return found.prospect.how
+
+    def _unforeseen(self, strategy: Strategy, why: str) -> Strategy:
+        """Say why there is no forecast, and return the strategy that is taken without."""
+        self.actions.note("note", text=f"no forecast: {why}")
+        return strategy
+
+    def _keep(self, forecast: Forecast, words: str) -> None:
+        """Keep what is expected, and say it in `words`."""
+        self.forecast, row = forecast, forecast.prospect
         self.actions.note(
             "forecast",
-            text=expected(self.forecast, policy),
-            ends=found.converges,
-            strategy=found.strategy,
-            why=self.forecast.reason,
-            forecast=plain(self.forecast),
+            text=words,
+            ends=row.converges,
+            strategy=row.strategy,
+            why=forecast.reason,
+            forecast=plain(forecast),
         )
-        if not defaults and (refusal := hopeless(self.forecast, known)) is not None:
-            raise refusal
-        return found.how
 
     async def remember(self, outcome: Outcome, samples: Sequence[Sample], began: float | None, *, paused: bool) -> None:
         """Keep what the move was like; `paused` says that the guest was made to stand still so that it ended."""
