@@ -33,7 +33,7 @@ from godwit.model import (
 )
 from godwit.units import MIB
 
-MEMORY = 512 * MIB
+MEMORY = 384 * MIB
 LINK = 50e6
 QUIET = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(8 * MIB, MIB)))
 BUSY = Profile("web1", "one", 100.0, MEMORY, tuple(saturating(64 * MIB, 160e6)))
@@ -134,8 +134,19 @@ def test_a_move_whose_first_pass_nobody_saw_end_tells_of_the_link_by_all_that_it
     assert any("in 1 move" in word for word in words)
 
 
+@pytest.mark.parametrize(("passes", "sent"), [((PassRecord(MEMORY, 4 * MIB, 2.0, MIB),), 5 * MIB), ((), 5 * MIB)])
+def test_of_a_move_that_went_through_zeroes_counts_what_was_carried_where_there_was_more(
+    passes: tuple[PassRecord, ...], sent: int
+) -> None:
+    idle = move(passes=passes, bytes=sent, carried=40e6)
+    basis, _ = basis_of(replace(KNOWN, link=None, moves=[idle]), now=300.0)
+    assert basis.bandwidth.likely == 40e6
+    with pytest.raises(InputError, match="nobody knows what the link between one and two carries: no move showed it"):
+        basis_of(replace(KNOWN, link=None, moves=[replace(idle, carried=None)]), now=300.0)
+
+
 def test_a_link_that_has_changed_is_known_after_three_moves() -> None:
-    slow = [move(f"new{number}", passes=(PassRecord(MEMORY, 100 * MIB, 5.0, MIB),)) for number in range(3)]
+    slow = [move(f"new{number}", passes=(PassRecord(MEMORY, 200 * MIB, 10.0, MIB),)) for number in range(3)]
     basis, _ = basis_of(replace(KNOWN, link=None, moves=[*slow, *[move()] * 5]), now=300.0)
     assert basis.bandwidth.likely == 20 * MIB
 
@@ -247,6 +258,13 @@ def test_what_says_nothing_of_a_live_move_of_memory_is_not_remembered(spec: Spec
 
 def test_a_stream_that_had_all_that_it_was_permitted_says_nothing_of_the_link() -> None:
     rate = 200 * MIB / 5.0
+    idle = [Sample(at, 1, round(50e6 * (at - 201)), 300 * MIB, MEMORY, 40e6, 0.0) for at in (201.0, 202.0)]
+    idle.append(Sample(205.0, 2, 60_000_000, 20 * MIB, MEMORY, 40e6, 1e6))
+    for seen, permitted, limited in ((idle, 50_000_000, True), (idle, 80_000_000, False)):
+        spec = replace(SPEC, policy=Policy(bandwidth=permitted))
+        found = remember(spec, OUTCOME, seen, 200.0, MEMORY, None, how=Strategy(), limit=0.003)
+        assert found is not None
+        assert (found.carried, found.limited) == (50e6, limited)
     for spec, limited in (
         (replace(SPEC, policy=Policy(bandwidth=round(rate))), True),
         (replace(SPEC, policy=Policy(bandwidth=round(rate * 2))), False),
@@ -281,7 +299,7 @@ def test_what_was_said_of_a_link_counts_until_a_move_shows_it() -> None:
     said = LinkSaid(("two", "one"), 5e6, 150.0)
     assert said_of(None, []) is None
     assert said_of(said, []) == 5e6
-    shown = move(passes=(PassRecord(MEMORY, 100 * MIB, 5.0, MIB),))
+    shown = move(passes=(PassRecord(MEMORY, 200 * MIB, 10.0, MIB),))
     assert said_of(said, [replace(shown, at=149.0)]) == 5e6
     assert said_of(said, [replace(shown, at=151.0)]) is None
     assert said_of(said, [replace(shown, at=151.0, target="three")]) == 5e6

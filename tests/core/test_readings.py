@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.core.readings import busiest, left_after_passes, pace_of, passes_of
+from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, passes_of
 from godwit.model import PassRecord, Sample
 
 
@@ -62,6 +65,72 @@ def test_whatever_was_read_no_figure_is_negative(rows: list[tuple[float, int, in
     for one in passes_of(seen, 0.0):
         assert min(one.due, one.sent, one.seconds, one.left) >= 0
     assert (pace_of(seen, 10.0) or 0.0) >= 0
+
+
+# -- what the link carried ---------------------------------------------------------------------------------------------
+
+THROUGH = 2e9
+"""Bytes of zeroes a second that a QEMU goes through."""
+
+HEAD = 9 / 4096
+"""What it sends for each byte of them."""
+
+
+def first_pass(runs: list[tuple[float, float]], link: float) -> list[Sample]:
+    """Return what is seen, every quarter of a second, of a pass over memory: so many zeroes, then bytes, in turns."""
+    times, through, sent = [0.0], [0.0], [0.0]
+    for zeroes, full in runs:
+        for some, rate, share in ((zeroes, THROUGH, HEAD), (full, link, 1.0)):
+            times.append(times[-1] + some / rate)
+            through.append(through[-1] + some)
+            sent.append(sent[-1] + some * share)
+    seen = np.arange(0.0, times[-1], 0.25)
+    rows = zip(seen, np.interp(seen, times, sent), np.interp(seen, times, through), strict=True)
+    whole = through[-1]
+    return [Sample(float(at), 1, int(out), int(whole - gone), int(whole), 0.0, 0.0) for at, out, gone in rows]
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ([(0.0, 2e9)], True),
+        ([(32e9, 0.65e9), (32e9, 0.0)], True),
+        ([(4e9, 0.04e9)] * 16, True),
+        ([(4e6, 0.04e6)] * 16000, False),  # each stretch is mostly zeroes: the link is never seen at work
+        ([(64e9, 0.0)], False),
+    ],
+    ids=["full", "in one place", "in several", "scattered", "nothing but zeroes"],
+)
+def test_an_idle_guest_says_what_the_link_carries_or_nothing(runs: list[tuple[float, float]], *, told: bool) -> None:
+    """64 GB over 1 Gbit/s, 0.65 GB of them not zero, take 37 s: 18 MB/s in the mean."""
+    found = carried_of(first_pass(runs, 125e6), compressed=False)
+    assert found == (pytest.approx(125e6, rel=0.05) if told else None)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 8e9), st.floats(0, 1e9)), min_size=1, max_size=12),
+    st.floats(1e6, 1.2e9),
+)
+def test_however_much_is_zeroes_the_link_is_not_taken_for_much_slower_than_it_is(
+    runs: list[tuple[float, float]], link: float
+) -> None:
+    """A stretch that counts is at least half full: what QEMU went through beside that took it link / THROUGH longer."""
+    found = carried_of(first_pass(runs, link), compressed=False)
+    assert found is None or link / (1 + link / THROUGH) * 0.99 <= found <= link * 1.01
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e4), st.integers(1, 9), st.integers(0, 10**9), st.integers(0, 10**9))))
+def test_whatever_was_read_the_link_carried_no_more_than_was_seen(rows: list[tuple[float, int, int, int]]) -> None:
+    seen = [sample(*row) for row in sorted(rows)]
+    for compressed in (False, True):
+        found = carried_of(seen, compressed=compressed)
+        assert found is None or 0 < found < math.inf
+
+
+def test_of_compressed_pages_every_stretch_counts_and_what_is_too_close_together_never() -> None:
+    seen = [sample(0, 1, 0, 900), sample(1, 1, 100, 600), sample(2, 1, 200, 300), sample(2.01, 2, 290, 300)]
+    assert carried_of(seen, compressed=True) == 100
+    assert carried_of(seen, compressed=False) is None
 
 
 def test_the_busiest_cpu_counts() -> None:

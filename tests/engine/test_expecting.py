@@ -21,7 +21,7 @@ PROFILE = Profile("web", "one", 0.0, SMALL.memory, (DirtyWindow(1.0, 1 << 20),))
 class UnreadableHistory(MemoryHistory):
     """Holds a record that no version of Godwit wrote."""
 
-    async def moves(self, limit: int = 200) -> list[MoveRecord]:
+    async def moves(self, limit: int = 200) -> list[MoveRecord]:  # noqa: ARG002 - the port has it
         raise JournalError("the journal holds a MoveRecord that cannot be read")
 
 

@@ -341,6 +341,12 @@ async def test_a_move_that_is_remembered_again_replaces_what_was_remembered(room
     assert await room.journal.history.moves(limit=1) == [other]
 
 
+def test_a_move_that_an_earlier_godwit_remembered_is_read() -> None:
+    newest = MoveRecord("web1-1", "web1", "one", "two", 5.0, 100, (), 0.9, 2.4, 95, carried=5e6)
+    assert load(MoveRecord, dump(newest)) == newest
+    assert load(MoveRecord, dump(newest).replace(',"carried":5000000.0', "")) == replace(newest, carried=None)
+
+
 async def test_what_was_said_of_a_link_is_kept_until_something_else_is_said(room: Room) -> None:
     history = room.journal.history
     assert await history.link("one", "two") is None

@@ -10,7 +10,7 @@ from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD, first_parameter
 from godwit.core.forecast import likely_prospect, prospect, situation
 from godwit.core.goals import GOALS, SURE, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
-from godwit.core.readings import passes_of
+from godwit.core.readings import carried_of, passes_of
 from godwit.core.strategy import MARGIN, bearable, ladder
 from godwit.errors import RefusedError
 from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Permission, Sending, Strategy, Way
@@ -226,7 +226,7 @@ def remember(
         return None
     downtime, passes = outcome.downtime, passes_of(samples, began)
     blackout = None if downtime.blackout_ms is None or how.pauses else downtime.blackout_ms / 1000
-    return MoveRecord(
+    record = MoveRecord(
         spec.id,
         spec.vm,
         spec.source,
@@ -239,12 +239,13 @@ def remember(
         outcome.bytes,
         blackout,
         None if downtime.client_gap_ms is None else downtime.client_gap_ms / 1000,
-        limited=_limited(spec, rate_of(passes, outcome.bytes, outcome.total_s - outcome.start_delay_s)),
         again=how.sending is Sending.CHANGES,
         limit=int(first_parameters(spec.policy, defaults=True)["downtime-limit"]) / 1000 if spec.defaults else limit,
         forecast=forecast,
         how=how,
+        carried=carried_of(samples, compressed=how.compresses),
     )
+    return replace(record, limited=_limited(spec, rate_of(record)))
 
 
 def _limited(spec: Spec, rate: float | None) -> bool:

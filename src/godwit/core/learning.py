@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.capabilities import HELD
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate
+from godwit.core.readings import MOSTLY
 from godwit.core.strategy import FELT_NAPS, nap, writes_at
 from godwit.errors import InputError
 from godwit.model import DirtyWindow, Sending, Strategy
@@ -121,7 +122,7 @@ def said_of(said: LinkSaid | None, moves: Iterable[MoveRecord]) -> float | None:
     """Return what somebody said that a link carries, in bytes a second, where no move has shown it since."""
     if said is None:
         return None
-    shown = any({move.source, move.target} == set(said.hosts) and move.at > said.at and _rate(move) for move in moves)
+    shown = any({move.source, move.target} == set(said.hosts) and move.at > said.at and rate_of(move) for move in moves)
     return None if shown else said.rate
 
 
@@ -204,7 +205,7 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
     else:
         rates = _rates(between)
         if not rates and not cap:
-            message = f"nobody knows what the link between {known.source} and {known.target} carries: nothing was moved"
+            message = f"nobody knows what the link between {known.source} and {known.target} carries: no move showed it"
             raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
         if not rates:
             assert cap is not None  # noqa: S101 - as has just been seen; for the type checker
@@ -218,18 +219,19 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
     return link, words
 
 
-def rate_of(passes: Sequence[PassRecord], sent: int, seconds: float) -> float | None:
-    """Return the bytes a second that a stream had in its first pass, or, where nobody saw that end, in all.
+def rate_of(move: MoveRecord) -> float | None:
+    """Return the bytes a second that the link carried in a move; None where that does not say.
 
-    `sent` bytes were sent in `seconds` in all. None where that was too short to be timed.
+    That is what the first pass came to, or, where nobody saw that end, the whole stream. Of memory that was mostly
+    zeroes, which QEMU only goes through, it is what was carried where there was something to be sent.
     """
-    if passes:
-        sent, seconds = passes[0].sent, passes[0].seconds
+    due, sent, seconds = move.memory, move.bytes, move.total - move.start_delay
+    if move.passes:
+        first = move.passes[0]
+        due, sent, seconds = first.due, first.sent, first.seconds
+    if sent < MOSTLY * due:
+        return move.carried
     return sent / seconds if sent >= _WORTH_TIMING and seconds > 0 else None
-
-
-def _rate(move: MoveRecord) -> float | None:
-    return rate_of(move.passes, move.bytes, move.total - move.start_delay)
 
 
 def _naps(move: MoveRecord) -> float | None:
@@ -251,7 +253,9 @@ def _busy(known: Known) -> float:
 
 def _rates(between: Sequence[MoveRecord]) -> list[float]:
     """Return what the link carried in the latest moves; one that compressed may have been held back by that."""
-    rated = [(move.how.compresses, rate) for move in between if not move.limited and (rate := _rate(move)) is not None]
+    rated = [
+        (move.how.compresses, rate) for move in between if not move.limited and (rate := rate_of(move)) is not None
+    ]
     plain = [rate for compresses, rate in rated if not compresses]
     return (plain or [rate for _, rate in rated])[:_LATEST]
 
@@ -320,7 +324,7 @@ def _fixed(move: MoveRecord) -> float | None:
 
     None where nobody can tell, for the last pages may have been most of it.
     """
-    rate = _rate(move)
+    rate = rate_of(move)
     if move.blackout is None or rate is None or not move.passes or move.limit > _TELLING:
         return None
     later = [one for one in _kept(move) if one.due > 0]

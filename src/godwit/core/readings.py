@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
 from godwit.model import PassRecord
@@ -17,6 +18,13 @@ RECENT: Final = 3
 _COUNTED: Final = 0.2
 """Seconds: clock ticks of 10 ms tell a share to within a twentieth over so long."""
 
+MOSTLY: Final = 0.5
+"""The share of the memory that QEMU goes through which it must send for that to say what the link carries."""
+
+_TIMED: Final = 0.1
+"""Seconds between two samples: what lies closer together is not told well enough."""
+
+_FAST: Final = 0.9
 _WORTH: Final = 2.0
 """How many times what it may leave a pass must have begun with for its pace to be taken."""
 
@@ -64,6 +72,23 @@ def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]
         found.append(PassRecord(due, max(0, following.transferred - sent), seconds, left, asleep))
         at, sent, due, asleep = following.at, following.transferred, left, following.throttle
     return tuple(found)
+
+
+def carried_of(samples: Sequence[Sample], *, compressed: bool) -> float | None:
+    """Return the bytes a second below which nine tenths of a stream travelled; None where that says nothing.
+
+    Stretches in which mostly zeroes were gone through are left out, for there the link waits for QEMU. Of pages that
+    are `compressed` nobody can tell these apart.
+    """
+    stretches: list[tuple[float, int]] = []
+    for before, after in pairwise(samples):
+        seconds, sent = after.at - before.at, after.transferred - before.transferred
+        through = before.remaining - after.remaining
+        if seconds >= _TIMED and sent > 0 and (compressed or sent >= MOSTLY * through):
+            stretches.append((sent / seconds, sent))
+    stretches.sort()
+    so_far = list(accumulate(sent for _, sent in stretches))
+    return next((rate for (rate, _), sent in zip(stretches, so_far, strict=True) if sent >= _FAST * so_far[-1]), None)
 
 
 def pace_of(samples: Sequence[Sample], permitted: float) -> float | None:

@@ -100,7 +100,7 @@ class MoveRecord:
     `passes` are those before the switchover, as far as they were seen. `limited` says that a policy's bandwidth held
     the stream back: its rate says nothing of the link. `again` is whether pages that were sent before travelled as
     their changes, `how` the strategy, `limit` the downtime limit at which QEMU stopped the guest. `forecast` is what
-    had been expected.
+    had been expected. `carried` is the rate below which nine tenths of the stream travelled, where that was seen.
     """
 
     id: str
@@ -120,3 +120,4 @@ class MoveRecord:
     limit: float = 0.0
     forecast: Forecast | None = None
     how: Strategy = field(default_factory=Strategy)
+    carried: float | None = None
