@@ -71,7 +71,11 @@ def test_a_policy_of_one_s_own_is_found_by_its_name_or_its_path(folder: Path) ->
         (Typed("finish"), "needs --deadline"),
         (Typed(max_slowdown="0.5"), "--max-slowdown: '0.5' is no share below 100%"),
         (Typed(max_slowdown="100%"), "--max-slowdown: '100%' is no share below 100%"),
-        (Typed(max_slowdown="50%", forbid=(Permission.THROTTLE,)), "contradict each other"),
+        (
+            Typed(max_slowdown="50%", forbid=(Permission.THROTTLE,)),
+            "--forbid throttle and --max-slowdown 50% contradict",
+        ),
+        (Typed(max_slowdown="0%", allow=(Permission.THROTTLE,)), "--allow throttle and --max-slowdown 0% contradict"),
         (Typed(allow=(Permission.PAUSE,), forbid=(Permission.PAUSE,)), "--allow pause and --forbid pause contradict"),
         (Typed(max_downtime="0ms"), "--max-downtime: 0ms is no time at all"),
     ],
@@ -95,6 +99,10 @@ def test_nonsense_is_named(typed: Typed, said: str) -> None:
         ('max_guest_slowdown = "half"', "max_guest_slowdown: 'half' is no share"),
         ('allow = "pause"', "allow: 'pause' is no list of throttle, postcopy, pause"),
         ('allow = ["magic"]', "allow: ['magic'] is no list"),
+        ('allow = [["pause"]]', "allow: [['pause']] is no list"),
+        ("forbid = [{pause = 1}]", "forbid: [{'pause': 1}] is no list"),
+        ('allow = ["pause"]\nforbid = ["pause"]', "allow pause and forbid pause contradict"),
+        ('allow = ["throttle"]\nmax_guest_slowdown = "0%"', "allow throttle and max_guest_slowdown 0% contradict"),
     ],
 )
 def test_a_policy_that_is_wrong_is_named_with_its_file(folder: Path, text: str, said: str) -> None:
@@ -104,6 +112,25 @@ def test_a_policy_that_is_wrong_is_named_with_its_file(folder: Path, text: str, 
         policy_of(Typed("wrong"))
     assert str(path) in caught.value.message
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize("way", [["--static"], ["--static", "--off"]], ids=["standing", "off"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-downtime", "30ms"],
+        ["--max-slowdown", "50%"],
+        ["--allow", "pause"],
+        ["--forbid", "throttle"],
+    ],
+    ids=["downtime", "slowdown", "allow", "forbid"],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_has_no_meaning_for_a_guest_that_stands_still_is_refused(
+    capsys: pytest.CaptureFixture[str], way: list[str], words: list[str]
+) -> None:
+    assert main(["migrate", "web1", "host2", *way, *words]) == InputError.exit_status
+    assert f"{words[0]} and --static contradict each other" in capsys.readouterr().err
 
 
 def test_a_policy_that_is_not_there_is_told_beside_those_that_are(

@@ -103,7 +103,7 @@ def migrate(  # noqa: PLR0913 - the options
         keep_old=not no_keep,
         verify_disks=verify_disks,
     )
-    wanted = standing_policy(wanted, static=static, off=off, off_timeout=off_timeout, max_downtime=max_downtime)
+    wanted = standing_policy(wanted, typed, static=static, off=off, off_timeout=off_timeout)
     plain = Plain(qemu_defaults or qemu_auto_converge, qemu_auto_converge)
     if static and plain.defaults:
         message = "--qemu-defaults compares live moves: --static has no such thing"
@@ -123,12 +123,10 @@ class Plain:
     converge: bool = False
 
 
-def standing_policy(
-    policy: Policy, *, static: bool, off: bool, off_timeout: str | None, max_downtime: str | None
-) -> Policy:
+def standing_policy(policy: Policy, typed: Typed, *, static: bool, off: bool, off_timeout: str | None) -> Policy:
     """Return the policy of a guest that stands still or is switched off, if that was asked for.
 
-    Raises InputError for options that contradict each other.
+    Raises InputError for options that contradict each other, and those of a running guest that were `typed` for this.
     """
     if off and not static:
         message = "--off goes with --static: it switches the guest off"
@@ -136,8 +134,14 @@ def standing_policy(
     if off_timeout is not None and not off:
         message = "--off-timeout goes with --static --off: only there is a guest switched off"
         raise InputError(message)
-    if static and max_downtime is not None:
-        message = "--max-downtime and --static contradict each other: the guest stands still as long as it takes"
+    running = {
+        "--max-downtime": typed.max_downtime,
+        "--max-slowdown": typed.max_slowdown,
+        "--allow": typed.allow,
+        "--forbid": typed.forbid,
+    }
+    if static and (option := next((name for name, value in running.items() if value), "")):
+        message = f"{option} and --static contradict each other: the guest stands still as long as it takes"
         raise InputError(message, remedy="--deadline takes it back when that is too long; without --static it runs on")
     if not static:
         return policy

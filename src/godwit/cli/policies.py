@@ -61,22 +61,26 @@ class Typed:
 def policy_of(typed: Typed) -> Policy:
     """Return the policy that was named, changed by the options. Raises InputError saying what is wrong, and where."""
     name = typed.name or Goal.SEAMLESS.value
-    if both := set(typed.allow) & set(typed.forbid):
-        message = f"--allow {min(both)} and --forbid {min(both)} contradict each other"
-        raise InputError(message)
     deadline = duration("--deadline", typed.deadline)
     policy = policy_for(Goal(name), deadline=deadline) if name in set(Goal) else _own(name, deadline)
     return _changed(policy, typed, "--")
 
 
 def _changed(policy: Policy, typed: Typed, prefix: str) -> Policy:
-    """Return the policy with what was typed; `prefix` is what names the options in errors."""
+    """Return the policy with what was typed; `prefix` is what names the options in errors.
+
+    Raises InputError for what is wrong, and for options that contradict each other.
+    """
     dash = "-" if prefix else "_"
     downtime = duration(f"{prefix}max{dash}downtime", typed.max_downtime, longest=LONGEST_DOWNTIME)
     name = "--max-slowdown" if prefix else "max_guest_slowdown"
     slowdown = None if typed.max_slowdown is None else _share(name, typed.max_slowdown)
-    if slowdown and Permission.THROTTLE in typed.forbid:
-        message = f"{name} {typed.max_slowdown} and to forbid throttle contradict each other"
+    if both := set(typed.allow) & set(typed.forbid):
+        message = f"{prefix}allow {min(both)} and {prefix}forbid {min(both)} contradict each other"
+        raise InputError(message)
+    against, said = (typed.forbid, "forbid") if slowdown else (typed.allow, "allow")
+    if slowdown is not None and Permission.THROTTLE in against:
+        message = f"{prefix}{said} throttle and {name} {typed.max_slowdown} contradict each other"
         raise InputError(message)
     allows = (policy.allows | set(typed.allow)) - set(typed.forbid)
     if slowdown:
@@ -154,7 +158,7 @@ def _text(found: dict[str, object], key: str) -> str | None:
 
 def _permissions(found: dict[str, object], key: str) -> tuple[Permission, ...]:
     values = found.get(key, [])
-    if isinstance(values, list) and all(value in set(Permission) for value in values):
+    if isinstance(values, list) and all(isinstance(value, str) and value in set(Permission) for value in values):
         return tuple(Permission(value) for value in values)
     message = f"{key}: {values!r} is no list of {', '.join(Permission)}"
     raise InputError(message, remedy=f'write for example {key} = ["{Permission.THROTTLE}"]')
