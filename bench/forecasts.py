@@ -11,23 +11,24 @@ import asyncio
 import json
 import math
 import statistics
-import subprocess
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.ground import CALM, keep, laboratory, login, parser, run
+from bench.ground import CALM, keep, laboratory, parser, run
 from godwit import app
+from godwit.bench.guests import writing
+from godwit.bench.scenarios import Scenario, Writes
+from godwit.bench.typed import obeyed, typed
+from godwit.errors import LabError
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.plan import LabPlan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from godwit.lab.laboratory import Laboratory
-    from godwit.model import Outcome, Vm
     from godwit.service import Service
 
 NAME: Final = "benchforecasts"
@@ -35,30 +36,21 @@ DEADLINE: Final = 25.0
 """Seconds after which a move that does not end is taken back."""
 
 _SETTLE: Final = 3.0
+"""Seconds for which a guest is left alone with what it does now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A link in Mbit/s, and what is written: to so many MiB (0: nothing), MiB a second, bytes of each page."""
-
-    link: int
-    hot_set: int = 0
-    rate: int = 0
-    each: int = 8
-
-    @property
-    def words(self) -> str:
-        """The scenario in a few words."""
-        if not self.hot_set:
-            return f"quiet, {self.link} Mbit/s"
-        return f"{self.rate} MiB/s to {self.hot_set} MiB, {self.each} B a page, {self.link} Mbit/s"
+def guest(link: int, hot_set: int = 0, rate: int = 0, each: int = 8) -> Scenario:
+    """Return a guest behind a link in Mbit/s that writes to so many MiB (0: nothing), MiB a second, bytes of a page."""
+    writes = f"{rate} MiB/s to {hot_set} MiB, {each} B a page" if hot_set else "quiet"
+    words = f"{writes}, {link} Mbit/s"
+    return Scenario(words, words, link, first=Writes(hot_set, rate, each) if hot_set else None)
 
 
 SCENARIOS: Final = (
-    *(Scenario(link) for link in (160, 400, 800)),
-    *(Scenario(400, hot, rate, each) for hot, rate in ((8, 4), (24, 20), (48, 64)) for each in (8, 512, 4096)),
-    *(Scenario(160, hot, rate, each) for hot, rate in ((8, 4), (24, 10), (48, 64)) for each in (8, 1024)),
-    *(Scenario(800, hot, rate, each) for hot, rate in ((16, 30), (64, 60)) for each in (64, 4096)),
+    *(guest(link) for link in (160, 400, 800)),
+    *(guest(400, hot, rate, each) for hot, rate in ((8, 4), (24, 20), (48, 64)) for each in (8, 512, 4096)),
+    *(guest(160, hot, rate, each) for hot, rate in ((8, 4), (24, 10), (48, 64)) for each in (8, 1024)),
+    *(guest(800, hot, rate, each) for hot, rate in ((16, 30), (64, 60)) for each in (64, 4096)),
 )
 
 
@@ -94,28 +86,11 @@ async def measure(rounds: int) -> Result:
         trials = []
         for scenario in SCENARIOS * rounds:
             lab.set_rate(scenario.link * 10**6)
-            async with writing(lab, vm, scenario):
+            async with writing(lab, vm.address or "", scenario):
+                await asyncio.sleep(_SETTLE)
                 trials.append(await attempt(service, lab, vm.name, scenario))
             print(json.dumps(asdict(trials[-1])), flush=True)
         return Result(tuple(trials))
-
-
-@asynccontextmanager
-async def writing(lab: Laboratory, vm: Vm, scenario: Scenario) -> AsyncIterator[None]:
-    """Let a program in the guest write as the scenario has it."""
-    if not scenario.hot_set:
-        await asyncio.sleep(_SETTLE)
-        yield
-        return
-    options = f"--rate {scenario.rate}M --set {scenario.hot_set}M --bytes-per-page {scenario.each}"
-    line = f"exec memwriter {options} >/dev/null 2>&1"
-    session = await asyncio.create_subprocess_exec(*login(lab, vm), line, stdin=subprocess.DEVNULL)
-    await asyncio.sleep(_SETTLE)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(subprocess.run, [*login(lab, vm), "killall memwriter"], check=True)
-        await session.wait()
 
 
 async def attempt(service: Service, lab: Laboratory, name: str, scenario: Scenario) -> Trial:
@@ -123,12 +98,14 @@ async def attempt(service: Service, lab: Laboratory, name: str, scenario: Scenar
     vm = await service.inventory.vm(name)
     host = prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
     link = f"{scenario.link}mbit"
-    told = json.loads(await typed("forecast", name, host, "--profile", "--link", link, "--json"))
+    (told,) = (await obeyed("forecast", name, host, "--profile", "--link", link)).lines
     row = next(one for one in told["prospects"] if one["strategy"] == told["chosen"])
     await asyncio.sleep(CALM)
     probe = f"{vm.address}@{prefix(lab.plan.name)}client"
-    await typed("migrate", name, host, "--probe", probe, "--deadline", f"{DEADLINE:g}s", "--json")
-    outcome: Outcome | None = (await service.journal.rows(limit=1))[0].outcome
+    said = await typed("migrate", name, host, "--probe", probe, "--deadline", f"{DEADLINE:g}s")
+    if said.migration is None:
+        raise LabError(said.wrong)
+    outcome = (await service.journal.load(said.migration))[0].outcome
     assert outcome is not None  # noqa: S101 - the command waits for it; for the type checker
     gap = outcome.downtime.client_gap_ms
     return Trial(
@@ -143,14 +120,6 @@ async def attempt(service: Service, lab: Laboratory, name: str, scenario: Scenar
         bytes=outcome.bytes,
         passes=outcome.passes,
     )
-
-
-async def typed(*words: str) -> str:
-    """Type a command, and return what it printed, whatever became of it."""
-    command = [sys.executable, "-m", "godwit", *words]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    out, _ = await process.communicate()
-    return out.decode()
 
 
 def interval(told: dict[str, Any]) -> tuple[float, float, float]:

@@ -170,7 +170,7 @@ async def _typed(service: Service, lab: Laboratory, words: Sequence[str], target
     ended = time.time()
     row = (await service.journal.rows(limit=1))[0]
     outcome = row.outcome
-    if outcome is None or row.spec.target != target:
+    if outcome is None or row.spec.target != target or row.created < typed:
         message = f"the move of {vm} to {target} has no outcome"
         raise LabError(message)
     until_request = row.created - typed

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from godwit import app
 from godwit.bench.commands import chosen
 from godwit.bench.contestants import CONTESTANTS, By
 from godwit.bench.contestants import SHORT as SHORT_WAYS
 from godwit.bench.guests import lost_work
+from godwit.bench.libvirthosts import LibvirtGuest
 from godwit.bench.plots import draw
 from godwit.bench.running import Plan, read, words_of
 from godwit.bench.scenarios import SCENARIOS
 from godwit.bench.scenarios import SHORT as SHORT_GUESTS
 from godwit.bench.tables import table, tables
-from godwit.bench.trials import Trial, order_of
+from godwit.bench.trials import Told, Trial, migrate
+from godwit.bench.typed import Said, obeyed, typed
 from godwit.cli.main import main
-from godwit.errors import InputError
+from godwit.errors import InputError, LabError, UnknownVmError
+from godwit.model import Outcome, OutcomeStatus, Owner, Spec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TRIAL = Trial("quiet", "virsh", 0, True, 5.0, 4.0, 120_000_000, 0.3, None, 0.34, None)  # noqa: FBT003 - its shape
+    from godwit.lab.laboratory import Laboratory
+
+TRIAL = Trial(
+    ended=True,
+    blackout=0.3,
+    scenario="quiet",
+    contestant="virsh",
+    round=0,
+    took=5.0,
+    link_bytes=120_000_000,
+    client_gap=0.34,
+)
 GODWITS = replace(TRIAL, contestant="seamless", took=3.5, client_gap=0.04, strategy="xbzrle", gaps=((3.1, 0.04),))
 NEVER = replace(TRIAL, scenario="whole", took=90.0, ended=False, note="aborted after 90 s")
 
@@ -56,6 +72,13 @@ def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
     assert (1, SCENARIOS["quiet"], CONTESTANTS["qemu"]) not in rest
 
 
+def test_a_trial_that_an_earlier_godwit_kept_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    former = {"stream": 4.0, "qemu": None, "passes": 5, "expected": [1, 2, 3], "expected_gap": None, "plain_ends": True}
+    path.write_text(json.dumps(asdict(TRIAL) | former) + "\n")
+    assert read(path) == [TRIAL]
+
+
 def test_a_file_that_keeps_something_else_is_not_written_to(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text(json.dumps(asdict(TRIAL)) + '\n{"scenario": "quiet"}\n')
@@ -63,10 +86,11 @@ def test_a_file_that_keeps_something_else_is_not_written_to(tmp_path: Path) -> N
         read(path)
 
 
-def test_orders_are_turned_round() -> None:
+def test_orders_are_turned_round(tmp_path: Path) -> None:
     ways = tuple(CONTESTANTS.values())
-    assert [order_of(ways, number)[0] for number in range(len(ways))] == list(ways)
-    assert {one.name for one in order_of(ways, 3)} == set(CONTESTANTS)
+    made = replace(plan(tmp_path), contestants=ways)
+    assert [made.order(number)[0] for number in range(len(ways))] == list(ways)
+    assert {one.name for one in made.order(3)} == set(CONTESTANTS)
 
 
 def test_what_is_named_is_taken_and_nonsense_is_named() -> None:
@@ -82,6 +106,78 @@ def test_the_short_comparison_is_a_part_of_the_whole() -> None:
     assert {CONTESTANTS[name].by for name in SHORT_WAYS} == set(By)
     assert len({one.words for one in SCENARIOS.values()}) == len(SCENARIOS)
     assert len({one.words for one in CONTESTANTS.values()}) == len(CONTESTANTS)
+
+
+# -- what is typed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "migration", "wrong"),
+    [
+        ([], None, ""),
+        (
+            [{"error": {"code": "input", "message": "no such policy", "mend": ""}, "exit_status": 2}],
+            None,
+            "no such policy",
+        ),
+        ([{"id": "web1-1", "kind": "started"}, {"id": "web1-1", "kind": "outcome"}], "web1-1", ""),
+        ([{"id": "web1-1", "kind": "started"}, {"error": {"message": "it broke"}}], "web1-1", "it broke"),
+    ],
+)
+def test_what_a_command_said_tells_what_it_began(
+    lines: list[dict[str, object]], migration: str | None, wrong: str
+) -> None:
+    said = Said(0, tuple(lines))
+    assert (said.migration, said.wrong) == (migration, wrong)
+
+
+async def test_a_move_that_is_refused_as_it_is_typed_has_not_the_figures_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(app.HOME_VARIABLE, str(tmp_path))
+    async with app.opened() as service:
+        journal = service.journal
+        await journal.create(Spec("web1-1", "web1", "one", "two"), 1.0)
+        ended = Outcome("web1-1", "web1", "one", "two", OutcomeStatus.COMPLETED, Owner.TARGET, 6.2)
+        await journal.conclude("web1-1", await journal.take_over("web1-1"), ended)
+        told = await migrate(service, "web1", "one", ("--policy", "nobodys"))
+    assert told == Told(ended=False, refused=True, note="there is no policy nobodys")
+
+
+async def test_a_command_that_has_to_succeed_and_does_not_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(app.HOME_VARIABLE, str(tmp_path))
+    assert (await typed("profile", "nobody")).status == UnknownVmError.exit_status
+    with pytest.raises(LabError, match="godwit profile nobody ended with status 2: there is no guest 'nobody'"):
+        await obeyed("profile", "nobody")
+
+
+VIRSH = """#!/bin/sh
+case $1 in
+    migrate) sleep 0.3; exit {status} ;;
+    domjobabort) echo 'error: no job is active on the domain' >&2; exit 1 ;;
+    domjobinfo) echo 'downtime: 41' ;;
+esac
+"""
+
+
+class OneMachine:
+    """Stands for a laboratory: whatever is run on one of its machines is run here."""
+
+    def command(self, _: str, argv: list[str]) -> list[str]:
+        return argv
+
+
+@pytest.mark.parametrize(("status", "told"), [(0, {"downtime": 41}), (1, None)], ids=["it ended", "it was aborted"])
+async def test_a_job_that_is_over_when_it_is_aborted_ends_no_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, told: dict[str, int] | None
+) -> None:
+    (tmp_path / "virsh").write_text(VIRSH.format(status=status))
+    (tmp_path / "virsh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    guest = LibvirtGuest(cast("Laboratory", OneMachine()), "libvirt1", "198.18.0.9")
+    assert await guest.migrate("host1", "host2", deadline=0.05) == told
 
 
 # -- what they came to -------------------------------------------------------------------------------------------------

@@ -341,6 +341,21 @@ async def test_a_move_that_is_remembered_again_replaces_what_was_remembered(room
     assert await room.journal.history.moves(limit=1) == [other]
 
 
+async def test_a_guest_is_forgotten_and_no_other_and_no_link(room: Room) -> None:
+    history = room.journal.history
+    said = LinkSaid(("one", "two"), 5e6, 1.0)
+    await history.put_link(said)
+    for vm in ("web1", "db1"):
+        await history.put_profile(Profile(vm, "one", 3.0, 1 << 28, (DirtyWindow(0.05, 4096),)))
+        await history.put_move(MoveRecord(f"{vm}-1", vm, "one", "two", 5.0, 100, (), 0.9, 2.4, 95))
+    for _ in range(2):
+        await history.forget("web1")
+        assert await history.profiles("web1") == []
+        assert len(await history.profiles("db1")) == 1
+        assert [move.vm for move in await history.moves()] == ["db1"]
+        assert await history.link("one", "two") == said
+
+
 def test_a_move_that_an_earlier_godwit_remembered_is_read() -> None:
     newest = MoveRecord("web1-1", "web1", "one", "two", 5.0, 100, (), 0.9, 2.4, 95, carried=5e6)
     assert load(MoveRecord, dump(newest)) == newest

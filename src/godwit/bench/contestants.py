@@ -16,13 +16,17 @@ class By(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A command and its options; `profiled` says that the guest is profiled before it is moved."""
+    """A command and its options.
+
+    `profiled` says that the guest is profiled before it is moved, `unknown` that all is forgotten which is known of it.
+    """
 
     name: str
     words: str
     by: By
     options: tuple[str, ...] = ()
     profiled: bool = False
+    unknown: bool = False
 
 
 _POSTCOPY: Final = ("--postcopy", "--postcopy-after-precopy")
@@ -33,7 +37,7 @@ _ALL: Final = (
     Contestant("virsh", "virsh migrate --live", By.VIRSH),
     Contestant("virsh-auto", "virsh, --auto-converge", By.VIRSH, ("--auto-converge",)),
     Contestant("virsh-postcopy", "virsh, --postcopy", By.VIRSH, _POSTCOPY),
-    Contestant("unknown", "Godwit, of a guest that it does not know", By.GODWIT),
+    Contestant("unknown", "Godwit, of a guest that it does not know", By.GODWIT, unknown=True),
     Contestant("seamless", "Godwit, seamless", By.GODWIT, profiled=True),
     Contestant("fast", "Godwit, fast", By.GODWIT, ("--policy", "fast"), profiled=True),
     Contestant("gentle", "Godwit, gentle", By.GODWIT, ("--policy", "gentle"), profiled=True),

@@ -97,17 +97,13 @@ class Writer:
         if self._reader is not None:
             await self._reader
 
-    def lost(self, began: float, ended: float) -> float | None:
-        """Return by how many seconds the writer fell behind between two instants, at its pace before them.
-
-        None for one whose pace before them is not known, or that was not heard of to the end. Of one that changes while
-        it is moved this says nothing: what it did before is no measure.
-        """
-        return lost_work(self.heard, began, ended)
-
 
 def lost_work(heard: list[tuple[float, int]], began: float, ended: float) -> float | None:
-    """Return the seconds of work that are missing between two instants, measured by the pace before them."""
+    """Return by how many seconds a writer fell behind between two instants, at its pace before them.
+
+    None for one whose pace before them is not known, or that was not heard of to the end. Of one that changes while it
+    is moved this says nothing: what it did before is no measure.
+    """
     before = [one for one in heard if one[0] <= began]
     if len(before) < 2 or not heard or heard[-1][0] < ended:  # noqa: PLR2004 - a pace takes two
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
@@ -123,7 +124,8 @@ class LibvirtGuest:
     ) -> dict[str, int] | None:
         """Type `virsh migrate --live` on the source; return libvirt's own figures of the move.
 
-        None where it had not ended after `deadline` seconds and was aborted. Raises LabError for one that failed.
+        None where it had not ended after `deadline` seconds and was aborted; one that cannot be, or ends just then, is
+        waited for. Raises LabError for one that failed before.
         """
         command = ["virsh", "migrate", "--live", "--verbose", *options, self.name, f"qemu+ssh://{target}/system"]
         process = await asyncio.create_subprocess_exec(
@@ -135,11 +137,13 @@ class LibvirtGuest:
         ends = asyncio.create_task(process.communicate())
         done, _ = await asyncio.wait([ends], timeout=deadline)
         if not done:
-            inside(self.lab, source, ["virsh", "domjobabort", self.name])
-            await ends
+            with suppress(LabError):  # there is no job any more, or none that can be aborted
+                inside(self.lab, source, ["virsh", "domjobabort", self.name])
+        out, _ = await ends
+        if process.returncode != 0 and not done:
             return None
         if process.returncode != 0:
-            said = ends.result()[0].decode(errors="replace").strip()[-2000:]
+            said = out.decode(errors="replace").strip()[-2000:]
             message = f"{' '.join(command)} on {source}: {said}"
             raise LabError(message)
         return self._completed_job(target)

@@ -50,7 +50,7 @@ def _bars(
     for place, name in enumerate(order):
         own = [(one, value) for one, value in zip(trials, values, strict=True) if one.contestant == name]
         ended = [value for one, value in own if one.ended]
-        ours = CONTESTANTS[name].profiled or name == "unknown"
+        ours = CONTESTANTS[name].profiled or CONTESTANTS[name].unknown
         colour = _NEVER if not ended else _OURS if ours else _THEIRS
         middle = max(median(ended or [value for _, value in own]), _NOTHING)
         axes.barh(place, middle, color=colour)

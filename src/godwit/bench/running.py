@@ -14,7 +14,8 @@ from godwit import app
 from godwit.bench.contestants import By
 from godwit.bench.guests import booted
 from godwit.bench.libvirthosts import start_daemons, start_guest
-from godwit.bench.trials import Ground, Trial, attempt, order_of, typed
+from godwit.bench.trials import Ground, Trial, attempt
+from godwit.bench.typed import typed
 from godwit.errors import InputError, LabError
 from godwit.lab.assets import Tree, cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, place_image, prefix, register
@@ -48,9 +49,14 @@ class Plan:
             (number, scenario, contestant)
             for scenario in self.scenarios
             for number in range(self.rounds)
-            for contestant in order_of(self.contestants, number)
+            for contestant in self.order(number)
             if (scenario.name, contestant.name, number) not in known
         ]
+
+    def order(self, number: int) -> list[Contestant]:
+        """Return the order of a round: each begins with another, so that nobody is always the first."""
+        turn = number % len(self.contestants)
+        return [*self.contestants[turn:], *self.contestants[:turn]]
 
 
 def read(path: Path) -> list[Trial]:

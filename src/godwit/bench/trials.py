@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
 
 from godwit.bench.contestants import By
-from godwit.bench.guests import writing
+from godwit.bench.guests import lost_work, writing
 from godwit.bench.machines import link_bytes
+from godwit.bench.typed import obeyed, typed
 from godwit.lab.furnish import CLIENT, prefix
 from godwit.measure.gaps import client_view, find_gaps
 from godwit.measure.probe import OutsideProbe, ProbeSpec
-from godwit.model import OutcomeStatus, Sending
+from godwit.model import OutcomeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,42 +35,41 @@ CALM: Final = 1.0
 AFTER: Final = 1.5
 """Seconds of quiet before a move, and for which client and guest are watched after it."""
 
-_TOLD: Final = 20
-
-Range = tuple[float, float, float]
-"""Low, likely, high."""
+_LONGEST: Final = 20
+"""Waits of a client that are kept of a move."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a contestant itself says of its move.
+
+    `blackout` is in seconds, None where nobody can tell; `refused` is a move that was not even begun.
+    """
+
+    ended: bool
+    blackout: float | None = None
+    strategy: str = ""
+    note: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial(Told):
     """What one move cost; times in seconds, None where nobody can tell.
 
-    `took` is the whole command, `stream` the migration by the contestant's own account, `client_gap` the longest that
-    a client outside waited; `gaps` are the longest of all its waits, as (seconds after the command began, seconds).
-    `lost` is by how much the guest fell behind with its work. `link_bytes` is what the migration link carried.
-    `expected` and `expected_gap` are what Godwit had forecast, `plain_ends` says whether plain precopy was to end;
-    `refused` is a move that was not even begun.
+    `took` is the whole command, `client_gap` the longest that a client outside waited; `gaps` are the longest of all
+    its waits, as (seconds after the command began, seconds). `lost` is by how much the guest fell behind with its work.
+    `link_bytes` is what the migration link carried.
     """
 
     scenario: str
     contestant: str
     round: int
-    ended: bool
     took: float
-    stream: float | None
     link_bytes: int
-    blackout: float | None
-    qemu: float | None
     client_gap: float | None
-    lost: float | None
-    passes: int | None = None
-    strategy: str = ""
+    lost: float | None = None
     gaps: tuple[tuple[float, float], ...] = ()
-    expected: Range | None = None
-    expected_gap: Range | None = None
-    plain_ends: bool | None = None
-    note: str = ""
-    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +82,16 @@ class Ground:
     libvirts: LibvirtGuest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """What the contestant itself says of its move."""
-
-    ended: bool
-    stream: float | None = None
-    blackout: float | None = None
-    qemu: float | None = None
-    passes: int | None = None
-    strategy: str = ""
-    expected: Range | None = None
-    expected_gap: Range | None = None
-    plain_ends: bool | None = None
-    note: str = ""
-    refused: bool = False
-
-
 async def attempt(ground: Ground, scenario: Scenario, contestant: Contestant, number: int) -> Trial:
-    """Let a contestant move its guest, and measure."""
+    """Let a contestant move its guest, and measure. Raises LabError where that cannot be done as it is to be."""
     lab = ground.lab
     lab.set_rate(scenario.link * 10**6)
     address = await _address(ground, contestant)
     async with writing(lab, address, scenario) as writer:
+        if contestant.unknown:
+            await ground.service.journal.history.forget(ground.godwits)
         if contestant.profiled:
-            await typed("profile", ground.godwits)
+            await obeyed("profile", ground.godwits)
         await asyncio.sleep(CALM)
         prober = lab.command(CLIENT, [sys.executable])
         async with OutsideProbe(prober, ProbeSpec.parse(address)) as probe:
@@ -130,34 +113,24 @@ def _trial(
     scenario: Scenario,
     contestant: Contestant,
     number: int,
-    told: _Told,
+    told: Told,
     series: ProbeSeries,
     writer: Writer | None,
     window: tuple[float, float],
     carried: int,
 ) -> Trial:
     began, ended = window
-    longest = sorted(find_gaps(series), key=lambda gap: -gap.length_s)[:_TOLD]
+    longest = sorted(find_gaps(series), key=lambda gap: -gap.length_s)[:_LONGEST]
     return Trial(
-        scenario.name,
-        contestant.name,
-        number,
-        told.ended,
-        ended - began,
-        told.stream,
-        carried,
-        told.blackout,
-        told.qemu,
-        client_view(series).client_gap_s,
-        None if writer is None or scenario.changes is not None else writer.lost(began, ended),
-        told.passes,
-        told.strategy,
-        tuple((round(gap.start_s - began, 3), round(gap.length_s, 4)) for gap in longest),
-        told.expected,
-        told.expected_gap,
-        told.plain_ends,
-        told.note,
-        told.refused,
+        **asdict(told),
+        scenario=scenario.name,
+        contestant=contestant.name,
+        round=number,
+        took=ended - began,
+        link_bytes=carried,
+        client_gap=client_view(series).client_gap_s,
+        lost=None if writer is None or scenario.changes is not None else lost_work(writer.heard, began, ended),
+        gaps=tuple((round(gap.start_s - began, 3), round(gap.length_s, 4)) for gap in longest),
     )
 
 
@@ -168,82 +141,44 @@ async def _address(ground: Ground, contestant: Contestant) -> str:
     return (await ground.service.inventory.vm(ground.godwits)).address or ""
 
 
-async def _with_godwit(ground: Ground, contestant: Contestant) -> _Told:
-    """Type `godwit migrate`, and read from the journal what came of it."""
+async def _with_godwit(ground: Ground, contestant: Contestant) -> Told:
+    """Type `godwit migrate`, to the other host."""
     guest = await ground.service.inventory.vm(ground.godwits)
     hosts = [prefix(ground.lab.plan.name) + name for name in ground.lab.hosts]
     target = next(host for host in hosts if host != guest.host)
-    await typed("migrate", ground.godwits, target, *contestant.options, "--deadline", f"{DEADLINE:g}s", "--json")
-    (row,) = await ground.service.journal.rows(limit=1)
+    return await migrate(ground.service, guest.name, target, contestant.options)
+
+
+async def migrate(service: Service, vm: str, target: str, options: Sequence[str]) -> Told:
+    """Type `godwit migrate`, and read from the journal what came of it. One that begins no migration is refused."""
+    said = await typed("migrate", vm, target, *options, "--deadline", f"{DEADLINE:g}s")
+    if said.migration is None:
+        return Told(ended=False, note=said.wrong, refused=True)
+    row, _ = await service.journal.load(said.migration)
     outcome = row.outcome
     if outcome is None:
-        return _Told(ended=False, note="no outcome")
-    blackout, qemu = outcome.downtime.blackout_ms, outcome.downtime.qemu_ms
-    told = _Told(
-        outcome.status is OutcomeStatus.COMPLETED,
-        outcome.stream_s,
-        None if blackout is None else blackout / 1000,
-        None if qemu is None else qemu / 1000,
-        outcome.passes,
+        return Told(ended=False, note="no outcome")
+    entries = [] if row.spec.defaults else await service.journal.entries(row.spec.id)
+    return Told(
+        ended=outcome.status is OutcomeStatus.COMPLETED,
+        blackout=_seconds(outcome.downtime.blackout_ms),
+        strategy=next((str(entry.data["strategy"]) for entry in entries if entry.kind == "forecast"), ""),
         note=outcome.error,
         refused=outcome.status is OutcomeStatus.REFUSED,
     )
-    for entry in await ground.service.journal.entries(row.spec.id):
-        if entry.kind == "forecast" and not row.spec.defaults:
-            forecast: Any = entry.data["forecast"]
-            rows = {one["strategy"]: one for one in forecast["prospects"]}
-            chosen = rows[forecast["chosen"]]
-            told = replace(
-                told,
-                strategy=forecast["chosen"],
-                expected=_range(chosen["total"]),
-                expected_gap=_range(chosen["client_gap"]),
-                plain_ends=rows[Sending.WHOLE]["converges"],
-            )
-    return told
 
 
-def _range(interval: dict[str, float]) -> Range:
-    return interval["low"], interval["likely"], interval["high"]
-
-
-async def _with_virsh(ground: Ground, contestant: Contestant) -> _Told:
+async def _with_virsh(ground: Ground, contestant: Contestant) -> Told:
     """Type `virsh migrate --live`, and ask libvirt what came of it."""
     assert ground.libvirts is not None  # noqa: S101 - as in _address
     source = ground.libvirts.host()
     target = next(host for host in ground.lab.hosts if host != source)
     moved = await ground.libvirts.migrate(source, target, contestant.options, DEADLINE)
     if moved is None:
-        return _Told(ended=False, note=f"aborted after {DEADLINE:.0f} s")
-    return _Told(
-        ended=True,
-        stream=_seconds(moved.get("time_elapsed")),
-        blackout=_seconds(moved.get("downtime")),
-        passes=moved.get("memory_iteration"),
-    )
+        return Told(ended=False, note=f"aborted after {DEADLINE:.0f} s")
+    return Told(ended=True, blackout=_seconds(moved.get("downtime")))
 
 
-def _seconds(milliseconds: int | None) -> float | None:
+def _seconds(milliseconds: float | None) -> float | None:
     """Return seconds; of a guest that went over before its memory libvirt keeps fewer figures."""
     return None if milliseconds is None else milliseconds / 1000
-
-
-async def typed(*words: str) -> str:
-    """Type a command of Godwit's and return what it printed, whatever became of it."""
-    command = [sys.executable, "-m", "godwit", *words]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        out, _ = await process.communicate()
-    except asyncio.CancelledError:
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        raise
-    return out.decode()
-
-
-def order_of(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
-    """Return the order of a round: each begins with another, so that nobody is always the first."""
-    turn = number % len(contestants)
-    return [*contestants[turn:], *contestants[:turn]]

@@ -157,6 +157,11 @@ class MemoryHistory:
         """List moves; see the port."""
         return sorted(self._moves.values(), key=lambda record: record.at, reverse=True)[:limit]
 
+    async def forget(self, vm: str) -> None:
+        """Forget a guest; see the port."""
+        self._profiles = [profile for profile in self._profiles if profile.vm != vm]
+        self._moves = {name: move for name, move in self._moves.items() if move.vm != vm}
+
     async def put_link(self, said: LinkSaid) -> None:
         """Keep what was said of a link; see the port."""
         self._links[frozenset(said.hosts)] = said

@@ -48,6 +48,14 @@ class SqlHistory:
         """List moves; see the port."""
         return await self._list(MoveRecord, select(history.c.record).where(history.c.kind == "move"), limit)
 
+    async def forget(self, vm: str) -> None:
+        """Forget a guest; see the port."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(delete(history).where(history.c.vm == vm))
+
+        await self._database.write(work, durable=False)
+
     async def put_link(self, said: LinkSaid) -> None:
         """Keep what was said of a link; see the port."""
         await self._put("link", _pair(*said.hosts), "", said.at, said)

@@ -88,6 +88,10 @@ class History(Protocol):
         """List moves of all guests, the newest first."""
         ...
 
+    async def forget(self, vm: str) -> None:
+        """Forget a guest's profiles and moves. Idempotent."""
+        ...
+
     async def put_link(self, said: LinkSaid) -> None:
         """Keep what was said of the link between two hosts, in place of what was said before."""
         ...
