@@ -87,7 +87,7 @@ async def measure(pairs: int, rate: int) -> Result:
         await register(service, lab)
         await start_daemons(lab)
         plan = GuestPlan("libvirt1", number=1)
-        libvirts = start_guest(lab, await place_image(lab, assets, plan), plan.memory)
+        libvirts = start_guest(lab, await place_image(lab, assets, plan), plan)
         # One after the other: with real-time scheduling on two cores, two that boot together keep each other from it.
         async with Users(lab, libvirts.address) as theirs:
             godwits = await add_guest(service, lab, assets, GuestPlan("godwit1"))

@@ -31,6 +31,8 @@ class Contestant:
 
 _POSTCOPY: Final = ("--postcopy", "--postcopy-after-precopy")
 
+_OVER: Final = ("--allow", "postcopy", "--forbid", "throttle")
+
 _ALL: Final = (
     Contestant("qemu", "QEMU's defaults", By.GODWIT, ("--qemu-defaults",)),
     Contestant("qemu-auto", "QEMU's auto-converge", By.GODWIT, ("--qemu-auto-converge",)),
@@ -39,6 +41,7 @@ _ALL: Final = (
     Contestant("virsh-postcopy", "virsh, --postcopy", By.VIRSH, _POSTCOPY),
     Contestant("unknown", "Godwit, of a guest that it does not know", By.GODWIT, unknown=True),
     Contestant("seamless", "Godwit, seamless", By.GODWIT, profiled=True),
+    Contestant("postcopy", "Godwit, postcopy permitted and no throttle", By.GODWIT, _OVER, profiled=True),
     Contestant("fast", "Godwit, fast", By.GODWIT, ("--policy", "fast"), profiled=True),
     Contestant("gentle", "Godwit, gentle", By.GODWIT, ("--policy", "gentle"), profiled=True),
     Contestant("finish", "Godwit, finish", By.GODWIT, ("--policy", "finish"), profiled=True),

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _BOOT_DEADLINE: Final = 90.0
 _LINE: Final = re.compile(rb"memwriter t=\S+ rate=\S+ pages=\d+ total=(\d+)")
 _STARTS: Final = 30.0
+_FILLS: Final = 6.0
+"""Seconds for which a writer fills what it would fill in one: memory has to be found first."""
+
 _STEADY: Final = 3
 """Lines, a second apart, after which a writer's pace is known."""
 
@@ -43,6 +46,15 @@ async def booted(lab: Laboratory, address: str) -> None:
         await asyncio.sleep(0.5)
     message = f"nobody can log in to {address} {_BOOT_DEADLINE:.0f} s after its start"
     raise LabError(message)
+
+
+async def use_once(lab: Laboratory, address: str, size: int) -> None:
+    """Let a guest fill `size` MiB of its memory with what is no zeroes, and free them. Raises LabError."""
+    line = f"memwriter --rate {size}M --set {size}M >/run/log/once & sleep {_FILLS:g}; killall memwriter"
+    done = await asyncio.to_thread(subprocess.run, [*login(lab, address), line], capture_output=True, check=False)
+    if done.returncode != 0:
+        message = f"nothing fills the memory of {address}: {done.stderr.decode(errors='replace').strip()}"
+        raise LabError(message)
 
 
 @dataclass(slots=True)

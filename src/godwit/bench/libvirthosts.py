@@ -20,7 +20,7 @@ from godwit.units import MIB
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from godwit.lab.furnish import GuestImage
+    from godwit.lab.furnish import GuestImage, GuestPlan
     from godwit.lab.laboratory import Laboratory
 
 READY_DEADLINE: Final = 15.0
@@ -82,7 +82,7 @@ _DOMAIN: Final = """\
       <backend model='random'>/dev/urandom</backend>
       <address type='pci' bus='0' slot='0x03'/>
     </rng>
-    <memballoon model='virtio-non-transitional' freePageReporting='on'>
+    <memballoon model='virtio-non-transitional' {balloon}>
       <address type='pci' bus='0' slot='0x05'/>
     </memballoon>
     <disk type='file' device='disk' model='virtio-non-transitional'>
@@ -185,9 +185,11 @@ async def _answers(lab: Laboratory, host: str) -> None:
             return
 
 
-def start_guest(lab: Laboratory, image: GuestImage, memory: int, host: str = "host1") -> LibvirtGuest:
+def start_guest(lab: Laboratory, image: GuestImage, plan: GuestPlan, host: str = "host1") -> LibvirtGuest:
     """Define a guest of the laboratory's image with libvirt, and start it. Raises LabError."""
-    domain = _DOMAIN.format(name=image.name, memory=memory // MIB, append=escape(image.append))
+    balloon = "freePageReporting='on'" if plan.reports else "autodeflate='on'"
+    words = {"memory": plan.memory // MIB, "append": escape(image.append), "balloon": balloon}
+    domain = _DOMAIN.format(name=image.name, **words)
     inside(lab, host, ["virsh", "define", "/dev/stdin"], domain)
     inside(lab, host, ["virsh", "start", image.name])
     return LibvirtGuest(lab, image.name, image.address)

@@ -79,9 +79,9 @@ async def compare(plan: Plan, say: Callable[[str], None]) -> list[Trial]:
     todo = plan.missing(made)
     if made:
         say(f"{len(made)} trials are there already, {len(todo)} are to be made")
-    for memory in sorted({scenario.memory for _, scenario, _ in todo}):
-        part = [one for one in todo if one[1].memory == memory]
-        async with ground_for(part, memory) as ground:
+    for memory, reports in sorted({_guest(scenario) for _, scenario, _ in todo}):
+        part = [one for one in todo if _guest(one[1]) == (memory, reports)]
+        async with ground_for(part, memory, reports=reports) as ground:
             for place, (number, scenario, contestant) in enumerate(part, 1):
                 trial = await attempt(ground, scenario, contestant, number)
                 with plan.kept.open("a") as file:
@@ -89,6 +89,11 @@ async def compare(plan: Plan, say: Callable[[str], None]) -> list[Trial]:
                 made.append(trial)
                 say(f"{place}/{len(part)} {words_of(trial)}")
     return made
+
+
+def _guest(scenario: Scenario) -> tuple[int, bool]:
+    """Return what a scenario's guest is made with: its memory in bytes, and whether its balloon tells what is free."""
+    return scenario.memory, not scenario.once
 
 
 def words_of(trial: Trial) -> str:
@@ -105,7 +110,9 @@ def words_of(trial: Trial) -> str:
 
 
 @asynccontextmanager
-async def ground_for(trials: Sequence[tuple[int, Scenario, Contestant]], memory: int) -> AsyncIterator[Ground]:
+async def ground_for(
+    trials: Sequence[tuple[int, Scenario, Contestant]], memory: int, *, reports: bool
+) -> AsyncIterator[Ground]:
     """Build a laboratory with the guests that these trials need, and take it down."""
     libvirt = any(contestant.by is By.VIRSH for _, _, contestant in trials)
     trees: tuple[Any, ...] = (Tree.LIBVIRT,) if libvirt else ()
@@ -118,10 +125,10 @@ async def ground_for(trials: Sequence[tuple[int, Scenario, Contestant]], memory:
             theirs = None
             if libvirt:
                 await start_daemons(lab)
-                image = await place_image(lab, assets, GuestPlan("libvirt1", number=1, memory=memory))
-                theirs = start_guest(lab, image, memory)
+                plan = GuestPlan("libvirt1", number=1, memory=memory, reports=reports)
+                theirs = start_guest(lab, await place_image(lab, assets, plan), plan)
                 await booted(lab, theirs.address)
-            ours = await add_guest(service, lab, assets, GuestPlan("godwit1", memory=memory))
+            ours = await add_guest(service, lab, assets, GuestPlan("godwit1", memory=memory, reports=reports))
             if ours.address is None:
                 message = f"{ours.name} has no address"
                 raise LabError(message)

@@ -31,7 +31,8 @@ class Writes:
 class Scenario:
     """A guest of `memory` bytes behind a link of `link` Mbit/s.
 
-    It writes as `first` says; `changes` is when, in seconds after its move began, and how it goes on then.
+    It writes as `first` says; `changes` is when, in seconds after its move began, and how it goes on then. `once` is
+    how many MiB of its memory it has used and freed before its move; its balloon does not tell which.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scenario:
     memory: int = 256 * MIB
     first: Writes | None = None
     changes: tuple[float, Writes] | None = None
+    once: int = 0
 
 
 _ALL: Final = (
@@ -57,6 +59,7 @@ _ALL: Final = (
     ),
     Scenario("thin", "memory that compresses to a third, behind 100 Mbit/s", 100, first=Writes(128, 1, 4096, "third")),
     Scenario("thin-random", "memory that does not compress, behind 100 Mbit/s", 100, first=Writes(128, 1)),
+    Scenario("once", "512 MiB, of which four fifths were used once and are free", memory=512 * MIB, once=340),
 )
 
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.bench.contestants import By
-from godwit.bench.guests import lost_work, writing
+from godwit.bench.guests import lost_work, use_once, writing
 from godwit.bench.machines import link_bytes
 from godwit.bench.typed import obeyed, typed
 from godwit.lab.furnish import CLIENT, prefix
@@ -87,11 +87,14 @@ async def attempt(ground: Ground, scenario: Scenario, contestant: Contestant, nu
     lab = ground.lab
     lab.set_rate(scenario.link * 10**6)
     address = await _address(ground, contestant)
+    if scenario.once:
+        await use_once(lab, address, scenario.once)
     async with writing(lab, address, scenario) as writer:
         if contestant.unknown:
             await ground.service.journal.history.forget(ground.godwits)
         if contestant.profiled:
-            await obeyed("profile", ground.godwits)
+            words = ("forecast", ground.godwits, await _other_host(ground), "--profile")
+            await obeyed(*words, "--link", f"{scenario.link}mbit")
         await asyncio.sleep(CALM)
         prober = lab.command(CLIENT, [sys.executable])
         async with OutsideProbe(prober, ProbeSpec.parse(address)) as probe:
@@ -143,10 +146,14 @@ async def _address(ground: Ground, contestant: Contestant) -> str:
 
 async def _with_godwit(ground: Ground, contestant: Contestant) -> Told:
     """Type `godwit migrate`, to the other host."""
+    return await migrate(ground.service, ground.godwits, await _other_host(ground), contestant.options)
+
+
+async def _other_host(ground: Ground) -> str:
+    """Return the host that Godwit's guest is not on."""
     guest = await ground.service.inventory.vm(ground.godwits)
     hosts = [prefix(ground.lab.plan.name) + name for name in ground.lab.hosts]
-    target = next(host for host in hosts if host != guest.host)
-    return await migrate(ground.service, guest.name, target, contestant.options)
+    return next(host for host in hosts if host != guest.host)
 
 
 async def migrate(service: Service, vm: str, target: str, options: Sequence[str]) -> Told:

@@ -26,7 +26,7 @@ PolicyName = Annotated[
 ]
 Allow = Annotated[
     list[Permission] | None,
-    typer.Option("--allow", metavar="WHAT", help="What may be done to it so that it ends: throttle, postcopy, pause."),
+    typer.Option("--allow", metavar="WHAT", help="What may be done to it: throttle, postcopy, pause, balloon."),
 ]
 Forbid = Annotated[
     list[Permission] | None, typer.Option("--forbid", metavar="WHAT", help="What may not be done to it.")

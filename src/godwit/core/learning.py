@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD
 from godwit.core.dirtying import curve_of
-from godwit.core.forecast import Basis, Estimate
+from godwit.core.forecast import Basis, Estimate, taking
 from godwit.core.readings import MOSTLY
 from godwit.core.strategy import FELT_NAPS, nap, writes_at
 from godwit.errors import InputError
@@ -143,7 +143,7 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
         bandwidth=bandwidth,
         again=again,
         pages=pages,
-        start=learned((move.start_delay for move in between), START),
+        start=learned((max(0.0, move.start_delay - taking(move.how)) for move in between), START),
         fixed=learned((fixed for move in between if (fixed := _fixed(move)) is not None), FIXED),
         felt=learned(
             (
