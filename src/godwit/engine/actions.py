@@ -54,12 +54,6 @@ CONTINUE_PATIENCE: Final = 60.0
 _HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
-_BREAKS: Final = 1.0
-_MENDS: Final = 3.0
-_NOBODY: Final = 9
-"""The port of the protocol that discards (RFC 863): hardly anybody listens there, and whoever does is not harmed."""
-
-_NOT_MENDED: Final = frozenset({StreamStatus.BROKEN})
 _POLL: Final = 0.05
 _LONGEST_CONTINUE_PAUSE: Final = 2.0
 _LIVE_STREAMS: Final = frozenset(
@@ -94,7 +88,6 @@ class Actions:
     choose: Callable[[Features, Features, Sequence[DiskCopy]], Awaitable[Strategy]] | None = None
     """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
     _address: str = ""
-    _mended_at: str = ""
     _source_features: Features | None = None
     _target_compressions: tuple[str, ...] = ()
     _continue_pause: float = 0.0
@@ -282,59 +275,6 @@ class Actions:
         """Let the guest go over to the target before its memory; both sides say when it does."""
         await (await self.sides.attach(Side.SOURCE)).go_over()
 
-    async def mend_stream(self, command: e.MendStream, uri: str) -> e.Event:
-        """Connect a guest in postcopy to the rest of its memory again; the stream went to `uri` before.
-
-        A side that has not noticed yet is told that the connection is gone: behind a silently cut link that takes TCP a
-        quarter of an hour. Raises HypervisorError for a connection that does not come about.
-        """
-        await self.parts.clock.sleep(command.delay)
-        host = uri.removeprefix("tcp:").rpartition(":")[0]
-        if not await self._reached(host.strip("[]")):
-            message = f"{self.parts.source.name} does not reach {host}, where the guest waits for its memory"
-            raise HostUnreachableError(message)
-        source, target = await self.sides.attach(Side.SOURCE), await self.sides.attach(Side.TARGET)
-        if (await source.view()).stream is StreamStatus.POSTCOPY:
-            await source.break_stream()
-            await self._wait_for(source, _BREAKS, lambda view: view.stream is not StreamStatus.POSTCOPY)
-        if not self._mended_at:
-            await self._break_target(target)
-            mended_at = f"tcp:{host}:{await self.parts.target.free_port()}"
-            await target.listen_again(mended_at)
-            self._mended_at = mended_at  # it listens there until somebody comes
-        try:
-            await source.send_again(self._mended_at)
-        except MonitorLostError:
-            self._mended_at = ""  # nobody knows whether the target has taken the connection
-            raise
-        self._mended_at = ""
-        view = await self._wait_for(source, _MENDS, lambda view: view.stream not in _NOT_MENDED)
-        if view.stream in _NOT_MENDED:
-            message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
-            raise HypervisorError(message)
-        return e.StreamMended()
-
-    async def _break_target(self, target: Guest) -> None:
-        """Tell the target that the connection is gone; it is asked nothing else.
-
-        A guest that waits for a page may hold up QEMU's main loop, and with it every command that is not out of band.
-        """
-        try:
-            await target.break_stream()
-        except MonitorLostError:
-            raise
-        except HypervisorError:  # it has noticed by itself
-            return
-        await self.parts.clock.sleep(_POLL)
-
-    async def _reached(self, address: str) -> bool:
-        """Say whether the source's host reaches an address: a connection that is refused says so, too."""
-        try:
-            async with asyncio.timeout(_BREAKS):
-                return await self.parts.source.reaches(address, _NOBODY)
-        except TimeoutError:
-            return False
-
     async def continue_target(self, _: e.ContinueTarget) -> e.Event:
         """Go through the one-way door; RESUME or the status counts, not that `cont` returned.
 
@@ -363,14 +303,14 @@ class Actions:
         await guest.resume()
         self.ledger.mark("continue_returned", self.parts.clock.now())
         self.note("mark", name="continue_sent", received=sent)
-        view = await self._wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
+        view = await self.wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
         if view.state is not RunState.RUNNING:
             message = f"the target was told to run and is {view.state} ({view.raw})"
             raise HypervisorError(message)
         self.mark("target_running", self.parts.clock.now())
         return e.TargetRunning()
 
-    async def _wait_for(self, guest: Guest, deadline: float, good: Callable[[GuestView], bool]) -> GuestView:
+    async def wait_for(self, guest: Guest, deadline: float, good: Callable[[GuestView], bool]) -> GuestView:
         """Look until `good` holds or `deadline` seconds have passed; the last view is returned either way."""
         end = self.parts.clock.now() + deadline
         while True:
@@ -427,7 +367,7 @@ class Actions:
         if view.stream in _LIVE_STREAMS:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.cancel_migration()
-            await self._wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
+            await self.wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
         if path_in_place(uri) is not None:
             await (await self.sides.attach(Side.SOURCE)).forget_hand_over()
         return e.Undone("CancelStream")
@@ -471,7 +411,7 @@ class Actions:
         if view.state is not RunState.RUNNING:
             guest = await self.sides.attach(Side.SOURCE)
             await guest.resume()
-            view = await self._wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
+            view = await self.wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
         left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
         return e.Undone("ResumeSource", left)
 

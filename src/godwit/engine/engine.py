@@ -20,6 +20,7 @@ from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
 from godwit.engine.media import Media
+from godwit.engine.mending import Mending
 from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
@@ -119,6 +120,7 @@ class Engine:
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
         self._settings = Settings(self._actions)
+        self._mending = Mending(self._actions)
         self._expecting = Expecting(self._actions)
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
@@ -277,7 +279,7 @@ class Engine:
             e.StartStream: a.start_stream,
             e.Adjust: a.adjust,
             e.GoOver: a.go_over,
-            e.MendStream: lambda command: a.mend_stream(command, self._state.uri),
+            e.MendStream: lambda command: self._mending.mend(command, self._state.uri),
             e.ContinueTarget: a.continue_target,
             e.RecordHome: a.record_home,
             e.RemoveSource: a.remove_source,
