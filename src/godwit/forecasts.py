@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from godwit.core.ballooning import reclaimable
 from godwit.core.capabilities import sendings, usual
-from godwit.core.dirtying import LEAST_SAMPLED, WINDOWS
+from godwit.core.dirtying import LEAST_SAMPLED, LONGER, WINDOWS, still_rises
 from godwit.core.disks import copies, to_send
 from godwit.core.foretelling import foretell
 from godwit.core.learning import accuracy, seen_lately
@@ -48,7 +48,7 @@ class Forecasts:
             if memory < LEAST_SAMPLED:
                 message = f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
                 raise InputError(message)
-            windows, busy = await self._windows(guest)
+            windows, busy = await self._windows(guest, memory)
             found = Profile(name, host.name, self.service.clock.now(), memory, windows, busy=busy)
             if sample:
                 try:
@@ -59,10 +59,12 @@ class Forecasts:
         await self.service.journal.history.put_profile(found)
         return found
 
-    async def _windows(self, guest: Guest) -> tuple[tuple[DirtyWindow, ...], float | None]:
+    async def _windows(self, guest: Guest, memory: int) -> tuple[tuple[DirtyWindow, ...], float | None]:
         """Measure what the guest changes, and how busy it is meanwhile, where its host lets that be seen."""
         before, began = await _worked(guest), self.service.clock.now()
         windows = await _windows(guest)
+        if still_rises(windows, memory):
+            windows = (*windows, await guest.dirty_window(LONGER))
         return windows, busiest(before, await _worked(guest), self.service.clock.now() - began)
 
     @asynccontextmanager

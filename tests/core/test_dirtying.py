@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.core.dirtying import WINDOWS, curve_of
+from godwit.core.dirtying import WINDOWS, curve_of, still_rises
 from godwit.hosts.fake import Workload
 from godwit.model import DirtyWindow
 from godwit.units import MIB
@@ -87,3 +87,15 @@ def test_pieces_are_pooled_until_none_bends_upwards() -> None:
     slopes = [(u1 - u0) / (t1 - t0) for (t0, u0), (t1, u1) in pairwise(curve.points)]
     assert slopes == sorted(slopes, reverse=True)
     assert curve.unique(0.5) == pytest.approx(50 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("hot_set", "rate", "expected"),
+    [
+        (128, 60, True),  # half of it was seen, and it goes on to new pages
+        (16, 200, False),  # it comes back within half a second
+        (64, 1, False),  # it hardly writes
+    ],
+)
+def test_a_longer_look_is_taken_where_a_guest_has_not_come_back(hot_set: int, rate: int, *, expected: bool) -> None:
+    assert still_rises(saturating(hot_set * MIB, rate * MIB), MEMORY) is expected

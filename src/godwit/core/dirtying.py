@@ -28,6 +28,12 @@ a set, 98 % of the set has then been seen; less would ask more of samples than t
 WINDOWS: Final = ((0.05, 4), (0.1, 4), (0.2, 3), (0.5, 2), (1.0, 2), (2.0, 1))
 """What is measured: windows in seconds, and how often. Short ones see few samples change, and scatter most."""
 
+LONGER: Final = 5.0
+"""Seconds of one more window, for a guest that was not seen to come back to all of its hot set."""
+
+_WORTH_LOOKING: Final = 8 << 20
+"""Bytes that such a guest must have changed for that: what less than that comes to ends no move, and delays none."""
+
 LEAST_SAMPLED: Final = 128 << 20
 """Bytes; QEMU leaves smaller blocks of memory out of its samples (MIN_RAMBLOCK_SIZE in migration/dirtyrate.h)."""
 
@@ -104,6 +110,12 @@ def curve_of(windows: Sequence[DirtyWindow], memory: int) -> DirtyCurve:
         seconds, unique = points[-1]
         points.append((seconds + length, min(float(memory), unique + slope * length)))
     return DirtyCurve(tuple(points), memory)
+
+
+def still_rises(windows: Sequence[DirtyWindow], memory: int) -> bool:
+    """Say whether one more window, of LONGER seconds, is worth its time."""
+    curve = curve_of(windows, memory)
+    return curve.hot_set is None and curve.points[-1][1] >= _WORTH_LOOKING
 
 
 def _means(windows: Iterable[DirtyWindow]) -> list[tuple[float, float]]:
