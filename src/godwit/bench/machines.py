@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,14 +48,23 @@ def own_home() -> Iterator[Path]:
             _end_controllers(home)
 
 
-def _end_controllers(home: str) -> None:
-    """End what still works on moves of this journal: a runner outlives its command, as it should elsewhere."""
+def controllers(home: str) -> list[int]:
+    """Return the processes, but this one, that work with the journal in that folder."""
     mark = f"{app.HOME_VARIABLE}={home}".encode()
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
         except OSError as error:
             # It has ended meanwhile, or hides its environment even from root, which none of ours does.
             if error.errno not in {errno.ENOENT, errno.ESRCH, errno.EACCES}:
                 raise
+    return found
+
+
+def _end_controllers(home: str) -> None:
+    """End what still works on moves of this journal: a runner outlives its command, as it should elsewhere."""
+    for pid in controllers(home):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

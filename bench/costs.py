@@ -1,0 +1,138 @@
+"""What Godwit itself costs: a guest's work while it is profiled, and a core's time while a move is followed.
+
+`python -m bench.costs --rounds 5` lets a guest write as fast as it can, and profiles it again and again: its pace
+meanwhile is set against its pace just before and just after. Then it moves a guest over a slow link, and counts what
+all of Godwit's processes take of a core from the stream's first second to its last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from bench.ground import CALM, keep, laboratory, parser, run
+from godwit import app
+from godwit.bench.guests import writing
+from godwit.bench.machines import controllers
+from godwit.bench.scenarios import Scenario, Writes
+from godwit.bench.typed import obeyed
+from godwit.core.state import Phase
+from godwit.errors import LabError
+from godwit.lab.assets import cache_folder, prepare
+from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
+from godwit.lab.plan import LabPlan
+
+if TYPE_CHECKING:
+    from godwit.bench.guests import Writer
+    from godwit.lab.laboratory import Laboratory
+    from godwit.service import Service
+
+NAME: Final = "benchcosts"
+ALONE: Final = 8.0
+"""Seconds for which the guest's pace is measured without anybody, before a profile and after it."""
+
+BUSY: Final = Scenario("busy", "8 bytes of pages of 64 MiB, as fast as it can", first=Writes(64, 100_000, 8))
+SLOW: Final = Scenario("slow", "128 MiB that do not compress, behind 60 Mbit/s", 60, first=Writes(128, 1))
+_LOOK: Final = 0.25
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_SPENT: Final = slice(11, 15)
+"""Where /proc/PID/stat, after the name, has the ticks that a process and its ended children have worked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`slowdowns` is by what share the guest was slower while it was profiled; `shares` what a move took of a core."""
+
+    slowdowns: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+async def measure(rounds: int) -> Result:
+    """Build a laboratory, measure, take it down."""
+    assets = await asyncio.to_thread(prepare, cache_folder(), print)
+    async with laboratory(LabPlan(NAME), assets.hosttree) as lab, app.opened() as service:
+        await register(service, lab)
+        vm = await add_guest(service, lab, assets, GuestPlan())
+        async with writing(lab, vm.address or "", BUSY) as writer:
+            assert writer is not None  # noqa: S101 - it was given something to write; for the type checker
+            slowdowns = [await slowdown(writer, vm.name) for _ in range(rounds)]
+        lab.set_rate(SLOW.link * 10**6)
+        async with writing(lab, vm.address or "", SLOW):
+            shares = [await share_of_a_core(service, lab, vm.name) for _ in range(rounds)]
+    return Result(tuple(slowdowns), tuple(shares))
+
+
+async def slowdown(writer: Writer, vm: str) -> float:
+    """Return by what share a guest was slower while it was profiled than before and after."""
+    instants = [time.time()]
+    await asyncio.sleep(ALONE)
+    instants.append(time.time())
+    await obeyed("profile", vm)
+    instants.append(time.time())
+    await asyncio.sleep(ALONE + CALM)
+    instants.append(time.time())
+    before, meanwhile, after = (pace(writer.heard, *pair) for pair in pairwise(instants))
+    found = 1 - meanwhile / statistics.fmean((before, after))
+    print(f"profiled: {found:.2%} slower ({before:.0f}, {meanwhile:.0f}, {after:.0f} pages a second)", flush=True)
+    return found
+
+
+def pace(heard: list[tuple[float, int]], began: float, ended: float) -> float:
+    """Return the pages a second between the first and the last line that a writer told in that time."""
+    within = [one for one in heard if began <= one[0] <= ended]
+    (first_at, first), (last_at, last) = within[0], within[-1]
+    return (last - first) / (last_at - first_at)
+
+
+async def share_of_a_core(service: Service, lab: Laboratory, name: str) -> float:
+    """Move a guest, and return what Godwit's processes took of a core while its stream ran."""
+    vm = await service.inventory.vm(name)
+    target = prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
+    said = await obeyed("migrate", name, target, "--detach")
+    if said.migration is None:
+        raise LabError(said.wrong)
+    looks: list[tuple[float, float]] = []
+    while not (state := (await service.journal.load(said.migration))[1]).finished:
+        if state.phase is Phase.PRECOPY:
+            looks.append((time.time(), worked(controllers(os.environ[app.HOME_VARIABLE]))))
+        await asyncio.sleep(_LOOK)
+    (began, before), (ended, after) = looks[0], looks[-1]
+    found = (after - before) / (ended - began)
+    print(f"followed for {ended - began:.1f} s: {found:.2%} of a core", flush=True)
+    return found
+
+
+def worked(processes: list[int]) -> float:
+    """Return the seconds of a core that these processes, but this one, have taken so far."""
+    ticks = 0
+    for pid in processes:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(int(field) for field in fields[_SPENT])
+    return ticks / _TICKS
+
+
+def main() -> int:
+    """Measure, and print the figures."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=5, help="profiles, and moves")
+    options = arguments.parse_args()
+    result = run(lambda: measure(options.rounds))
+    keep(result, options.json)
+    print("\n| | median (worst) |\n|---|---|")
+    for words, values in (
+        ("a guest that is profiled is slower by", result.slowdowns),
+        ("a move takes of a core", result.shares),
+    ):
+        print(f"| {words} | {statistics.median(values):.2%} ({max(values):.2%}) |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
