@@ -153,6 +153,7 @@ class Forecasts:
                 reclaim=reclaimable(evidence.balloon, evidence.resident),
             ),
             disks=to_send(spec.policy, evidence.disks),
+            tunable=features.parameters,
         )
 
     async def _known_lately(self, name: str) -> bool:

@@ -155,6 +155,19 @@ def test_what_cannot_end_in_time_is_not_begun() -> None:
     assert hopeless(foretell(enough, 160.0), enough) is None
 
 
+def test_what_a_qemu_cannot_be_told_is_in_its_forecast() -> None:
+    """Before 8.2 it goes by what it sees on the wire, and pages that travel as their changes are hardly seen there."""
+    facts = known(again=0.02, writes=1e9, policy=Policy(allows=frozenset()))
+    old = replace(facts, tunable=frozenset(), sendings=(Sending.WHOLE, Sending.CHANGES))
+    assert foretell(facts, 160.0).prospect.converges
+    forecast = foretell(old, 160.0)
+    assert not forecast.prospect.converges
+    refusal = hopeless(forecast, old)
+    assert refusal is not None
+    granted = int(refusal.remedy.partition("--max-downtime ")[2].partition("ms")[0]) / 1000
+    assert foretell(replace(old, policy=replace(old.policy, max_downtime=granted)), 160.0).prospect.converges
+
+
 def test_what_was_measured_long_ago_forbids_nothing() -> None:
     facts = known(policy=policy_for(Goal.GENTLE))
     assert hopeless(foretell(facts, 100.0 + FRESH), facts) is None

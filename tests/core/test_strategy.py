@@ -170,6 +170,33 @@ def test_a_qemu_that_cannot_be_told_gets_a_limit_that_comes_nearer_and_never_mor
         assert told == pytest.approx(limit * 1000, abs=1)
 
 
+def test_a_qemu_that_cannot_be_told_and_has_all_that_is_permitted_is_given_up() -> None:
+    """What is left is through in 160 ms of the 300 that are permitted: QEMU takes it for 15 s, and would go on."""
+    samples, now = quick(48e6, pace=300e6, rate=3.2e6), Switchover(0.3)
+    left = decide(Policy(max_downtime=0.3), samples, now)
+    assert left is not None
+    assert (left.action, left.parameters) == ("does-not-converge", ())
+    assert "as QEMU reckons by what it sees on the wire: 15.00 s would be needed" in left.reason
+    paused = decide(Policy(max_downtime=0.3, allows=frozenset({Permission.PAUSE})), samples, now)
+    assert paused is not None
+    assert (paused.action, paused.parameters) == (PAUSE, ())
+    assert "163.3 ms would be needed" in paused.reason
+    granted = decide(Policy(max_downtime=15.1), samples, now)
+    assert granted is not None
+    assert dict(granted.parameters)["downtime-limit"] >= 15_000
+
+
+@settings(max_examples=60)
+@given(any_samples, limits, limits, st.sampled_from([frozenset(), TUNABLE]))
+def test_nothing_is_told_twice(samples: list[Sample], allowed: float, limit: float, tunable: frozenset[str]) -> None:
+    """Else the same decision would be taken at the end of each pass, for ever, and none that helps."""
+    now, policy, seen = Switchover(min(limit, allowed)), Policy(max_downtime=allowed), set()
+    while (decision := decide(policy, samples, now, tunable)) is not None and decision.parameters:
+        assert decision.parameters not in seen
+        seen.add(decision.parameters)
+        now = adjusted(now, dict(decision.parameters))
+
+
 def test_where_more_was_left_than_anybody_saw_the_limit_is_doubled_until_it_is_enough() -> None:
     """Passes of a few milliseconds are over before they are looked at: nothing seems to be left, and QEMU goes on."""
     now, seen = Switchover(0.003), []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from stage import ID, LONG, SMALL, Stage, simulate, stage
 
+from godwit.core.capabilities import PACE
 from godwit.core.goals import policy_for
 from godwit.core.state import Door, Phase
 from godwit.hosts.fake import FakeGuest, Workload
@@ -189,6 +190,49 @@ def test_a_deadline_is_kept_by_a_pause_that_is_permitted() -> None:
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED
         assert outcome.total_s < 12
+
+    simulate(scenario)
+
+
+FEW_BYTES = Workload(256 * MIB, used=64 * MIB, hot_set=24 * MIB, dirty_rate=1000 * MIB, again=0.2)
+"""Of pages that are through, as their changes, in 100 ms, which QEMU takes for 500 by what it sees on the wire."""
+
+
+async def untold(guest: FakeGuest) -> Features:
+    known = await FEATURES(guest)
+    return replace(known, parameters=known.parameters - {PACE})
+
+
+FEATURES = FakeGuest.features
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+def test_a_qemu_that_cannot_be_told_how_fast_pages_travel_does_not_go_on_for_ever(*, permitted: bool) -> None:
+    async def scenario() -> None:
+        allows = frozenset({Permission.PAUSE}) if permitted else frozenset()
+        scene = stage(FEW_BYTES, policy=Policy(deadline=60.0, allows=allows))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FakeGuest, "features", untold)
+            outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is (OutcomeStatus.COMPLETED if permitted else OutcomeStatus.FAILED)
+        assert outcome.total_s < 10 or not permitted
+        said = set(decisions(await scene.journal.entries(ID)))
+        assert said - {"raise-downtime-limit"} == {"pause" if permitted else "does-not-converge"}
+
+    simulate(scenario)
+
+
+def test_a_runner_that_took_over_asks_what_qemu_can_be_told() -> None:
+    async def scenario() -> None:
+        scene = stage(FEW_BYTES, policy=Policy(deadline=60.0, allows=frozenset()))
+        scene.at(Phase.PRECOPY, scene.died.set, 0.5)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert scene.runners == 2
+        assert outcome.status is OutcomeStatus.COMPLETED
+        told = [line.data["detail"] for line in await scene.journal.entries(ID) if line.data.get("event") == "Decided"]
+        assert PACE in told[-1]["parameters"]  # type: ignore[index]
 
     simulate(scenario)
 

@@ -110,7 +110,10 @@ CONVERGE_DEFAULTS: Final[dict[str, int | str | bool]] = {
 }
 """How QEMU's auto-converge goes about it by itself."""
 
-UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", "avail-switchover-bandwidth": 0}
+PACE: Final = "avail-switchover-bandwidth"
+"""The parameter that tells QEMU how fast pages are got through (8.2), instead of what it sees on the wire."""
+
+UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", PACE: 0}
 """Parameters that only some QEMUs have, as they are where nobody has set them."""
 
 

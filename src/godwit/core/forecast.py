@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.capabilities import PACE
 from godwit.core.passes import Simulated, Stream, simulate
 from godwit.core.strategy import FELT_NAPS, nap
 from godwit.model import Interval, Prospect, Sending, Strategy
@@ -64,7 +65,7 @@ class Basis:
     compress. `start` is the seconds until the stream starts, `fixed` what the blackout takes beyond the last pages,
     `felt` what the client's gap takes beyond the blackout. `busy` is the share of its time for which the guest's
     busiest CPU works, `naps` how many naps a client waits for one that is slowed down. `disks` is the bytes of disks
-    that travel before its memory.
+    that travel before its memory. `tunable` are the migration parameters that its QEMU has.
     """
 
     curve: DirtyCurve
@@ -82,6 +83,7 @@ class Basis:
     naps: Estimate = Estimate(FELT_NAPS, 1.0)
     disks: Estimate = Estimate(0.0)
     dirtying: Estimate = Estimate(1.0, 0.1)
+    tunable: frozenset[str] = frozenset({PACE})
 
 
 STALLS: Final = Estimate(0.35, 0.2)
@@ -217,6 +219,7 @@ def simulated(
         throttle=strategy.throttle or None,
         postcopy=strategy.postcopy,
         busy=basis.busy,
+        tunable=basis.tunable,
     )
     most = basis.curve.memory - strategy.reclaim
     opened = min(basis.first.at(first), most)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.capabilities import HELD
+from godwit.core.capabilities import HELD, PACE
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate, taking
 from godwit.core.readings import MOSTLY
@@ -81,7 +81,8 @@ class Known:
 
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
     any guests, the newest first. `sendings` are the ways in which pages can travel, `usual` is the strategy where
-    nothing is known, which says what may be done to the guest. `disks` is how many bytes of disks travel before it.
+    nothing is known, which says what may be done to the guest. `disks` is how many bytes of disks travel before it,
+    `tunable` are the migration parameters that its QEMU has.
     """
 
     vm: str
@@ -96,6 +97,7 @@ class Known:
     sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
     usual: Strategy = field(default_factory=Strategy)
     disks: int = 0
+    tunable: frozenset[str] = frozenset({PACE})
 
     @property
     def own(self) -> list[MoveRecord]:
@@ -159,6 +161,7 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
         busy=_busy(known),
         disks=Estimate(known.disks, known.disks * _DISKS_DRIFT),
         naps=learned((naps for move in between if (naps := _naps(move)) is not None), NAPS),
+        tunable=known.tunable,
     )
     count = f"{len(between)} move{'s' if len(between) != 1 else ''} between {known.source} and {known.target}"
     fixed_parts = f"fixed parts from {count}" if between else "fixed parts as measured in a laboratory"

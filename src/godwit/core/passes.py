@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.capabilities import HELD
-from godwit.core.strategy import POSTCOPY, Switchover, adjusted, decide, writes_at
+from godwit.core.capabilities import HELD, PACE
+from godwit.core.strategy import POSTCOPY, STALLED_PASSES, Switchover, adjusted, decide, writes_at
 from godwit.model import Policy, Sample
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _REMEMBERED: Final = 40
 """Passes that decisions are made upon: the strategy compares the last few with those before them."""
 
 _FITS: Final = 1e-9
-_TUNABLE: Final = frozenset({"avail-switchover-bandwidth"})
 _LOOKS: Final = 1.0
 _PASSES_SEEN: Final = 2
 """QEMU looks at what a guest changes when a pass ends more than a second after the last look, and slows the guest down
@@ -42,7 +41,7 @@ class Stream:
     many bytes of pages a second the sender can look through, or compress, whatever becomes of them on the wire.
     `throttle` is the percentage of its time for which the guest is to sleep from the second look on, None where it
     cannot be made to; `postcopy` says whether it can go over to the target before its memory; `busy` is the share of
-    its time for which its busiest CPU works.
+    its time for which its busiest CPU works. `tunable` are the parameters that QEMU has.
     """
 
     bandwidth: float
@@ -53,6 +52,7 @@ class Stream:
     throttle: int | None = None
     postcopy: bool = False
     busy: float = 1.0
+    tunable: frozenset[str] = frozenset({PACE})
 
     def bytes(self, left: float, fresh: float) -> float:
         """Return the bytes on the wire for pages of `left` bytes, `fresh` of which were not kept before.
@@ -71,7 +71,7 @@ class Stream:
 class Simulated:
     """How a stream went: seconds and bytes up to the switchover, and the seconds that the last pages take.
 
-    `converges` is False where they take longer than the policy permits; `blackout` is then what would be needed.
+    `converges` is False where they take longer than the policy permits; `blackout` is then what would have to be.
     `lost` is the time, in seconds, by which the guest is behind with its work for having slept; `throttle` the largest
     percentage of its time for which it did. `rest` is the seconds for which memory follows a guest that goes over to
     the target before it.
@@ -136,9 +136,9 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
         asleep = sleep.percentage if sleep.percentage > HELD else 0
         sample = Sample(seconds, number + 1, round(sent), round(left), curve.memory, rate, dirtied, throttle=asleep)
         samples.append(sample)
-        needed.append(duration)
+        needed.append(duration if PACE in stream.tunable else left / rate)
         ends = left <= now.limit * (now.pace or rate) * (1 + _FITS)
-        decision = None if ends else decide(policy, samples[-_REMEMBERED:], now, _TUNABLE, busy=stream.busy)
+        decision = None if ends else decide(policy, samples[-_REMEMBERED:], now, stream.tunable, busy=stream.busy)
         if decision is not None:
             if decision.action == POSTCOPY:
                 over = Simulated(
@@ -155,4 +155,12 @@ def simulate(curve: DirtyCurve, first: float, stream: Stream, policy: Policy, li
             )
         sleep.slept(duration, stream.busy)
         seconds, sent = seconds + duration, sent + taken
-    return Simulated(seconds, sent, len(samples), min(needed), converges=False, lost=sleep.lost, throttle=sleep.most)
+    return Simulated(
+        seconds,
+        sent,
+        len(samples),
+        min(needed[-STALLED_PASSES:]),
+        converges=False,
+        lost=sleep.lost,
+        throttle=sleep.most,
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.capabilities import HELD, throttle_parameters
+from godwit.core.capabilities import HELD, PACE, throttle_parameters
 from godwit.core.dirtying import curve_of
 from godwit.core.readings import left_after_passes, pace_of, passes_of
 from godwit.model import DirtyWindow, Goal, Permission
@@ -148,25 +148,38 @@ def decide(
         return None
     if now.pace is not None and stall.pace < now.pace * SLOWER:
         reason = f"pages are got through more slowly than QEMU was told: {format_bandwidth(stall.pace)}"
-        return Decision("lower-pace", reason, stall.words, (("avail-switchover-bandwidth", round(stall.pace)),))
+        return Decision("lower-pace", reason, stall.words, ((PACE, round(stall.pace)),))
     if now.postcopy and stall.needed > bearable(policy):
         reason = f"the guest would stand still for {format_duration(stall.needed)}: it goes over before its memory"
         return Decision(POSTCOPY, reason, stall.words)
-    return _slow_down(policy, stall, now, busy) or _raise_limit(policy, stall, tunable) or _last_resort(policy, stall)
+    return (
+        _slow_down(policy, stall, now, busy)
+        or _raise_limit(policy, stall, now, tunable)
+        or _last_resort(policy, stall, now)
+    )
 
 
-def _last_resort(policy: Policy, stall: _Stall) -> Decision | None:
-    """Say what is left to be done where all that is permitted does not suffice."""
+def _last_resort(policy: Policy, stall: _Stall, now: Switchover) -> Decision | None:
+    """Say what is left to be done where all that is permitted does not suffice.
+
+    That may be so though the guest would not stand still for longer than it may: a QEMU that cannot be told the pace of
+    pages takes the rest for more than it is.
+    """
+    seconds, reckoned = stall.needed, ""
     if stall.needed <= policy.max_downtime:
-        return None
-    needed = f"{format_duration(stall.needed)} would be needed"
+        if stall.least <= stall.permitted * (1 + IMPROVEMENT):
+            return None
+        seconds, reckoned = stall.least / (now.pace or stall.rate), ", as QEMU reckons by what it sees on the wire"
+    ceiling = format_duration(policy.max_downtime)
     if Permission.PAUSE in policy.allows:
-        reason = f"does not end within {format_duration(policy.max_downtime)} of downtime: it is paused, {needed}"
-        return Decision(PAUSE, reason, stall.words)
+        needed = f"{format_duration(stall.needed)} would be needed"
+        return Decision(
+            PAUSE, f"does not end within {ceiling} of downtime{reckoned}: it is paused, {needed}", stall.words
+        )
+    needed = f"{format_duration(seconds)} would be needed"
     return Decision(
         "does-not-converge",
-        f"cannot end within {format_duration(policy.max_downtime)} of downtime: "
-        f"{needed}; raise --max-downtime, or cancel",
+        f"cannot end within {ceiling} of downtime{reckoned}: {needed}; raise --max-downtime, or cancel",
         stall.words,
     )
 
@@ -265,26 +278,29 @@ def throttle_for(curve: DirtyCurve, pace: float, downtime: float, rungs: Sequenc
     return rungs[-1]
 
 
-def _raise_limit(policy: Policy, stall: _Stall, tunable: Container[str]) -> Decision | None:
+def _raise_limit(policy: Policy, stall: _Stall, now: Switchover, tunable: Container[str]) -> Decision | None:
     """Let QEMU stop the guest for as long as what is left takes, if that is permitted.
 
     Pages that travel as their changes are through sooner than QEMU thinks, which sees their few bytes on the wire: it
-    is told the pace of pages.
+    is told the pace of pages. One that cannot be told may come to have all that is permitted, and still go on.
     """
     # Short passes are over before anybody looks: where what was seen would fit, and QEMU goes on, more was left.
     unseen = 2 * stall.permitted / stall.pace if stall.least <= stall.permitted else 0.0
     wanted = min(max(stall.needed * MARGIN, unseen), policy.max_downtime)
     if wanted * stall.pace <= stall.permitted * (1 + IMPROVEMENT):
         return None
-    told = stall.quick and "avail-switchover-bandwidth" in tunable
+    told = stall.quick and PACE in tunable
     limit = wanted if told or not stall.quick else min(wanted * stall.pace / stall.rate, policy.max_downtime)
-    bandwidth = (("avail-switchover-bandwidth", round(stall.pace)),) if told else ()
+    parameters = (("downtime-limit", max(1, round(limit * 1000))), *(((PACE, round(stall.pace)),) if told else ()))
+    after = adjusted(now, dict(parameters))
+    if after.limit * (after.pace or stall.rate) <= stall.permitted * (1 + IMPROVEMENT):
+        return None  # QEMU has that already
     return Decision(
         "raise-downtime-limit",
         f"passes no longer shrink: allow {format_duration(wanted)} of downtime"
         f" (limit {format_duration(policy.max_downtime)})",
         stall.words,
-        (("downtime-limit", max(1, round(limit * 1000))), *bandwidth),
+        parameters,
     )
 
 
@@ -307,7 +323,7 @@ def last_moment(policy: Policy, samples: Sequence[Sample], requested: float) -> 
 
 def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
     """Return what QEMU goes by once it has taken these parameters."""
-    limit, pace = parameters.get("downtime-limit"), parameters.get("avail-switchover-bandwidth")
+    limit, pace = parameters.get("downtime-limit"), parameters.get(PACE)
     throttle = parameters.get("max-cpu-throttle")
     return Switchover(
         limit / 1000 if isinstance(limit, int) else now.limit,

@@ -101,8 +101,13 @@ class Actions:
 
     @property
     def tunable(self) -> frozenset[str]:
-        """The migration parameters that the source's QEMU has; none for a runner that took over."""
+        """The migration parameters that the source's QEMU has; none until it was asked."""
         return self._source_features.parameters if self._source_features else frozenset()
+
+    async def ask_source(self, guest: Guest) -> None:
+        """Ask the source's QEMU what it can do, as a runner that took over has to."""
+        if self._source_features is None:
+            self._source_features = await guest.features()
 
     def note(self, kind: str, /, **data: object) -> None:
         """Write to the journal what nobody acts upon."""

@@ -108,6 +108,7 @@ class Expecting:
             sendings=(Sending.WHOLE,) if defaults else sendings(source, target),
             usual=strategy,
             disks=self.actions.disk_bytes,
+            tunable=source.parameters,
         )
         try:
             found = foretell(known, parts.clock.now(), thorough=False)

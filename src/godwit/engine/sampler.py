@@ -90,6 +90,7 @@ class Sampler:
             return
         try:
             sample = await guest.sample()
+            await self.actions.ask_source(guest)
             await self._yield_to_disks(guest)
         except GodwitError as error:
             self.actions.note("note", text=f"no sample: {error.message}")
