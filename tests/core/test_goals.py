@@ -12,7 +12,7 @@ from test_dirtying import MEMORY, saturating
 from godwit.core.capabilities import usual
 from godwit.core.foretelling import HOPELESS, chosen_of, expected, foretell, hopeless, way_out
 from godwit.core.goals import GOALS, policy_for, rank
-from godwit.core.learning import FRESH, Known
+from godwit.core.learning import FRESH, Known, basis_of
 from godwit.errors import InputError
 from godwit.model import (
     Features,
@@ -27,7 +27,7 @@ from godwit.model import (
     Sending,
     Strategy,
 )
-from godwit.units import MIB
+from godwit.units import MIB, format_duration
 
 ABLE = Features(frozenset(), frozenset({"xbzrle", "auto-converge", "postcopy-ram"}), frozenset({"max-cpu-throttle"}))
 ALL = (Sending.WHOLE, Sending.CHANGES, Sending.ZSTD)
@@ -130,6 +130,16 @@ def test_a_move_that_must_end_is_paused_where_nothing_else_ends_it_in_time() -> 
     assert chosen.total.likely <= 12
     assert "stands still for" in chosen.why
     assert chosen.strategy.endswith("paused at its end")
+    assert chosen.blackout.likely > 2  # of 256 MiB that are rewritten all the time
+
+
+def test_a_pause_comes_after_whatever_ends_without() -> None:
+    finish = policy_for(Goal.FINISH, deadline=120)
+    chosen = found(policy=finish).prospect
+    assert (chosen.converges, chosen.how.pauses) == (True, False)
+    paused = found(policy=replace(finish, allows=frozenset({Permission.PAUSE}))).prospect
+    assert (paused.converges, paused.how.pauses) == (True, True)
+    assert paused.blackout.likely == pytest.approx(64 * MIB / (LINK * 0.95), rel=0.1)
 
 
 # -- what is not even begun --------------------------------------------------------------------------------------------
@@ -153,6 +163,57 @@ def test_what_cannot_end_in_time_is_not_begun() -> None:
     allowed = float(refusal.remedy.partition("--deadline ")[2].removesuffix("s"))
     enough = replace(facts, policy=replace(Policy(), deadline=allowed))
     assert hopeless(foretell(enough, 160.0), enough) is None
+
+
+BIG = 4096 * MIB
+
+
+def big(deadline: float, *, hot_set: int = 64 * MIB, writes: float = 160e6) -> Known:
+    """Return what is known of a guest whose first pass takes 91 s."""
+    policy = replace(policy_for(Goal.FINISH, deadline=deadline), allows=frozenset({Permission.PAUSE}))
+    facts = known(policy=policy, hot_set=hot_set, writes=writes)
+    assert facts.profile is not None
+    sample = MemorySample(4096, 0, 800, 1.0, 1.0, 1.0)
+    return replace(facts, memory=BIG, resident=BIG, profile=replace(facts.profile, memory=BIG, sample=sample))
+
+
+@pytest.mark.parametrize("deadline", [10.0, 60.0])
+@pytest.mark.parametrize("writes", [1e6, 160e6])
+def test_what_cannot_be_kept_by_a_pause_either_is_not_begun(deadline: float, writes: float) -> None:
+    facts = big(deadline, writes=writes)
+    forecast = foretell(facts, 160.0)
+    assert forecast.prospect.total.low > BIG / LINK * 0.9
+    refusal = hopeless(forecast, facts)
+    assert refusal is not None
+    assert "cannot be moved within" in refusal.message
+    allowed = float(refusal.remedy.partition("--deadline ")[2].removesuffix("s"))
+    enough = big(allowed, writes=writes)
+    kept = foretell(enough, 160.0)
+    assert hopeless(kept, enough) is None
+    assert kept.prospect.total.likely <= allowed
+
+
+@pytest.mark.parametrize(
+    ("spare", "blackout"), [(1.5, (90, 92)), (2.0, (85, 92)), (2.5, (85, 92)), (4.0, (1, 2)), (60.0, (1, 2))]
+)
+def test_it_is_said_for_how_long_it_stands_still(spare: float, blackout: tuple[float, float]) -> None:
+    """64 MiB take 1.4 s once more, and are soon written: with less time to spare it stands still nearly all the way."""
+    basis, _ = basis_of(big(3600.0), 160.0)
+    deadline = basis.start.likely + basis.first.likely / basis.bandwidth.likely + spare
+    chosen = foretell(big(deadline), 160.0).prospect
+    assert chosen.how.pauses
+    assert chosen.total.likely <= deadline
+    assert blackout[0] < chosen.blackout.likely < blackout[1]
+    assert f"stands still for {format_duration(chosen.blackout.likely)}" in chosen.why
+
+
+@settings(max_examples=15)
+@given(st.floats(95.0, 200.0), st.integers(8 * MIB, 2048 * MIB), st.floats(1e6, 400e6))
+def test_whatever_may_be_paused_is_through_in_time(deadline: float, hot_set: int, writes: float) -> None:
+    chosen = foretell(big(deadline, hot_set=hot_set, writes=writes), 160.0, thorough=False).prospect
+    assert chosen.converges
+    assert chosen.total.likely <= deadline
+    assert chosen.blackout.likely < chosen.total.likely
 
 
 def test_what_a_qemu_cannot_be_told_is_in_its_forecast() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -10,8 +13,8 @@ from test_dirtying import MEMORY, saturating
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
 from godwit.core.dirtying import curve_of
 from godwit.core.passes import MOST_PASSES, Simulated, Stream, simulate
-from godwit.core.strategy import MARGIN
-from godwit.model import Policy
+from godwit.core.strategy import HAND_OVER, MARGIN
+from godwit.model import Permission, Policy
 from godwit.units import MIB
 
 LINKS = st.floats(4 * MIB, 4096 * MIB)
@@ -117,3 +120,64 @@ def test_it_ends_within_what_is_permitted_or_is_given_up(
         assert found.blackout <= most * 1.001 + 0.0005
     else:
         assert found.blackout > most * 0.9
+
+
+# -- a guest that may be paused ----------------------------------------------------------------------------------------
+
+MAY = Policy(allows=frozenset({Permission.PAUSE}))
+
+
+def within(hot_set: int, writes: float, link: float, until: float, most: float = 0.3) -> Simulated:
+    curve = curve_of(saturating(hot_set, writes), MEMORY)
+    return simulate(curve, MEMORY / 2, Stream(link), replace(MAY, max_downtime=most), FIRST_DOWNTIME_LIMIT, until)
+
+
+@given(HOT_SETS, WRITES, LINKS, st.floats(0.0, 60.0))
+def test_a_guest_that_is_paused_is_through_in_time_whenever_standing_still_from_the_start_would_do(
+    hot_set: int, writes: float, link: float, spare: float
+) -> None:
+    first = MEMORY / 2 / link
+    until = first * (1 + 1e-9) + spare
+    found = within(hot_set, writes, link, until)
+    assert found.converges
+    assert found.seconds + found.blackout <= until + 1e-6
+    assert found.bytes >= MEMORY / 2
+    if found.paused and found.seconds < first:
+        assert found.blackout >= first - found.seconds  # what the pass had still to send, at least
+
+
+@given(HOT_SETS, WRITES, LINKS, st.floats(0.0, 60.0), st.floats(1.0, 8.0))
+def test_over_a_faster_link_it_is_in_time_too(
+    hot_set: int, writes: float, link: float, spare: float, more: float
+) -> None:
+    until = MEMORY / 2 / link * (1 + 1e-9) + spare
+    found = within(hot_set, writes, link * more, until)
+    assert found.converges
+    assert found.seconds + found.blackout <= until + 1e-6
+
+
+@given(HOT_SETS, WRITES, LINKS, st.floats(0.0, 1.0))
+def test_nobody_is_paused_for_a_deadline_that_cannot_be_kept(
+    hot_set: int, writes: float, link: float, share: float
+) -> None:
+    first = MEMORY / 2 / link
+    assert within(hot_set, writes, link, first * share * 0.999) == within(hot_set, writes, link, math.inf)
+
+
+def test_a_guest_is_paused_as_late_as_its_deadline_permits() -> None:
+    """A first pass of 5.4 s, 1.3 s for the hot set, a margin, and 1 s for the handover: it may run until 8.1 s."""
+    first, again = MEMORY / 2 / 50e6, 64 * MIB / 50e6
+    kept, short = (within(64 * MIB, 160e6, 50e6, first + spare) for spare in (again * MARGIN + HAND_OVER + 0.1, 1.5))
+    assert kept.seconds >= first  # paused after it
+    assert again < kept.blackout < again * MARGIN
+    assert 0 < short.seconds < first
+    changed = short.blackout - (first - short.seconds)
+    assert changed == pytest.approx(1.5 / (MARGIN + 1), rel=0.01)
+
+
+def test_without_a_deadline_it_is_paused_when_nothing_else_ends_it() -> None:
+    found = within(64 * MIB, 160e6, 50e6, math.inf)
+    assert (found.converges, found.paused) == (True, True)
+    assert found.blackout == pytest.approx(64 * MIB / 50e6, rel=0.1)
+    calm = within(MIB, MIB, 50e6, math.inf)
+    assert (calm.converges, calm.paused) == (True, False)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, passes_of
+from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, pace_within, passes_of
 from godwit.model import PassRecord, Sample
 
 
@@ -34,6 +34,12 @@ def test_passes_are_read_off_samples() -> None:
 )
 def test_a_pass_whose_end_nobody_saw_is_not_told(seen: list[Sample]) -> None:
     assert passes_of(seen, 10.0) == ()
+
+
+def test_the_pace_within_a_pass_is_how_fast_its_pages_become_fewer() -> None:
+    seen = [sample(1, 1, 0, 900), sample(3, 1, 4, 500), sample(4, 2, 5, 80), sample(4.9, 2, 6, 60), sample(6, 2, 7, 40)]
+    assert [pace_within(seen[:count]) for count in range(6)] == [None, None, 200.0, None, None, 20.0]
+    assert pace_within([sample(1, 1, 0, 500), sample(2, 1, 0, 500)]) == 0.0
 
 
 def test_what_a_pass_left_is_what_the_next_began_with_however_much_of_that_is_sent() -> None:

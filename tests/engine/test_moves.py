@@ -10,18 +10,24 @@ import pytest
 from stage import ID, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.capabilities import PACE
+from godwit.core.dirtying import WINDOWS
 from godwit.core.goals import policy_for
+from godwit.core.learning import PAYLOAD
 from godwit.core.state import Door, Phase
 from godwit.hosts.fake import FakeGuest, Workload
 from godwit.model import (
     MIGRATION_PORTS,
+    DirtyWindow,
     Features,
     Goal,
+    LinkSaid,
+    MemorySample,
     OutcomeStatus,
     Owner,
     Permission,
     Policy,
     ProbeRequest,
+    Profile,
     RunState,
     Sending,
     Severity,
@@ -190,6 +196,54 @@ def test_a_deadline_is_kept_by_a_pause_that_is_permitted() -> None:
         await scene.assert_settled(outcome)
         assert outcome.status is OutcomeStatus.COMPLETED
         assert outcome.total_s < 12
+
+    simulate(scenario)
+
+
+def test_a_deadline_that_no_pause_can_keep_costs_the_guest_nothing() -> None:
+    """Its first pass takes 5.4 s: it is taken back after 4 s, and has run all the time."""
+
+    async def scenario() -> None:
+        busy = Workload(GIB, used=256 * MIB, hot_set=128 * MIB, dirty_rate=400 * MIB)
+        scene = stage(busy, policy=policy_for(Goal.FINISH, deadline=4.0))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.FAILED
+        assert "deadline of 4.00 s" in outcome.error
+        assert decisions(await scene.journal.entries(ID)) == []
+        assert len(scene.world.runs) == 1
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize(("spare", "blackout"), [(2.0, 5.0), (4.5, 3.0), (30.0, 1.35)])
+def test_a_guest_that_is_known_is_paused_as_late_as_its_deadline_permits(spare: float, blackout: float) -> None:
+    """A first pass of 5.4 s, 2.5 s for what it writes within that: the forecast says for how long it stands still."""
+
+    async def scenario() -> None:
+        busy = Workload(GIB, used=256 * MIB, hot_set=128 * MIB, dirty_rate=64 * MIB)
+        deadline = 0.3 + 256 * MIB / 50e6 + spare
+        policy = Policy(deadline=deadline, allows=frozenset({Permission.PAUSE}))
+        scene = stage(busy, policy=policy)
+        now = scene.world.clock.now()
+        windows = tuple(DirtyWindow(seconds, round(busy.dirtied(seconds))) for seconds, _ in WINDOWS)
+        pages = MemorySample(4096, 3072, 800, 1.0, 1.0, 1.0)
+        await scene.journal.history.put_profile(Profile("web", "one", now, GIB, windows, pages))
+        await scene.journal.history.put_link(LinkSaid(("one", "two"), 50e6 / PAYLOAD, now))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert outcome.total_s < deadline
+        lines = await scene.journal.entries(ID)
+        assert "pause" in decisions(lines)
+        seen = (outcome.downtime.blackout_ms or 0) / 1000
+        assert seen == pytest.approx(blackout, rel=0.25)
+        ((row,),) = [
+            [row for row in line.data["forecast"]["prospects"] if row["strategy"] == line.data["strategy"]]  # type: ignore[index]
+            for line in lines
+            if line.kind == "forecast"
+        ]
+        assert row["blackout"]["low"] <= seen <= row["blackout"]["high"] + 0.3
 
     simulate(scenario)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.capabilities import PACE
 from godwit.core.passes import Simulated, Stream, simulate
 from godwit.core.strategy import FELT_NAPS, nap
-from godwit.model import Interval, Prospect, Sending, Strategy
+from godwit.model import Interval, Permission, Prospect, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def likely_prospect(strategy: Strategy, basis: Basis, policy: Policy, limit: flo
 def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulated) -> Prospect:
     total = _all(likely) + basis.start.likely + basis.fixed.likely + before(basis, strategy).likely
     blackout = likely.blackout + basis.fixed.likely
+    strategy = replace(strategy, pauses=likely.paused)
     return Prospect(
         strategy.name,
         likely.converges,
@@ -204,13 +205,24 @@ def simulated(
 ) -> Simulated:
     """Simulate the passes with each estimate that many standard deviations off."""
     first, bandwidth, dirtying, changes = deviations
+    stream = stream_of(strategy, basis, bandwidth, changes)
+    most = basis.curve.memory - strategy.reclaim
+    opened = min(basis.first.at(first), most)
+    until = math.inf
+    if policy.deadline is not None and Permission.PAUSE in policy.allows:
+        until = policy.deadline - basis.start.likely - before(basis, strategy).likely
+    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), opened, stream, policy, limit, until)
+
+
+def stream_of(strategy: Strategy, basis: Basis, bandwidth: float = 0.0, changes: float = 0.0) -> Stream:
+    """Return how a strategy sends, with the link and what changes take that many standard deviations off."""
     opening, whole, again, pages = 1.0, 1.0, 1.0, math.inf
     if strategy.sending is Sending.CHANGES:
         again, pages = min(1.0, basis.again.at(changes)), basis.pages.likely
     elif strategy.compresses:
         opening, pages = min(1.0, basis.compressed.at(changes)), basis.packed.likely
         whole = again = min(1.0, basis.compressed_again.at(changes))
-    stream = Stream(
+    return Stream(
         bandwidth=basis.bandwidth.at(bandwidth),
         again=again,
         pages=pages,
@@ -221,9 +233,6 @@ def simulated(
         busy=basis.busy,
         tunable=basis.tunable,
     )
-    most = basis.curve.memory - strategy.reclaim
-    opened = min(basis.first.at(first), most)
-    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), opened, stream, policy, limit)
 
 
 def _interval(weighted: Iterable[tuple[float, float]], likely: float) -> Interval:
@@ -255,6 +264,8 @@ def _why(basis: Basis, policy: Policy, likely: Simulated) -> str:
     """Say in words whether the stream ends."""
     if likely.converges and likely.rest:
         return f"goes over after {likely.passes} passes; its memory follows for {format_duration(likely.rest)}"
+    if likely.paused:
+        return f"stands still for {format_duration(likely.blackout + basis.fixed.likely)}, as is permitted"
     if likely.converges:
         slow = f", {format_duration(likely.lost)} behind with its work" if likely.lost else ""
         return f"ends after {likely.passes} pass{'es' if likely.passes != 1 else ''}{slow}"

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD, first_parameters
-from godwit.core.forecast import likely_prospect, prospect, situation
+from godwit.core.forecast import likely_prospect, prospect, situation, stream_of
 from godwit.core.goals import GOALS, SURE, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
+from godwit.core.passes import Foreseen
 from godwit.core.readings import carried_of, passes_of
 from godwit.core.strategy import MARGIN, bearable, ladder
 from godwit.errors import RefusedError
@@ -39,10 +40,9 @@ def foretell(known: Known, now: float, *, thorough: bool = True) -> Forecast:
     limit = min(known.policy.max_downtime, FIRST_DOWNTIME_LIMIT)
     rows = _rows(known, basis, limit)
     chosen = chosen_of(rows, known.policy)
-    alone = without_pause(known.policy)
 
     def exactly(row: Prospect) -> Prospect:
-        return row if row.how.pauses else prospect(row.how, basis, alone, limit)
+        return prospect(row.how, basis, known.policy, limit)
 
     if not thorough:
         exact = exactly(chosen)
@@ -69,32 +69,29 @@ def foretell(known: Known, now: float, *, thorough: bool = True) -> Forecast:
 def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
     """Return what each strategy that is possible would cost."""
     policy = known.policy
-    alone = without_pause(policy)
     rows = []
     for sending in known.sendings:
         # QEMU before 10.1 refuses, or cannot take, multifd and postcopy together.
         over = known.usual.postcopy and not Strategy(sending).compresses
         strategy = replace(known.usual, sending=sending, postcopy=over)
-        row = likely_prospect(strategy, basis, alone, limit)
+        row = likely_prospect(strategy, basis, policy, limit)
         rows.append(row)
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
         if strategy.armed and worth and _laborious(row, policy):
-            planned = planned_throttle(strategy, basis, alone, limit)
+            planned = planned_throttle(strategy, basis, policy, limit)
             if planned is not None and rank(policy, planned) < rank(policy, row):
                 rows.append(planned)
-    if Permission.PAUSE in policy.allows and not any(in_time(row, policy) for row in rows):
-        rows.append(_paused(chosen_of(rows, policy), policy))
     return rows
+
+
+def by_itself(row: Prospect) -> bool:
+    """Say whether a strategy ends without a pause."""
+    return row.converges and not row.how.pauses
 
 
 def _laborious(row: Prospect, policy: Policy) -> bool:
     """Say whether a guest that sleeps a little may be better off."""
-    return not row.converges or row.blackout.likely > bearable(policy) or row.passes > _FEW_PASSES
-
-
-def without_pause(policy: Policy) -> Policy:
-    """Return the policy of a guest that may not be paused: what a strategy does by itself."""
-    return replace(policy, allows=policy.allows - {Permission.PAUSE})
+    return not by_itself(row) or row.blackout.likely > bearable(policy) or row.passes > _FEW_PASSES
 
 
 def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Prospect | None:
@@ -103,27 +100,7 @@ def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: fl
         likely_prospect(replace(strategy, throttle=percentage), basis, policy, limit) for percentage in ladder(policy)
     ]
     best = min(tried, key=lambda row: rank(policy, row), default=None)
-    return best if best is not None and best.converges else None
-
-
-def in_time(row: Prospect, policy: Policy) -> bool:
-    """Say whether a strategy ends by itself, and before the deadline."""
-    return row.converges and (policy.deadline is None or row.total.likely <= policy.deadline)
-
-
-def _paused(row: Prospect, policy: Policy) -> Prospect:
-    """Return what a strategy costs whose guest is paused at its end, so that the rest can be sent."""
-    longest = row.total.likely if policy.deadline is None else min(row.total.likely, policy.deadline)
-    how = replace(row.how, pauses=True)
-    return replace(
-        row,
-        strategy=how.name,
-        how=how,
-        converges=True,
-        chance=1.0,
-        total=Interval(min(row.total.low, longest), longest, max(row.total.high, longest)),
-        why=f"stands still for {format_duration(row.blackout.likely)} at its end, as is permitted",
-    )
+    return best if best is not None and by_itself(best) else None
 
 
 def chosen_of(rows: Sequence[Prospect], policy: Policy) -> Prospect:
@@ -140,14 +117,23 @@ def _reason(rows: Sequence[Prospect], chosen: Prospect, policy: Policy) -> str:
         (not chosen.converges, "no strategy that is permitted ends by itself; this one comes nearest"),
         (chosen.how.pauses, "no strategy that is permitted ends in time by itself, and the guest may be paused"),
         (chosen.how.postcopy and "follows for" in chosen.why, "it goes over before its memory, as is permitted"),
-        (chosen.how.throttle and not alone.converges, f"only so its passes shrink; {slowed}"),
+        (chosen.how.throttle and not by_itself(alone), f"only so its passes shrink; {slowed}"),
         (bool(chosen.how.throttle), f"{GOALS[policy.goal].words}; {slowed}"),
         (chosen.how.sending is Sending.WHOLE, "this QEMU can send nothing but whole pages"),
         (chosen.how.compresses, f"compressed pages take fewer bytes: {GOALS[policy.goal].words}"),
-        (not rows[0].converges, "only as their changes do pages that are written again and again travel fast enough"),
+        (not by_itself(rows[0]), "only as their changes do pages that are written again and again travel fast enough"),
         (True, "pages that were sent before travel as their changes: the last pass is the shortest so"),
     )
     return next(reason for holds, reason in reasons if holds)
+
+
+def foreseen_of(known: Known, now: float, how: Strategy) -> Foreseen:
+    """Return what is thought of a guest, and of the stream of the strategy that was taken.
+
+    Raises InputError where the guest's writes or the link are not known at all.
+    """
+    basis, _ = basis_of(known, now)
+    return Foreseen(basis.curve, stream_of(how, basis))
 
 
 HOPELESS: Final = 0.02

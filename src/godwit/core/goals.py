@@ -87,7 +87,7 @@ def policy_for(goal: Goal, *, deadline: float | None = None) -> Policy:
 def rank(policy: Policy, row: Prospect) -> Score:
     """Return what orders prospects by a policy: the least is the one to take.
 
-    What does not end comes last, before that what is not sure to, and what ends too late.
+    What does not end comes last, before that what is not sure to, what ends too late, and what takes a pause.
     """
     late = policy.deadline is not None and row.total.likely > policy.deadline
-    return (not row.converges, row.chance < SURE, late, *GOALS[policy.goal].rank(row))
+    return (not row.converges, row.chance < SURE, late, row.how.pauses, *GOALS[policy.goal].rank(row))

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 RECENT: Final = 3
 """Passes from which the pace of pages is taken."""
 
+_TELLING: Final = 1.0
+"""Seconds for which a pass must have been looked at for its pace to be taken."""
+
 _COUNTED: Final = 0.2
 """Seconds: clock ticks of 10 ms tell a share to within a twentieth over so long."""
 
@@ -89,6 +92,19 @@ def carried_of(samples: Sequence[Sample], *, compressed: bool) -> float | None:
     stretches.sort()
     so_far = list(accumulate(sent for _, sent in stretches))
     return next((rate for (rate, _), sent in zip(stretches, so_far, strict=True) if sent >= _FAST * so_far[-1]), None)
+
+
+def pace_within(samples: Sequence[Sample]) -> float | None:
+    """Return the bytes of pages a second that the pass of the last sample gets through; None while that is too young.
+
+    Pages of zeroes, and those that travel as their changes, are a few bytes on the wire.
+    """
+    if not samples:
+        return None
+    last = samples[-1]
+    first = next(one for one in samples if one.iteration == last.iteration)
+    seconds = last.at - first.at
+    return max(0, first.remaining - last.remaining) / seconds if seconds >= _TELLING else None
 
 
 def pace_of(samples: Sequence[Sample], permitted: float) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD, PACE, throttle_parameters
 from godwit.core.dirtying import curve_of
-from godwit.core.readings import left_after_passes, pace_of, passes_of
+from godwit.core.readings import left_after_passes, pace_of, pace_within, passes_of
 from godwit.model import DirtyWindow, Goal, Permission
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -304,21 +304,53 @@ def _raise_limit(policy: Policy, stall: _Stall, now: Switchover, tunable: Contai
     )
 
 
-def last_moment(policy: Policy, samples: Sequence[Sample], requested: float) -> Decision | None:
-    """Return the decision to pause the guest where its deadline can only just be kept so, and that is permitted."""
+def last_moment(
+    policy: Policy, samples: Sequence[Sample], now: Switchover, requested: float, owed: float | None = None
+) -> Decision | None:
+    """Return the decision to pause the guest where its deadline can only just be kept so, and that is permitted.
+
+    `owed` is how many seconds it takes to send what the guest has changed since this pass began. Where nobody knows
+    (None), that is taken for nothing in the first pass, which takes as long whether or not the guest stands still, and
+    for the most that a pass has left in later ones. Where even a guest that stands still would be late, it goes on: it
+    is taken back at its deadline.
+    """
     if policy.deadline is None or Permission.PAUSE not in policy.allows or not samples:
         return None
-    last = samples[-1]
-    rate = max(sample.rate for sample in samples[-4:])
-    left = requested + policy.deadline - last.at
-    rest = last.remaining + max(left_after_passes(samples), default=0)
-    if rate <= 0 or left > rest / rate * MARGIN + HAND_OVER:
+    last, left = samples[-1], requested + policy.deadline - samples[-1].at
+    pace = _pace_now(samples, now)
+    if pace is None:
         return None
+    rest = last.remaining / pace
+    again = max(left_after_passes(samples), default=0) / pace if owed is None else owed
+    if not rest <= left <= rest + reserve(again, first=last.iteration == 1):
+        return None
+    more = f"; what was changed meanwhile takes up to {format_duration(again)} more" if again else ""
     return Decision(
         PAUSE,
-        f"{format_duration(max(0.0, left))} are left until the deadline: the guest is paused, so that the rest is sent",
-        f"up to {format_size(rest)} are to be sent; the link carries {format_bandwidth(rate)}",
+        f"{format_duration(left)} are left until the deadline: the guest is paused, so that the rest is sent",
+        f"{format_size(last.remaining)} are left of pass {last.iteration}, {format_bandwidth(pace)} of pages are got "
+        f"through{more}",
     )
+
+
+def reserve(owed: float, *, first: bool) -> float:
+    """Return the seconds to be kept at the end of a pass for a guest that is paused: `owed` of pages, and the handover.
+
+    For that no more is kept at the end of the first pass, which is long, than a pause may gain: `owed`.
+    """
+    return owed * MARGIN + (min(HAND_OVER, owed) if first else HAND_OVER)
+
+
+def _pace_now(samples: Sequence[Sample], now: Switchover) -> float | None:
+    """Return the bytes of pages a second that are got through, None where there is nothing to tell it from.
+
+    A first pass that has hardly begun tells nothing: it may be in the midst of zeroes.
+    """
+    rate = max(sample.rate for sample in samples[-4:])
+    seen = pace_within(samples) or pace_of(samples, now.limit * (now.pace or rate)) or now.pace
+    if seen is None and samples[-1].iteration == 1:
+        return None
+    return max(rate, seen or 0.0) or None
 
 
 def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from godwit.core.ledger import Ledger
+    from godwit.core.passes import Foreseen
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
     from godwit.model import DiskCopy, Features, GuestView
@@ -87,6 +88,8 @@ class Actions:
     """How pages travel."""
     choose: Callable[[Features, Features, Sequence[DiskCopy]], Awaitable[Strategy]] | None = None
     """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
+    foreseen: Foreseen | None = None
+    """What is thought of the guest and its stream; None for a runner that took over."""
     _address: str = ""
     _source_features: Features | None = None
     _target_compressions: tuple[str, ...] = ()

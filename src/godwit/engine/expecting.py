@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import sendings, usual
-from godwit.core.foretelling import expected, foretell, hopeless, remember
+from godwit.core.foretelling import expected, foreseen_of, foretell, hopeless, remember
 from godwit.core.learning import Known, said_of
 from godwit.engine.story import plain
 from godwit.errors import GodwitError, InputError, JournalError
@@ -113,6 +113,7 @@ class Expecting:
         try:
             found = foretell(known, parts.clock.now(), thorough=False)
             words, refusal = expected(found, policy), hopeless(found, known)
+            self.actions.foreseen = foreseen_of(known, found.at, found.prospect.how)
         except InputError as error:
             return self._unforeseen(strategy, error.message)
         except (ArithmeticError, ValueError) as error:  # whatever is wrong with a figure, no move ends for it

@@ -131,7 +131,7 @@ class Sampler:
         actions = self.actions
         if self._worked is None and actions.switchover.throttle is not None:
             self._worked = actions.parts.clock.now(), await self._cpu_times(guest)
-        decision = last_moment(actions.parts.spec.policy, self._samples, actions.parts.requested) or self._decided()
+        decision = self._last_moment() or self._decided()
         if decision is not None and decision.action == THROTTLE and self._busy is None:
             self._busy = await self._measure(guest)
             decision = self._decided()
@@ -144,6 +144,12 @@ class Sampler:
             return
         self._said = said
         self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+
+    def _last_moment(self) -> Decision | None:
+        actions = self.actions
+        owed = actions.foreseen.owed_after(self._samples, self._began) if actions.foreseen and self._samples else None
+        policy, requested = actions.parts.spec.policy, actions.parts.requested
+        return last_moment(policy, self._samples, actions.switchover, requested, owed)
 
     def _decided(self) -> Decision | None:
         actions = self.actions
