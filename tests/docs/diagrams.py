@@ -119,6 +119,17 @@ _ENUMS: Final[tuple[type[StrEnum], ...]] = (Phase, Door, Held, RunState, StreamS
 Arrows = dict[tuple[Phase, Phase], set[str]]
 
 
+def _telling(state: State) -> frozenset[Held]:
+    """Return of what a state holds what leads it another way: the guest is given back just before the send queue.
+
+    Where all of it is given back, one after the other, recovery asks for some; of the rest only whether any is left.
+    """
+    if state.phase in {Phase.ROLLING_BACK, Phase.LIMBO}:
+        told = {Held.STREAM, Held.SOURCE_STOPPED, Held.POWER}
+        return (state.held & told) | ({Held.SEND_QUEUE} if state.held - told else set())
+    return state.held - {Held.GUEST}
+
+
 @functools.cache
 def _essence(state: State) -> State:
     """Return a state without what only tells the story, so that a walk comes to an end, and soon.
@@ -131,9 +142,11 @@ def _essence(state: State) -> State:
     if state.phase in _WAYS_ARE_ONE:  # what it holds, and what is still to be done, lead on from here, and nothing else
         state = replace(state, copies=(), media=(), mirrored=False, launch=None)
     others, finishing = state.duties - _ALIKE, state.phase is Phase.FINISHING
+    if finishing and (not state.postcopy or Side.TARGET.value in state.ended):  # how it came there is told
+        state = replace(state, postcopy=False, over=frozenset(), ended=frozenset(), tried=frozenset())
     return replace(
         state,
-        held=state.held - {Held.GUEST},  # it is given back just before the send queue, and as that is
+        held=_telling(state),
         duties=(others or (state.duties and frozenset({"RestoreSendQueue"}))) if finishing else frozenset(),
         comparison=None,
         failure=_FAILURE if state.failure else None,

@@ -77,7 +77,7 @@ async def test_a_link_that_is_cut_while_memory_follows_is_mended_when_it_is_back
         healed = time.time()
         outcome = await move.outcome(90)
         assert outcome.status is OutcomeStatus.COMPLETED, outcome
-        mended = [line.at for line in await move.entries() if "connected to the rest" in str(line.data.get("text"))]
+        mended = [line.at for line in await move.entries() if line.data.get("event") == "StreamMended"]
         assert mended
         figure("mended_after_s", round(mended[-1] - healed, 2))
         assert mended[-1] - healed < MENDED

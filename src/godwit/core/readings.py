@@ -27,7 +27,6 @@ MOSTLY: Final = 0.5
 _TIMED: Final = 0.1
 """Seconds between two samples: what lies closer together is not told well enough."""
 
-_FAST: Final = 0.9
 _WORTH: Final = 2.0
 """How many times what it may leave a pass must have begun with for its pace to be taken."""
 
@@ -78,10 +77,11 @@ def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]
 
 
 def carried_of(samples: Sequence[Sample], *, compressed: bool) -> float | None:
-    """Return the bytes a second below which nine tenths of a stream travelled; None where that says nothing.
+    """Return the bytes a second below which half of a stream travelled; None where that says nothing.
 
     Stretches in which mostly zeroes were gone through are left out, for there the link waits for QEMU. Of pages that
-    are `compressed` nobody can tell these apart.
+    are `compressed` nobody can tell these apart. After such a stretch a link that is shaped carries more than it can
+    for long, so its fastest ones say too much.
     """
     stretches: list[tuple[float, int]] = []
     for before, after in pairwise(samples):
@@ -91,7 +91,7 @@ def carried_of(samples: Sequence[Sample], *, compressed: bool) -> float | None:
             stretches.append((sent / seconds, sent))
     stretches.sort()
     so_far = list(accumulate(sent for _, sent in stretches))
-    return next((rate for (rate, _), sent in zip(stretches, so_far, strict=True) if sent >= _FAST * so_far[-1]), None)
+    return next((rate for (rate, _), sent in zip(stretches, so_far, strict=True) if 2 * sent >= so_far[-1]), None)
 
 
 def pace_within(samples: Sequence[Sample]) -> float | None:
