@@ -59,6 +59,17 @@ def test_a_balloon_that_may_not_is_left_alone(scene: Callable[[], Stage]) -> Non
     simulate(scenario)
 
 
+def test_a_balloon_that_cannot_be_looked_at_stops_no_move() -> None:
+    async def scenario() -> None:
+        scene = stage(ONCE_USED)
+        scene.world.refuse("one", "query-balloon")
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.PRECOPY])
 def test_a_move_that_is_cancelled_gives_it_back_on_the_source(phase: Phase) -> None:
     async def scenario() -> None:

@@ -157,6 +157,7 @@ def _prospect(strategy: Strategy, basis: Basis, policy: Policy, likely: Simulate
         strategy,
         likely.lost,
         float(likely.converges),
+        likely.rest,
     )
 
 

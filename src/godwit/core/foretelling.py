@@ -116,7 +116,7 @@ def _reason(rows: Sequence[Prospect], chosen: Prospect, policy: Policy) -> str:
     reasons = (
         (not chosen.converges, "no strategy that is permitted ends by itself; this one comes nearest"),
         (chosen.how.pauses, "no strategy that is permitted ends in time by itself, and the guest may be paused"),
-        (chosen.how.postcopy and "follows for" in chosen.why, "it goes over before its memory, as is permitted"),
+        (bool(chosen.rest), "it goes over before its memory, as is permitted"),
         (chosen.how.throttle and not by_itself(alone), f"only so its passes shrink; {slowed}"),
         (bool(chosen.how.throttle), f"{GOALS[policy.goal].words}; {slowed}"),
         (chosen.how.sending is Sending.WHOLE, "this QEMU can send nothing but whole pages"),

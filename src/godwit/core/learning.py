@@ -369,8 +369,9 @@ def accuracy(moves: Sequence[MoveRecord]) -> Accuracy:
         if move.forecast is None:
             continue
         expected = move.forecast.prospect
-        totals.append(abs(expected.total.likely - move.total) / move.total if move.total > 0 else 0.0)
-        total_held.append(move.total in expected.total)
+        total = move.total + expected.rest  # what is remembered ends when the guest runs on the target
+        totals.append(abs(expected.total.likely - total) / total if total > 0 else 0.0)
+        total_held.append(total in expected.total)
         if move.client_gap is not None:
             gaps.append(abs(expected.client_gap.likely - move.client_gap))
             gap_held.append(move.client_gap in expected.client_gap)

@@ -80,8 +80,11 @@ async def _balloon(parts: Parts, guest: Guest, pid: int) -> tuple[Balloon | None
     policy = parts.spec.policy
     if policy.way is not Way.LIVE or parts.spec.defaults or Permission.BALLOON not in policy.allows:
         return None, 0
-    found = await guest.balloon()
-    return found, await parts.source.resident(pid) if found is not None and found.yields else 0
+    try:
+        found = await guest.balloon()
+        return found, await parts.source.resident(pid) if found is not None and found.yields else 0
+    except (HostError, HypervisorError):  # what cannot be seen is left alone; no move ends for that
+        return None, 0
 
 
 async def _target(parts: Parts, program: str) -> tuple[HostFacts, bool]:

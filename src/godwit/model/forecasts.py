@@ -27,7 +27,8 @@ class Prospect:
     `blackout` and `client_gap` are what the guest would have to be granted; where that is more than the policy's
     ceiling, `converges` is False: the strategy does not end by itself. `why` says so in words. `how` is the strategy
     that `strategy` names; `lost` is the time, in seconds, by which the guest is behind with its work for being
-    throttled, `chance` how likely it is that the strategy ends by itself, from 0 to 1.
+    throttled, `chance` how likely it is that the strategy ends by itself, from 0 to 1. `rest` is the seconds of the
+    total for which memory follows a guest that goes over to the target before it.
     """
 
     strategy: str
@@ -41,6 +42,7 @@ class Prospect:
     how: Strategy = field(default_factory=Strategy)
     lost: float = 0.0
     chance: float = 1.0
+    rest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
