@@ -48,8 +48,10 @@ class Forecasts:
             if memory < LEAST_SAMPLED:
                 message = f"{name} has {memory >> 20} MiB, and QEMU samples no memory below {LEAST_SAMPLED >> 20} MiB"
                 raise InputError(message)
+            wrote, began = await guest.disk_writes(), self.service.clock.now()
             windows, busy = await self._windows(guest, memory)
-            found = Profile(name, host.name, self.service.clock.now(), memory, windows, busy=busy)
+            writes = (await guest.disk_writes() - wrote) / (self.service.clock.now() - began)
+            found = Profile(name, host.name, began, memory, windows, busy=busy, disk_writes=max(0.0, writes))
             if sample:
                 try:
                     found = replace(found, sample=await guest.sample_memory())

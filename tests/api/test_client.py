@@ -132,6 +132,14 @@ async def test_a_running_guest_is_profiled_and_a_paused_one_is_not() -> None:
         await place.g.profile("web1")
 
 
+async def test_what_a_guest_writes_to_its_disks_is_in_its_profile() -> None:
+    place = await Place.make()
+    assert (await place.g.profile("web1")).disk_writes == 0
+    place.world.hosts["host1"].qemus["web1"].workload = Workload(disk_rate=3e6)
+    disks = len(place.world.disks_of(place.world.hosts["host1"].qemus["web1"]))
+    assert (await place.g.profile("web1")).disk_writes == pytest.approx(3e6 * disks, rel=0.05)
+
+
 async def test_a_guest_that_is_too_small_to_be_sampled_is_told_of() -> None:
     place = await Place.make()
     qemu = place.world.hosts["host1"].qemus["web1"]

@@ -305,6 +305,16 @@ def test_what_was_said_of_a_link_counts_until_a_move_shows_it() -> None:
     assert said_of(said, [replace(shown, at=151.0, target="three")]) == 5e6
 
 
+def test_what_is_written_to_disks_that_travel_along_takes_its_part_of_the_link() -> None:
+    assert KNOWN.profile is not None
+    writes = replace(KNOWN, profile=replace(KNOWN.profile, disk_writes=10e6))
+    still, busy = (foretell(replace(known, disks=200 * MIB), 160.0) for known in (KNOWN, writes))
+    link = still.bandwidth.likely
+    for one, other in zip(still.prospects, busy.prospects, strict=True):
+        assert other.total.likely - one.total.likely >= 200 * MIB / (link - 10e6) - 200 * MIB / link
+    assert foretell(writes, 160.0).prospects == foretell(KNOWN, 160.0).prospects  # shared disks travel by another way
+
+
 def test_disks_that_have_to_be_copied_travel_first_and_it_is_said() -> None:
     alone, with_disks = foretell(KNOWN, 160.0), foretell(replace(KNOWN, disks=200 * MIB), 160.0)
     for one, other in zip(alone.prospects, with_disks.prospects, strict=True):

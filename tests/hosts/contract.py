@@ -217,6 +217,13 @@ class GuestContract:
         assert len(before) == len(after) > 0
         assert all(0 <= late - early < 30 for early, late in zip(before, after, strict=True))
 
+    async def test_what_it_writes_to_its_disks_is_counted(self, bench: Bench) -> None:
+        await bench.start()
+
+        async with bench.attached(bench.source) as guest:
+            before = await guest.disk_writes()
+            assert 0 <= before <= await guest.disk_writes()
+
     async def test_pause_and_resume_say_so(self, bench: Bench) -> None:
         await bench.start()
 

@@ -16,6 +16,9 @@ from godwit.core.forecast import least_downtime
 from godwit.errors import InputError
 from godwit.units import format_bandwidth, format_duration, format_size
 
+_WORTH_SAYING = 64 << 10
+"""Bytes a second; what is less than that, no move feels."""
+
 if TYPE_CHECKING:
     from godwit.core.dirtying import DirtyCurve
     from godwit.model import Profile
@@ -96,6 +99,8 @@ def profile_lines(found: Profile, curve: DirtyCurve) -> list[str]:
     else:
         lines.append(f"  it begins at {format_bandwidth(curve.write_rate)}")
         lines.append(f"  it comes back to a hot set of {format_size(round(curve.hot_set))}")
+    if found.disk_writes >= _WORTH_SAYING:
+        lines.append(f"  it writes {format_bandwidth(round(found.disk_writes))} to its disks")
     return [*lines, *_sample_lines(found)]
 
 

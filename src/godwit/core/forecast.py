@@ -65,7 +65,8 @@ class Basis:
     compress. `start` is the seconds until the stream starts, `fixed` what the blackout takes beyond the last pages,
     `felt` what the client's gap takes beyond the blackout. `busy` is the share of its time for which the guest's
     busiest CPU works, `naps` how many naps a client waits for one that is slowed down. `disks` is the bytes of disks
-    that travel before its memory. `tunable` are the migration parameters that its QEMU has.
+    that travel before its memory, and `disk_writes` what the guest writes to them meanwhile, a second, which goes the
+    same way. `tunable` are the migration parameters that its QEMU has.
     """
 
     curve: DirtyCurve
@@ -82,9 +83,17 @@ class Basis:
     busy: float = 1.0
     naps: Estimate = Estimate(FELT_NAPS, 1.0)
     disks: Estimate = Estimate(0.0)
+    disk_writes: float = 0.0
     dirtying: Estimate = Estimate(1.0, 0.1)
     tunable: frozenset[str] = frozenset({PACE})
 
+    def left_by_disks(self, bandwidth: float) -> float:
+        """Return what is left of that bandwidth beside what the guest writes to disks that travel with it."""
+        return max(bandwidth - self.disk_writes, bandwidth * _LEAST_LEFT) if self.disks.likely else bandwidth
+
+
+_LEAST_LEFT: Final = 0.25
+"""The share of the bandwidth that memory has in any case, as `--bandwidth` is shared (see godwit.engine.shares)."""
 
 STALLS: Final = Estimate(0.35, 0.2)
 """The share of the time in which the memory of a guest in postcopy follows for which a client waits at most: at 50 MB/s
@@ -173,7 +182,7 @@ def taking(strategy: Strategy) -> float:
 
 def before(basis: Basis, strategy: Strategy) -> Estimate:
     """Return the seconds for which the balloon takes free memory and disks travel, before the guest's memory does."""
-    seconds = basis.disks.likely / basis.bandwidth.likely
+    seconds = basis.disks.likely / basis.left_by_disks(basis.bandwidth.likely)
     share = math.hypot(
         basis.disks.spread / max(basis.disks.likely, 1.0), basis.bandwidth.spread / basis.bandwidth.likely
     )
@@ -224,7 +233,7 @@ def stream_of(strategy: Strategy, basis: Basis, bandwidth: float = 0.0, changes:
         opening, pages = min(1.0, basis.compressed.at(changes)), basis.packed.likely
         whole = again = min(1.0, basis.compressed_again.at(changes))
     return Stream(
-        bandwidth=basis.bandwidth.at(bandwidth),
+        bandwidth=basis.left_by_disks(basis.bandwidth.at(bandwidth)),
         again=again,
         pages=pages,
         whole=whole,

@@ -160,6 +160,7 @@ def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
         packed=Estimate(PACKED),
         busy=_busy(known),
         disks=Estimate(known.disks, known.disks * _DISKS_DRIFT),
+        disk_writes=known.profile.disk_writes if known.profile is not None else 0.0,
         naps=learned((naps for move in between if (naps := _naps(move)) is not None), NAPS),
         tunable=known.tunable,
     )

@@ -367,6 +367,12 @@ class FakeGuest:
         """Return the seconds for which the guest's CPU has worked so far."""
         return await self._tell("query-cpus-fast", lambda: (self._qemu.executed_since(0.0) * self._qemu.workload.busy,))
 
+    async def disk_writes(self) -> int:
+        """Return the bytes that the guest has written to its disks so far."""
+        disks = len(self._world.disks_of(self._qemu))
+        rate = self._qemu.workload.disk_rate * disks
+        return await self._tell("query-blockstats", lambda: round(self._qemu.executed_since(0.0) * rate))
+
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory, whose changes take what its workload says."""
         await self._tell("human-monitor-command", lambda: None)

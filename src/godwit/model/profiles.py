@@ -38,7 +38,8 @@ class Profile:
 
     `windows` are the single measurements, in the order in which they were taken. `sample` is None where nobody looked
     at pages; `unsampled` says why, where somebody wanted to. `busy` is the share of its time for which the busiest of
-    the guest's CPUs worked, None where that cannot be seen.
+    the guest's CPUs worked, None where that cannot be seen; `disk_writes` the bytes a second that it wrote to its
+    disks.
     """
 
     vm: str
@@ -49,3 +50,4 @@ class Profile:
     sample: MemorySample | None = None
     unsampled: str = ""
     busy: float | None = None
+    disk_writes: float = 0.0

@@ -249,6 +249,10 @@ class Guest(Protocol):
         """
         ...
 
+    async def disk_writes(self) -> int:
+        """Return the bytes that the guest has written to its disks so far."""
+        ...
+
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory, twice within a moment; nothing of them is kept.
 

@@ -308,6 +308,10 @@ class QemuGuest:
         message = f"nobody can see through its monitor alone how much the CPUs of {self._name} work"
         raise HostError(message)
 
+    async def disk_writes(self) -> int:
+        """Return the bytes that the guest has written to its disks so far, as QEMU counts them."""
+        return media.written(as_objects(await self._monitor.execute("query-blockstats"), "query-blockstats"))
+
     async def sample_memory(self) -> MemorySample:
         """Refuse: pages are looked at on the guest's host, to which a monitor alone does not lead."""
         message = f"nobody can look at pages of {self._name} through its monitor alone"

@@ -48,6 +48,11 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
             )
 
 
+def written(rows: Iterable[Mapping[str, object]]) -> int:
+    """Read the reply of query-blockstats: the bytes that the guest has written to all of its disks."""
+    return sum(whole(inner(row, "stats"), "wr_bytes") for row in rows)
+
+
 def _format_of(driver: str) -> str:
     """Return the format of a disk by its node's driver: a file without one above it gives its bytes as they are."""
     return "raw" if driver == "file" else driver
