@@ -7,7 +7,10 @@ import signal
 
 import hypothesis
 
-hypothesis.settings.register_profile("godwit", deadline=None)  # how long an example takes says what else runs here
+# How long an example takes says what else runs here. The same examples everywhere: what fails, fails for everybody;
+# others are looked for with `--hypothesis-profile anew` (script/soak properties).
+hypothesis.settings.register_profile("godwit", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("anew", deadline=None, derandomize=False)
 hypothesis.settings.load_profile("godwit")
 
 

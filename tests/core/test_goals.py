@@ -270,7 +270,8 @@ def test_what_ends_over_a_slow_link_ends_over_a_faster_one_and_sooner(
     assume(slow.converges)
     fast = foretell(replace(facts, link=LINK * more), 160.0, thorough=False).prospect
     assert fast.converges
-    assert fast.total.likely <= slow.total.likely * 1.15  # what is no more than a tenth is nothing
+    # What is no more than a tenth is nothing, and in which second QEMU looks is luck.
+    assert fast.total.likely <= slow.total.likely * 1.15 + 1.0
 
 
 def test_a_chance_is_hopeless_only_where_next_to_nothing_ends() -> None:
