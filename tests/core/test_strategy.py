@@ -11,12 +11,10 @@ from godwit.core.capabilities import HELD
 from godwit.core.dirtying import DirtyCurve, curve_of
 from godwit.core.passes import Foreseen, Stream, simulate
 from godwit.core.readings import pace_of, pace_within
+from godwit.core.sleeping import ladder, nap
 from godwit.core.strategy import (
-    AWAKE,
-    HALVING,
     HAND_OVER,
     IMPROVEMENT,
-    LADDER,
     MARGIN,
     PAUSE,
     STALL_SECONDS,
@@ -25,12 +23,8 @@ from godwit.core.strategy import (
     adjusted,
     decide,
     eta,
-    ladder,
     last_moment,
-    nap,
     stalled,
-    throttle_for,
-    writes_at,
 )
 from godwit.model import Goal, Permission, Policy, Sample
 from godwit.units import GIB, MIB
@@ -296,34 +290,11 @@ def test_no_guest_is_slowed_down_more_than_is_permitted_and_never_less_than_befo
         assert nap(told) <= policy.max_downtime
 
 
-@given(st.floats(1e6, 4e8), st.floats(1e6, 4e8), st.integers(1, len(LADDER)), st.floats(0.05, 1.0))
-def test_the_planned_sleep_halves_passes_or_is_all_that_is_permitted(
-    writes: float, pace: float, rungs: int, busy: float
-) -> None:
-    curve = curve_of(saturating(256 * MIB, writes), 512 * MIB)
-    planned = throttle_for(curve, pace, 0.03, LADDER[:rungs], busy)
-    assert planned in LADDER[:rungs]
-    if planned != LADDER[rungs - 1]:
-        assert curve.unique(0.03 * writes_at(planned, busy)) <= pace * 0.03 * HALVING
-
-
-def test_a_guest_that_works_a_part_of_its_time_loses_nothing_until_less_is_left_to_it() -> None:
-    assert [writes_at(percentage, 0.2) for percentage in (0, 30, 50)] == pytest.approx([1.0, 1.0, 1.0])
-    assert writes_at(90, 0.2) == pytest.approx(AWAKE / 2)
-    assert writes_at(90, 1.0) == pytest.approx(AWAKE / 10)
-    assert writes_at(HELD, 1.0) == 1.0
+def test_a_guest_that_works_a_part_of_its_time_is_made_to_sleep_the_longer() -> None:
     lazy, keen = (decide(Policy(), BUSY, Switchover(0.003, throttle=HELD), TUNABLE, busy=busy) for busy in (0.2, 1.0))
     assert lazy is not None
     assert keen is not None
     assert dict(lazy.parameters)["max-cpu-throttle"] > 60 > dict(keen.parameters)["max-cpu-throttle"]
-
-
-def test_no_nap_is_longer_than_the_guest_may_stand_still() -> None:
-    assert nap(75) == pytest.approx(0.03)
-    assert [nap(share) for share in LADDER] == sorted(nap(share) for share in LADDER)
-    assert max(ladder(Policy(max_downtime=0.11))) == 80
-    assert max(ladder(Policy())) == 92
-    assert ladder(Policy(max_guest_slowdown=0.0)) == []
 
 
 # -- a guest that may be paused ----------------------------------------------------------------------------------------

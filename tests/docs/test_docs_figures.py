@@ -6,7 +6,7 @@ import pytest
 from pages import ROOT
 
 from godwit import runner
-from godwit.core import capabilities, recovery, strategy
+from godwit.core import capabilities, recovery, sleeping, strategy
 from godwit.engine import engine, outside, sampler
 from godwit.hosts import sendqueue
 from godwit.journal import database, sqljournal
@@ -32,7 +32,7 @@ FIGURES = [
     ("docs/architecture.md", f"every\n  {sampler.PERIOD * 1000:g} ms"),
     ("docs/architecture.md", f"- `PATIENCE`: {recovery.PATIENCE:g} s"),
     *(
-        ("docs/choose-a-policy.md", f"| {ms} ms | {strategy.ladder(Policy(max_downtime=ms / 1000))[-1]} % |")
+        ("docs/choose-a-policy.md", f"| {ms} ms | {sleeping.ladder(Policy(max_downtime=ms / 1000))[-1]} % |")
         for ms in (300, 100, 50)
     ),
     ("docs/laboratory.md", f"{plan.DEFAULT_LINK_RATE // 1_000_000} Mbit/s unless"),

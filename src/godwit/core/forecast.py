@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import PACE
 from godwit.core.passes import Simulated, Stream, simulate
-from godwit.core.strategy import FELT_NAPS, nap
+from godwit.core.sleeping import FELT_NAPS, nap
 from godwit.model import Interval, Permission, Prospect, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration, format_size
 

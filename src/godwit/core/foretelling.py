@@ -12,7 +12,8 @@ from godwit.core.goals import GOALS, SURE, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
 from godwit.core.passes import Foreseen
 from godwit.core.readings import carried_of, passes_of
-from godwit.core.strategy import MARGIN, bearable, ladder
+from godwit.core.sleeping import ladder
+from godwit.core.strategy import MARGIN, bearable
 from godwit.errors import RefusedError
 from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Permission, Sending, Strategy, Way
 from godwit.units import format_duration, format_size

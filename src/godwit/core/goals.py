@@ -7,7 +7,7 @@
 | gentle | the least work lost, then the fewest bytes | never | compresses only where nothing else ends |
 | finish | to end in time, and of that the shortest gap | 99 % of its time | it may be paused; needs a deadline |
 
-A client feels two and a half naps (`strategy.FELT_NAPS`), and these are never longer than the guest may stand still
+A client feels two and a half naps (`sleeping.FELT_NAPS`), and these are never longer than the guest may stand still
 (`max_downtime`): with the usual 300 ms no guest sleeps more than 92 % of its time.
 """
 

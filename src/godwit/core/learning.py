@@ -16,7 +16,7 @@ from godwit.core.capabilities import HELD, PACE
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import Basis, Estimate, taking
 from godwit.core.readings import MOSTLY
-from godwit.core.strategy import FELT_NAPS, nap, writes_at
+from godwit.core.sleeping import FELT_NAPS, nap, windows_of
 from godwit.errors import InputError
 from godwit.model import DirtyWindow, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration
@@ -184,11 +184,7 @@ def _windows(known: Known, now: float) -> tuple[list[DirtyWindow], str]:
     if profile is not None and not any(move.at > profile.at and len(move.passes) > 1 for move in own):
         return list(profile.windows), f"its writes from a profile, {format_duration(max(0.0, now - profile.at))} old"
     for move in own:
-        windows = [
-            DirtyWindow(one.seconds * writes_at(one.throttle, _busy(known)), one.left)
-            for one in move.passes
-            if one.seconds > 0
-        ]
+        windows = windows_of(move.passes, _busy(known))
         if windows:
             return windows, f"its writes from the passes of its move {move.id}"
     if profile is not None:

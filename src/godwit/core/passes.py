@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD, PACE
 from godwit.core.readings import passes_of
+from godwit.core.sleeping import writes_at
 from godwit.core.strategy import (
     MARGIN,
     PAUSE,
@@ -27,7 +28,6 @@ from godwit.core.strategy import (
     adjusted,
     decide,
     reserve,
-    writes_at,
 )
 from godwit.model import Policy, Sample
 

@@ -7,19 +7,19 @@ because their progress fluctuated).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD, PACE, throttle_parameters
 from godwit.core.dirtying import curve_of
 from godwit.core.readings import left_after_passes, pace_of, pace_within, passes_of
-from godwit.model import DirtyWindow, Goal, Permission
+from godwit.core.sleeping import asleep, ladder, throttle_for, windows_of
+from godwit.model import Goal, Permission
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from godwit.core.dirtying import DirtyCurve
     from godwit.model import Policy, Sample
 
 IMPROVEMENT: Final = 0.05
@@ -49,26 +49,6 @@ PAUSE: Final = "pause"
 UNNOTICED: Final = 0.06
 """Seconds that a guest may stand still before a move that is to be seamless slows it down instead: with what a client
 waits for besides, as long as the sleep of a guest that is slowed down as far as that goal permits."""
-
-LADDER: Final = (*range(10, 90, 5), 90, 92, 94, 95, 96, 97, 98, 99)
-"""The percentages of its time for which a guest is made to sleep: QEMU brings each in only after two looks a second
-apart, so steps that tell are worth waiting for."""
-
-NAP: Final = 0.01
-"""Seconds that a guest which is slowed down runs between two naps (CPU_THROTTLE_TIMESLICE_NS in QEMU)."""
-
-FELT_NAPS: Final = 2.5
-"""How long a client waits for a guest that is slowed down, in naps: in seven moves under emulation 1.1 to 4.5."""
-
-AWAKE: Final = 0.45
-"""The share of its waking time that a guest has for its work between two naps: it has its timers to see to first.
-Measured under emulation with guests that work 14 % of their time, and all of it: between 0.42 and 0.5."""
-
-_LEAST_BUSY: Final = 0.01
-
-HALVING: Final = 0.5
-"""The share that a pass of a guest that is slowed down may leave of what it began with: less sleep takes longer, and
-costs the guest more of its work in all; more sleep is felt more at each moment."""
 
 HAND_OVER: Final = 1.0
 """Seconds that are kept for the handover where a guest is paused for its deadline."""
@@ -191,7 +171,7 @@ def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
     last = samples[-1]
     if now.throttle is not None and now.throttle > HELD and last.throttle < now.throttle:
         return None  # QEMU has not slowed it down yet as far as it was told to
-    alike = tuple(one for one in samples if _asleep(one) == _asleep(last))
+    alike = tuple(one for one in samples if asleep(one) == asleep(last))
     left = left_after_passes(alike)
     if len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (1 - IMPROVEMENT):
         return None
@@ -209,11 +189,6 @@ def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
     return _Stall(least, rate, pace, permitted, words, alike)
 
 
-def _asleep(sample: Sample) -> int:
-    """Return how far a guest is slowed down, in percent, where that is noticeable."""
-    return sample.throttle if sample.throttle > HELD else 0
-
-
 def bearable(policy: Policy) -> float:
     """Return the seconds that a guest may stand still before it is slowed down instead, where it may be."""
     return min(policy.max_downtime, UNNOTICED) if policy.goal is Goal.SEAMLESS else policy.max_downtime
@@ -229,10 +204,9 @@ def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> D
         return None
     if told > HELD:  # passes fell short of what they promised: half of what is left of the ladder at once
         rungs = rungs[len(rungs) // 2 :]
-    writes = writes_at(_asleep(stall.passes[-1]), busy)
-    found = passes_of(stall.passes, stall.passes[0].at)
-    windows = [DirtyWindow(one.seconds * writes, one.left) for one in found if one.seconds > 0]
-    curve = curve_of(windows, stall.passes[-1].total)
+    last, found = stall.passes[-1], passes_of(stall.passes, stall.passes[0].at)
+    windows = windows_of((replace(one, throttle=asleep(last)) for one in found), busy)
+    curve = curve_of(windows, last.total)
     percentage = throttle_for(curve, stall.pace, bearable(policy) / 2, rungs, busy)
     return Decision(
         THROTTLE,
@@ -241,41 +215,6 @@ def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> D
         stall.words,
         throttle_parameters(now.throttle, percentage),
     )
-
-
-def ladder(policy: Policy) -> list[int]:
-    """Return the percentages of its time for which a guest may be made to sleep, the least first.
-
-    No nap is felt for longer than the guest may stand still.
-    """
-    return [one for one in LADDER if one <= policy.most_throttle and nap(one) * FELT_NAPS <= policy.max_downtime]
-
-
-def nap(throttle: int) -> float:
-    """Return the seconds for which a guest's CPUs sleep in one piece when they are to sleep so many percent."""
-    return NAP * throttle / (100 - throttle)
-
-
-def writes_at(throttle: int, busy: float) -> float:
-    """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time.
-
-    One whose CPU works only a share of its time loses nothing until less than that is left to it.
-    """
-    if throttle <= HELD:
-        return 1.0
-    return min(1.0, (1 - throttle / 100) * AWAKE / max(busy, _LEAST_BUSY))
-
-
-def throttle_for(curve: DirtyCurve, pace: float, downtime: float, rungs: Sequence[int], busy: float = 1.0) -> int:
-    """Return the least of these percentages at which passes halve down to one of `downtime` seconds; else the last.
-
-    Since U(t)/t falls with t, whatever halves a pass of `downtime` halves all longer ones (see godwit.core.dirtying).
-    `pace` is bytes of pages a second.
-    """
-    for percentage in rungs:
-        if curve.unique(downtime * writes_at(percentage, busy)) <= pace * downtime * HALVING:
-            return percentage
-    return rungs[-1]
 
 
 def _raise_limit(policy: Policy, stall: _Stall, now: Switchover, tunable: Container[str]) -> Decision | None:
