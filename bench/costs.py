@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench.ground import CALM, keep, laboratory, parser, run
 from godwit import app
-from godwit.bench.guests import writing
+from godwit.bench.guests import booted, writing
 from godwit.bench.machines import controllers
 from godwit.bench.scenarios import Scenario, Writes
 from godwit.bench.typed import obeyed
@@ -60,6 +60,7 @@ async def measure(rounds: int) -> Result:
     async with laboratory(LabPlan(NAME), assets.hosttree) as lab, app.opened() as service:
         await register(service, lab)
         vm = await add_guest(service, lab, assets, GuestPlan())
+        await booted(lab, vm.address or "")
         async with writing(lab, vm.address or "", BUSY) as writer:
             assert writer is not None  # noqa: S101 - it was given something to write; for the type checker
             slowdowns = [await slowdown(writer, vm.name) for _ in range(rounds)]
