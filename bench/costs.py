@@ -24,7 +24,6 @@ from godwit.bench.machines import controllers
 from godwit.bench.scenarios import Scenario, Writes
 from godwit.bench.typed import obeyed
 from godwit.core.state import Phase
-from godwit.errors import LabError
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.plan import LabPlan
@@ -96,14 +95,13 @@ async def share_of_a_core(service: Service, lab: Laboratory, name: str) -> float
     """Move a guest, and return what Godwit's processes took of a core while its stream ran."""
     vm = await service.inventory.vm(name)
     target = prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
-    said = await obeyed("migrate", name, target, "--detach")
-    if said.migration is None:
-        raise LabError(said.wrong)
+    move = asyncio.create_task(obeyed("migrate", name, target))
     looks: list[tuple[float, float]] = []
-    while not (state := (await service.journal.load(said.migration))[1]).finished:
-        if state.phase is Phase.PRECOPY:
+    while not move.done():
+        if any(row.phase == Phase.PRECOPY for row in await service.journal.rows(unfinished=True, limit=1)):
             looks.append((time.time(), worked(controllers(os.environ[app.HOME_VARIABLE]))))
         await asyncio.sleep(_LOOK)
+    await move
     (began, before), (ended, after) = looks[0], looks[-1]
     found = (after - before) / (ended - began)
     print(f"followed for {ended - began:.1f} s: {found:.2%} of a core", flush=True)
