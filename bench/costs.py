@@ -17,16 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.ground import CALM, keep, laboratory, parser, run
+from bench.ground import CALM, keep, one_guest, other_host, parser, run
 from godwit import app
-from godwit.bench.guests import booted, writing
+from godwit.bench.guests import writing
 from godwit.bench.machines import controllers
 from godwit.bench.scenarios import Scenario, Writes
 from godwit.bench.typed import obeyed
 from godwit.core.state import Phase
-from godwit.lab.assets import cache_folder, prepare
-from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
-from godwit.lab.plan import LabPlan
 
 if TYPE_CHECKING:
     from godwit.bench.guests import Writer
@@ -55,11 +52,7 @@ class Result:
 
 async def measure(rounds: int) -> Result:
     """Build a laboratory, measure, take it down."""
-    assets = await asyncio.to_thread(prepare, cache_folder(), print)
-    async with laboratory(LabPlan(NAME), assets.hosttree) as lab, app.opened() as service:
-        await register(service, lab)
-        vm = await add_guest(service, lab, assets, GuestPlan())
-        await booted(lab, vm.address or "")
+    async with one_guest(NAME) as (service, lab, vm):
         async with writing(lab, vm.address or "", BUSY) as writer:
             assert writer is not None  # noqa: S101 - it was given something to write; for the type checker
             slowdowns = [await slowdown(writer, vm.name) for _ in range(rounds)]
@@ -93,9 +86,7 @@ def pace(heard: list[tuple[float, int]], began: float, ended: float) -> float:
 
 async def share_of_a_core(service: Service, lab: Laboratory, name: str) -> float:
     """Move a guest, and return what Godwit's processes took of a core while its stream ran."""
-    vm = await service.inventory.vm(name)
-    target = prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
-    move = asyncio.create_task(obeyed("migrate", name, target))
+    move = asyncio.create_task(obeyed("migrate", name, await other_host(service, lab, name)))
     looks: list[tuple[float, float]] = []
     while not move.done():
         if any(row.phase == Phase.PRECOPY for row in await service.journal.rows(unfinished=True, limit=1)):

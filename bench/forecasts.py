@@ -15,15 +15,12 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.ground import CALM, keep, laboratory, parser, run
-from godwit import app
+from bench.ground import CALM, keep, one_guest, other_host, parser, run
 from godwit.bench.guests import writing
 from godwit.bench.scenarios import Scenario, Writes
 from godwit.bench.typed import obeyed, typed
 from godwit.errors import LabError
-from godwit.lab.assets import cache_folder, prepare
-from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
-from godwit.lab.plan import LabPlan
+from godwit.lab.furnish import prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,10 +76,7 @@ class Result:
 
 async def measure(rounds: int) -> Result:
     """Build a laboratory, forecast and move, take it down."""
-    assets = await asyncio.to_thread(prepare, cache_folder(), print)
-    async with laboratory(LabPlan(NAME), assets.hosttree) as lab, app.opened() as service:
-        await register(service, lab)
-        vm = await add_guest(service, lab, assets, GuestPlan())
+    async with one_guest(NAME) as (service, lab, vm):
         trials = []
         for scenario in SCENARIOS * rounds:
             lab.set_rate(scenario.link * 10**6)
@@ -96,7 +90,7 @@ async def measure(rounds: int) -> Result:
 async def attempt(service: Service, lab: Laboratory, name: str, scenario: Scenario) -> Trial:
     """Forecast a move, make it, and put both side by side."""
     vm = await service.inventory.vm(name)
-    host = prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
+    host = await other_host(service, lab, name)
     link = f"{scenario.link}mbit"
     (told,) = (await obeyed("forecast", name, host, "--profile", "--link", link)).lines
     row = next(one for one in told["prospects"] if one["strategy"] == told["chosen"])

@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
+from godwit import app
 from godwit.bench import guests
 from godwit.bench.machines import link_bytes, own_home
 from godwit.errors import LabError
-from godwit.lab.furnish import prefix
+from godwit.lab.assets import cache_folder, prepare
+from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.loads import SshTop, TickReader, fill_redis
+from godwit.lab.plan import LabPlan
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from _typeshed import DataclassInstance
 
-    from godwit.lab.plan import LabPlan
     from godwit.model import Vm
     from godwit.service import Service
 
@@ -113,6 +115,23 @@ async def laboratory(plan: LabPlan, tree: Path) -> AsyncIterator[Laboratory]:
         yield lab
     finally:
         lab.down()
+
+
+@asynccontextmanager
+async def one_guest(name: str) -> AsyncIterator[tuple[Service, Laboratory, Vm]]:
+    """Build a laboratory of that name with a guest that has booted, and take it down."""
+    assets = await asyncio.to_thread(prepare, cache_folder(), print)
+    async with laboratory(LabPlan(name), assets.hosttree) as lab, app.opened() as service:
+        await register(service, lab)
+        vm = await add_guest(service, lab, assets, GuestPlan())
+        await guests.booted(lab, vm.address or "")
+        yield service, lab, vm
+
+
+async def other_host(service: Service, lab: Laboratory, name: str) -> str:
+    """Return the host that a guest is not on, as it is registered."""
+    vm = await service.inventory.vm(name)
+    return prefix(lab.plan.name) + ("host2" if vm.host.endswith("host1") else "host1")
 
 
 @dataclass(slots=True)
