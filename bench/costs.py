@@ -38,6 +38,8 @@ BUSY: Final = Scenario("busy", "8 bytes of pages of 64 MiB, as fast as it can", 
 SLOW: Final = Scenario("slow", "128 MiB that do not compress, behind 60 Mbit/s", 60, first=Writes(128, 1))
 _LOOK: Final = 0.25
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_KINDS: Final = {b"godwit.runner": "runner", b"prober.py": "probe"}
+_COMMAND: Final = "command"
 _SPENT: Final = slice(11, 15)
 """Where /proc/PID/stat, after the name, has the ticks that a process and its ended children have worked."""
 
@@ -87,25 +89,28 @@ def pace(heard: list[tuple[float, int]], began: float, ended: float) -> float:
 async def share_of_a_core(service: Service, lab: Laboratory, name: str) -> float:
     """Move a guest, and return what Godwit's processes took of a core while its stream ran."""
     move = asyncio.create_task(obeyed("migrate", name, await other_host(service, lab, name)))
-    looks: list[tuple[float, float]] = []
+    looks: list[tuple[float, dict[str, float]]] = []
     while not move.done():
         if any(row.phase == Phase.PRECOPY for row in await service.journal.rows(unfinished=True, limit=1)):
             looks.append((time.time(), worked(controllers(os.environ[app.HOME_VARIABLE]))))
         await asyncio.sleep(_LOOK)
     await move
     (began, before), (ended, after) = looks[0], looks[-1]
-    found = (after - before) / (ended - began)
-    print(f"followed for {ended - began:.1f} s: {found:.2%} of a core", flush=True)
-    return found
+    shares = {who: (after[who] - before[who]) / (ended - began) for who in after}
+    parts = ", ".join(f"{who} {share:.2%}" for who, share in sorted(shares.items()))
+    print(f"followed for {ended - began:.1f} s: {sum(shares.values()):.2%} of a core ({parts})", flush=True)
+    return sum(shares.values())
 
 
-def worked(processes: list[int]) -> float:
-    """Return the seconds of a core that these processes, but this one, have taken so far."""
-    ticks = 0
+def worked(processes: list[int]) -> dict[str, float]:
+    """Return the seconds of a core that each kind of these processes has taken so far."""
+    spent: dict[str, float] = dict.fromkeys((*_KINDS.values(), _COMMAND), 0.0)
     for pid in processes:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(int(field) for field in fields[_SPENT])
-    return ticks / _TICKS
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        who = next((kind for mark, kind in _KINDS.items() if mark in line), _COMMAND)
+        spent[who] += sum(int(field) for field in fields[_SPENT]) / _TICKS
+    return spent
 
 
 def main() -> int:

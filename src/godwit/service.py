@@ -393,15 +393,19 @@ class Service:
 
     async def follow(self, identifier: str, after: int = 0) -> AsyncIterator[Entry]:
         """Yield the journal's lines as they come, until the migration has ended. Raises UnknownMigrationError."""
+        seen: int | None = None
         while True:
-            row, state = await self.journal.load(identifier)
-            for entry in await self.journal.entries(identifier, after):
-                after = entry.sequence
-                yield entry
-            if row.outcome is not None and (state.finished or state.phase is Phase.LIMBO):
+            version = await self.journal.version()
+            if version != seen:
+                seen = version
+                row, state = await self.journal.load(identifier)
                 for entry in await self.journal.entries(identifier, after):
+                    after = entry.sequence
                     yield entry
-                return
+                if row.outcome is not None and (state.finished or state.phase is Phase.LIMBO):
+                    for entry in await self.journal.entries(identifier, after):
+                        yield entry
+                    return
             await self.clock.sleep(FOLLOW_PERIOD)
 
     async def outcome(self, identifier: str) -> Outcome:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, pace_within, passes_of
-from godwit.model import PassRecord, Sample
+from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, pace_within, passes_of, thinned
+from godwit.core.strategy import Switchover, decide, eta, last_moment, stalled, still
+from godwit.model import PassRecord, Permission, Policy, Sample
 
 
 def sample(at: float, iteration: int, transferred: int, remaining: int) -> Sample:
@@ -144,3 +145,46 @@ def test_the_busiest_cpu_counts() -> None:
     assert busiest((1.0,), (3.0,), 1.0) == 1.0  # a tick may be counted late
     assert busiest((1.0,), (1.1,), 0.1) is None
     assert busiest((), (1.0,), 1.0) is None
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Sample]:
+    """Streams of passes of any length, slowed down now and then, with rests without a byte."""
+    found: list[Sample] = []
+    at, transferred, iteration, left, throttle = 0.0, 0, 1, 100_000, 0
+    for _ in range(draw(st.integers(1, 120))):
+        at += draw(st.sampled_from([0.01, 0.25, 0.25, 0.3]))
+        gone = draw(st.sampled_from([0, 500, 3000, 20_000]))
+        transferred, left = transferred + min(gone, left), max(0, left - gone)
+        if left < 2000 and draw(st.booleans()):
+            iteration, left = iteration + 1, draw(st.integers(0, 50_000))
+            throttle = draw(st.sampled_from([throttle, throttle, 1, 40, 80]))
+        rate = draw(st.sampled_from([0.0, 4000.0, 9000.0]))
+        found.append(Sample(at, iteration, transferred, left, 100_000, rate, 700.0, throttle=throttle))
+    return found
+
+
+@given(streams(), st.integers(1, 4))
+def test_what_is_decided_by_is_the_same_without_the_samples_that_are_left_out(seen: list[Sample], times: int) -> None:
+    """However often it is thinned while it grows."""
+    grown: list[Sample] = []
+    for part in range(times):
+        size = len(seen) // times + 1
+        grown = thinned([*grown, *seen[part * size : (part + 1) * size]])
+    policy, now = Policy(0.3, allows=frozenset(Permission)), Switchover(0.05, throttle=1)
+    assert passes_of(grown, 0.0) == passes_of(seen, 0.0)
+    assert left_after_passes(grown) == left_after_passes(seen)
+    assert pace_within(grown) == pace_within(seen)
+    assert pace_of(grown, 1000) == pace_of(seen, 1000)
+    assert eta(grown, now) == eta(seen, now)
+    assert decide(policy, grown, now) == decide(policy, seen, now)
+    assert last_moment(policy, grown, now, 0.0, 1.0) == last_moment(policy, seen, now, 0.0, 1.0)
+    for later in (1.0, 30.0, 60.0):
+        assert stalled(grown, seen[-1].at + later, 0.0) == stalled(seen, seen[-1].at + later, 0.0)
+        assert still(grown, later) == still(seen, later)
+
+
+def test_a_pass_of_any_length_takes_little_room() -> None:
+    seen = [sample(n / 4, 1, n * 10, 100_000 - n * 10) for n in range(5000)]
+    assert len(thinned(seen)) < 20
+    assert thinned([]) == []

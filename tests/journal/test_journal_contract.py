@@ -195,6 +195,33 @@ async def test_a_wish_to_cancel_is_found_by_whoever_runs_it(room: Room) -> None:
     assert await room.journal.cancel_requested("web1-1") == "alice"
 
 
+async def test_whatever_is_written_shows_in_the_version(room: Room) -> None:
+    journal = room.journal
+    versions = [await journal.version()]
+
+    async def written() -> None:
+        await journal.flush()
+        versions.append(await journal.version())
+        assert versions[-1] not in versions[:-1]
+        assert await journal.version() == versions[-1], "nobody wrote since"
+
+    await journal.create(spec(), 1.0)
+    await written()
+    epoch = await journal.take_over("web1-1")
+    await written()
+    await journal.transition("web1-1", epoch, entry(), ARMED, durable=False)
+    await written()
+    journal.note("web1-1", "note", 2.0, {"text": "seen"})
+    await written()
+    await journal.request_cancel("web1-1", "alice", 3.0)
+    await written()
+    await journal.load("web1-1")
+    await journal.entries("web1-1")
+    assert await journal.version() == versions[-1], "reading is no writing"
+    await journal.conclude("web1-1", epoch, outcome())
+    await written()
+
+
 async def test_an_outcome_ends_a_story(room: Room) -> None:
     epoch = await begun(room.journal)
     await room.journal.transition("web1-1", epoch, entry(), replace(FAILED, phase=Phase.DONE), durable=True)

@@ -26,7 +26,7 @@ from godwit.model import HostRecord
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import Connection
 
 NOBODY = 65534
 LONG = {"text": "x" * 40_000}
@@ -93,7 +93,7 @@ async def test_a_durable_transition_is_synced_whoever_writes_it(
     care: list[bool] = []
     write = Database.write
 
-    async def watched(self: Database, work: Callable[[AsyncConnection], Awaitable[object]], *, durable: bool) -> object:
+    async def watched(self: Database, work: Callable[[Connection], object], *, durable: bool) -> object:
         care.append(durable)
         return await write(self, work, durable=durable)
 
@@ -123,8 +123,8 @@ async def test_a_caller_that_is_cancelled_takes_nothing_away(sql: SqlJournal) ->
 
 
 async def test_a_durable_commit_uses_the_connection_that_syncs(sql: SqlJournal) -> None:
-    async def synchronous(connection: AsyncConnection) -> int:
-        return int((await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one())
+    def synchronous(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
 
     full, normal = 2, 1
     assert await sql._database.write(synchronous, durable=True) == full
@@ -253,22 +253,22 @@ async def test_readers_follow_while_a_runner_writes(sql: SqlJournal, tmp_path: P
 # -- disks that are full, damaged or not ours ----------------------------------------------------------------------
 
 
-async def let_grow(journal: SqlJournal, pages: int | None) -> None:
+def let_grow(journal: SqlJournal, pages: int | None) -> None:
     """Limit the file to so many pages more than it has now (SQLite then says what it says on a full disk)."""
     for engine in (journal._database._durable, journal._database._relaxed):
-        async with engine.connect() as connection:
-            now = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
-            await connection.exec_driver_sql(f"PRAGMA max_page_count={now + pages if pages is not None else 1 << 30}")
+        with engine.connect() as connection:
+            now = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count={now + pages if pages is not None else 1 << 30}")
 
 
 async def test_a_full_disk_is_a_clear_error_and_what_waited_is_written_when_there_is_room(sql: SqlJournal) -> None:
     epoch = await begun(sql)
-    await let_grow(sql, 0)
+    let_grow(sql, 0)
     with pytest.raises(JournalError, match="full") as refused:
         await sql.transition("web1-1", epoch, entry(n=1, text=LONG["text"]), PRECOPY, durable=True)
     assert "make room" in refused.value.remedy
     assert await sql.entries("web1-1") == []
-    await let_grow(sql, None)
+    let_grow(sql, None)
     await sql.transition("web1-1", epoch, entry(n=2), FAILED, durable=True)
     assert [line.data["n"] for line in await sql.entries("web1-1")] == [1, 2]
     assert (await sql.load("web1-1"))[1] == FAILED
@@ -276,7 +276,7 @@ async def test_a_full_disk_is_a_clear_error_and_what_waited_is_written_when_ther
 
 async def test_a_write_that_failed_unseen_is_told_to_the_next_caller_until_one_succeeds(sql: SqlJournal) -> None:
     epoch = await begun(sql)
-    await let_grow(sql, 0)
+    let_grow(sql, 0)
     sql.note("web1-1", "sample", 1.0, dict(LONG))
 
     async def it_was_tried() -> bool:
@@ -285,7 +285,7 @@ async def test_a_write_that_failed_unseen_is_told_to_the_next_caller_until_one_s
     await eventually(it_was_tried)
     with pytest.raises(JournalError, match="full"):
         await sql.transition("web1-1", epoch, entry(), PRECOPY, durable=False)
-    await let_grow(sql, None)
+    let_grow(sql, None)
     await sql.flush()
     await sql.transition("web1-1", epoch, entry(), ARMED, durable=False)
     await sql.flush()
@@ -298,11 +298,11 @@ async def test_the_reserve_is_given_up_for_an_undo(tmp_path: Path) -> None:
     assert reserve.stat().st_blocks * 512 >= 1 << 20
     tried: list[bool] = []
 
-    async def fits_without_the_reserve(connection: AsyncConnection) -> str:
+    def fits_without_the_reserve(connection: Connection) -> str:
         tried.append(reserve.exists())
         if reserve.exists():
             raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-        return str((await connection.exec_driver_sql("SELECT 'written'")).scalar_one())
+        return str(connection.exec_driver_sql("SELECT 'written'").scalar_one())
 
     assert await database.write(fits_without_the_reserve, durable=True) == "written"
     assert tried == [True, False]

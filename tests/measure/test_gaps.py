@@ -152,6 +152,14 @@ def test_gaps_cover_the_series_without_overlap(series: ProbeSeries) -> None:
     assert longest.length_s == max(gap.length_s for gap in gaps)
 
 
+@given(any_series(), st.floats(-1.0, 12.0), st.floats(0.0, 2.0))
+def test_the_switchover_s_gap_is_found_among_those_near_it(series: ProbeSeries, begins: float, lasts: float) -> None:
+    stop = series.started_s + begins
+    view = client_view(series, stop, stop + lasts)
+    assert view.longest == max(find_gaps(series), key=lambda gap: gap.length_s)
+    assert view.at_switchover == gap_at(find_gaps(series), stop, stop + lasts)
+
+
 @given(any_series(), st.floats(0.001, 1.0))
 def test_no_reply_lies_inside_a_gap_and_every_gap_is_long_enough(series: ProbeSeries, threshold: float) -> None:
     for gap in find_gaps(series, threshold):

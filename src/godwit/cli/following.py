@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from godwit.model import Outcome
     from godwit.service import Service
 
-TICK: Final = 0.125
+TICK: Final = 0.25
 """Seconds between redraws while nothing happens."""
 
 ORPHAN_PATIENCE: Final = 15.0

@@ -24,6 +24,9 @@ _COUNTED: Final = 0.2
 MOSTLY: Final = 0.5
 """The share of the memory that QEMU goes through which it must send for that to say what the link carries."""
 
+RECENT_SAMPLES: Final = 16
+"""How many samples are looked at one by one: rates of lately are taken from the last eight at most."""
+
 _TIMED: Final = 0.1
 """Seconds between two samples: what lies closer together is not told well enough."""
 
@@ -46,6 +49,24 @@ def _most_remaining(samples: Sequence[Sample]) -> dict[int, int]:
     for sample in samples:
         most[sample.iteration] = max(sample.remaining, most.get(sample.iteration, 0))
     return most
+
+
+def thinned(samples: Sequence[Sample], recent: int = RECENT_SAMPLES) -> list[Sample]:
+    """Leave out what nothing here, and no decision, would miss: a long pass is told by where it began.
+
+    Kept are the last `recent`, the first that had sent as much as the last, and of each pass, and of each throttle in
+    it, the first sample and the one with most left to do.
+    """
+    firsts: dict[tuple[int, int], int] = {}
+    most: dict[tuple[int, int], int] = {}
+    for index, sample in enumerate(samples):
+        group = sample.iteration, sample.throttle
+        firsts.setdefault(group, index)
+        if sample.remaining > samples[most.setdefault(group, index)].remaining:
+            most[group] = index
+    still = next((index for index, one in enumerate(samples) if one.transferred == samples[-1].transferred), 0)
+    kept = {*firsts.values(), *most.values(), still, *range(max(0, len(samples) - recent), len(samples))}
+    return [sample for index, sample in enumerate(samples) if index in kept]
 
 
 def busiest(before: Sequence[float], after: Sequence[float], seconds: float) -> float | None:

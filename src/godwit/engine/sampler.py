@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.readings import busiest
+from godwit.core.readings import busiest, thinned
 from godwit.core.strategy import PAUSE, POSTCOPY, STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
@@ -23,12 +24,21 @@ if TYPE_CHECKING:
     from godwit.ports import Guest
 
 PERIOD: Final = 0.25
-"""Seconds between samples; the end of a pass brings one at once."""
+"""Seconds between samples at first; the end of a pass brings one at once."""
+
+LONGEST_PERIOD: Final = 1.0
+_SHARE: Final = 1 / 40
+"""Between samples goes this share of the time that the stream has taken so far: a look that costs the same tells less
+of a move that takes long. Not where a deadline, or a guest that waits for its memory, makes the instant matter."""
 
 OVER_STANDS: Final = 1.0
 """Seconds without a byte after which the memory of a guest in postcopy counts as cut off: it waits for it."""
 
-_KEPT: Final = 2000
+_KEPT: Final = 20_000
+"""Samples that are remembered for what later moves learn from this one: more than an hour's."""
+
+_THINNED_AT: Final = 64
+"""How many more samples than were kept lead to a look at which of them are needed: each decision goes through all."""
 
 
 @dataclass(slots=True)
@@ -42,7 +52,9 @@ class Sampler:
     emit: Callable[[e.Event], None]
     copied: Callable[[Guest], Awaitable[int | None]]
     _share: MemoryShare | None = None
+    _all: deque[Sample] = field(default_factory=lambda: deque(maxlen=_KEPT))
     _samples: list[Sample] = field(default_factory=list)
+    _thin_at: int = _THINNED_AT
     _said: tuple[str, int] | None = None
     _began: float = 0.0
     _worked: tuple[float, tuple[float, ...]] | None = None
@@ -55,7 +67,7 @@ class Sampler:
     @property
     def samples(self) -> Sequence[Sample]:
         """What was read so far, the oldest first."""
-        return self._samples
+        return self._all
 
     def follow(self, tasks: asyncio.TaskGroup, *, streaming: bool, over: bool = False) -> None:
         """Start or stop sampling; `over` says that the guest has gone over, and its memory follows."""
@@ -76,13 +88,18 @@ class Sampler:
         while True:
             self._poked.clear()
             await self._sample()
-            pause = asyncio.ensure_future(self.actions.parts.clock.sleep(PERIOD))
+            pause = asyncio.ensure_future(self.actions.parts.clock.sleep(self._period()))
             poked = asyncio.ensure_future(self._poked.wait())
             try:
                 await asyncio.wait([pause, poked], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 pause.cancel()
                 poked.cancel()
+
+    def _period(self) -> float:
+        if self._over or self.actions.parts.spec.policy.deadline is not None:
+            return PERIOD
+        return min(LONGEST_PERIOD, max(PERIOD, (self.actions.parts.clock.now() - self._began) * _SHARE))
 
     async def _sample(self) -> None:
         guest = self.actions.sides.guests.get(Side.SOURCE)
@@ -96,7 +113,7 @@ class Sampler:
             self.actions.note("note", text=f"no sample: {error.message}")
             return
         if sample is not None:
-            self._samples = [*self._samples[-_KEPT:], sample]
+            self._keep(sample)
             expected = eta(self._samples, self.actions.switchover)
             self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
         if self._over:
@@ -109,6 +126,13 @@ class Sampler:
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults and not self.actions.in_place:
             await self._decide(guest)
+
+    def _keep(self, sample: Sample) -> None:
+        self._all.append(sample)
+        self._samples.append(sample)
+        if len(self._samples) >= self._thin_at:
+            self._samples = thinned(self._samples)
+            self._thin_at = len(self._samples) + _THINNED_AT
 
     async def _yield_to_disks(self, guest: Guest) -> None:
         """Leave what the guest writes to copied disks out of what memory may send."""

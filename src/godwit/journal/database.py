@@ -1,5 +1,7 @@
 """One SQLite file, opened twice: once so that a commit is on disk when it returns, once so that it is soon.
 
+A transaction is one call in a thread: SQLAlchemy's asyncio costs three times the CPU time for a write.
+
 In SQLite's write-ahead mode `synchronous=FULL` syncs the log at each commit and `NORMAL` does not, and a sync takes
 everything written before along (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
@@ -9,20 +11,21 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from sqlalchemy import event, inspect
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from godwit.errors import JournalError
 from godwit.journal.tables import metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -33,6 +36,8 @@ _RESERVE_BYTES: Final = 1 << 20
 
 _BUSY_MILLISECONDS: Final = 5000
 _LOCK_RETRIES: Final = 6
+_THREADS: Final = 4
+"""For the journal alone: a write never waits for other work of the process."""
 
 
 def _pause(attempt: int) -> float:
@@ -49,6 +54,8 @@ class Database:
         self._reserve = path.with_suffix(".reserve")
         self._durable = self._engine("FULL")
         self._relaxed = self._engine("NORMAL")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="journal")
+        self._seer: sqlite3.Connection | None = None
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -68,19 +75,19 @@ class Database:
 
     async def _prepare(self) -> None:
         if not await self._has_tables():
-            await self.write(lambda connection: connection.run_sync(metadata.create_all), durable=True)
+            await self.write(metadata.create_all, durable=True)
         self._keep_reserve()
 
     async def _has_tables(self) -> bool:
         def look(connection: Connection) -> bool:
             return set(inspect(connection).get_table_names()) >= metadata.tables.keys()
 
-        return await self.read(lambda connection: connection.run_sync(look))
+        return await self.read(look)
 
-    def _engine(self, synchronous: str) -> AsyncEngine:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{self.path}")
+    def _engine(self, synchronous: str) -> Engine:
+        engine = create_engine(f"sqlite:///{self.path}")
 
-        @event.listens_for(engine.sync_engine, "connect")
+        @event.listens_for(engine, "connect")
         def prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
             # Transactions are begun by `write`, at once for writing: what it reads first must not have changed
             # when it writes, nor may two processes read the same and both go on.
@@ -110,19 +117,22 @@ class Database:
             # No room for a reserve is no reason to refuse work that fits.
             self._reserve.unlink(missing_ok=True)
 
-    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]], *, durable: bool) -> T:
+    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
         """Run `work` in one transaction; on a full disk give up the reserve and try once more.
 
         Raises JournalError with the mend.
         """
-        engine = self._durable if durable else self._relaxed
+
+        def transact() -> T:
+            with (self._durable if durable else self._relaxed).connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.commit()
+                return result
+
         for attempt in range(_LOCK_RETRIES):
             try:
-                async with engine.connect() as connection:
-                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    result = await work(connection)
-                    await connection.commit()
-                    return result
+                return await self._beside(transact)
             except DatabaseError as error:
                 reason = str(error.orig)
                 if ("full" in reason or "I/O" in reason) and self._reserve.exists():
@@ -134,17 +144,21 @@ class Database:
         reason = "the disk is full"
         raise self._translate(reason)
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that writes nothing. Raises JournalError.
 
         Readers wait for nobody but at the birth of the file: who changes it into the write-ahead mode locks all others
         out for a moment, and SQLite does not wait for that by itself.
         """
+
+        def look() -> T:
+            with self._relaxed.connect() as connection:
+                return work(connection)
+
         attempt = 0
         while True:
             try:
-                async with self._relaxed.connect() as connection:
-                    return await work(connection)
+                return await self._beside(look)
             except DatabaseError as error:
                 attempt += 1
                 if "locked" not in str(error.orig) or attempt == _LOCK_RETRIES:
@@ -166,4 +180,24 @@ class Database:
 
     async def close(self) -> None:
         """Let go of the file."""
-        await asyncio.gather(self._durable.dispose(), self._relaxed.dispose())
+        for engine in (self._durable, self._relaxed):
+            await self._beside(engine.dispose)
+        self._threads.shutdown(wait=False)
+        if self._seer is not None:
+            self._seer.close()
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """Do in a thread what may wait for the disk. Who is cancelled stops waiting; the work goes on to its end."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def version(self) -> int:
+        """Return a number that is another one after each commit of anybody's. Takes microseconds.
+
+        Raises JournalError. (https://www.sqlite.org/pragma.html#pragma_data_version)
+        """
+        try:
+            if self._seer is None:
+                self._seer = sqlite3.connect(self.path, isolation_level=None)
+            return int(self._seer.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise self._translate(str(error)) from error

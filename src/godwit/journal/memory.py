@@ -44,6 +44,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         """Begin with nothing."""
         self._stories: dict[str, _Story] = {}
+        self._version = 0
         self.jobs = MemoryJobs(self._migrating)
         self.history = MemoryHistory()
 
@@ -64,11 +65,13 @@ class MemoryJournal:
                 message = f"{spec.vm} is being migrated already: {story.spec.id}"
                 raise BusyError(message, remedy=f"godwit watch {story.spec.id}, or godwit cancel {story.spec.id}")
         self._stories[spec.id] = _Story(spec, at)
+        self._version += 1
 
     async def take_over(self, identifier: str) -> int:
         """Fence earlier runners off; see the port."""
         story = self._story(identifier)
         story.epoch += 1
+        self._version += 1
         return story.epoch
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
@@ -79,12 +82,14 @@ class MemoryJournal:
             raise SupersededError(message)
         story.write(entry.kind, entry.at, entry.data)
         story.state = state
+        self._version += 1
         if durable:
             story.durable_state = state
 
     def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
         """Write what nobody acts upon; see the port."""
         self._story(identifier).write(kind, at, data)
+        self._version += 1
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
         """Write the outcome; see the port."""
@@ -93,6 +98,7 @@ class MemoryJournal:
             message = f"another runner took over {identifier}; this one stops here"
             raise SupersededError(message)
         story.outcome = outcome
+        self._version += 1
 
     async def flush(self) -> None:
         """Nothing waits here."""
@@ -101,6 +107,7 @@ class MemoryJournal:
         """Forget the transitions since the last durable one, as a machine does that loses power."""
         story = self._story(identifier)
         story.state = story.durable_state
+        self._version += 1
 
     async def load(self, identifier: str) -> tuple[MigrationRow, State]:
         """Return a migration and its last state; see the port."""
@@ -114,6 +121,10 @@ class MemoryJournal:
         """Return the journal's lines; see the port."""
         return self._story(identifier).entries[after:]
 
+    async def version(self) -> int:
+        """Return what changes with every write; see the port."""
+        return self._version
+
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations; see the port."""
         stories = sorted(self._stories.values(), key=lambda story: story.created, reverse=True)
@@ -122,6 +133,7 @@ class MemoryJournal:
     async def request_cancel(self, identifier: str, by: str, at: float) -> None:  # noqa: ARG002 - the port has it
         """Ask the runner to cancel; see the port."""
         self._story(identifier).cancel_by = by
+        self._version += 1
 
     async def cancel_requested(self, identifier: str) -> str | None:
         """Return who asked to cancel; see the port."""

@@ -11,8 +11,7 @@ from godwit.journal.tables import history
 from godwit.model import LinkSaid, MoveRecord, Profile
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row, Select
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import Connection, Row, Select
 
     from godwit.journal.database import Database
 
@@ -51,8 +50,8 @@ class SqlHistory:
     async def forget(self, vm: str) -> None:
         """Forget a guest; see the port."""
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(history).where(history.c.vm == vm))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(history).where(history.c.vm == vm))
 
         await self._database.write(work, durable=False)
 
@@ -67,16 +66,16 @@ class SqlHistory:
         return found[0] if found else None
 
     async def _put(self, kind: str, name: str, vm: str, at: float, record: object) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(history).where(history.c.kind == kind, history.c.name == name))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(history).where(history.c.kind == kind, history.c.name == name))
             row = {"kind": kind, "name": name, "vm": vm, "at": at}
-            await connection.execute(insert(history).values(**row, record=dump(record)))
+            connection.execute(insert(history).values(**row, record=dump(record)))
 
         await self._database.write(work, durable=False)
 
     async def _list(self, kind: type[T], chosen: Select[tuple[str]], limit: int) -> list[T]:
-        async def work(connection: AsyncConnection) -> list[Row[Any]]:
-            rows = await connection.execute(chosen.order_by(history.c.at.desc()).limit(limit))
+        def work(connection: Connection) -> list[Row[Any]]:
+            rows = connection.execute(chosen.order_by(history.c.at.desc()).limit(limit))
             return list(rows.all())
 
         return [load(kind, row.record) for row in await self._database.read(work)]

@@ -13,8 +13,7 @@ from godwit.journal.memoryjobs import busy, superseded, unknown
 from godwit.journal.tables import jobs, migrations
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import Connection, Row
 
     from godwit.journal.database import Database
 
@@ -29,25 +28,25 @@ class SqlJobs:
     async def create(self, job: Job) -> None:
         """Write a new job down; see the port."""
 
-        async def work(connection: AsyncConnection) -> None:
+        def work(connection: Connection) -> None:
             ended = [phase.value for phase in TERMINAL]
             moving = select(migrations.c.id).where(migrations.c.vm == job.vm, migrations.c.phase.not_in(ended))
             doing = select(jobs.c.id).where(jobs.c.vm == job.vm, jobs.c.finished == 0)
             for chosen in (moving, doing):
-                other = (await connection.execute(chosen)).scalar()
+                other = connection.execute(chosen).scalar()
                 if other is not None:
                     raise busy(job.vm, other)
             row = {"id": job.id, "vm": job.vm, "created": job.created, "finished": 0, "epoch": 0, "cancel": 0}
-            await connection.execute(insert(jobs).values(**row, job=dump(job)))
+            connection.execute(insert(jobs).values(**row, job=dump(job)))
 
         await self._database.write(work, durable=True)
 
     async def take_over(self, identifier: str) -> tuple[int, Job]:
         """Fence earlier ones off; see the port."""
 
-        async def work(connection: AsyncConnection) -> Row[Any] | None:
-            await connection.execute(update(jobs).where(jobs.c.id == identifier).values(epoch=jobs.c.epoch + 1))
-            return (await connection.execute(select(jobs).where(jobs.c.id == identifier))).one_or_none()
+        def work(connection: Connection) -> Row[Any] | None:
+            connection.execute(update(jobs).where(jobs.c.id == identifier).values(epoch=jobs.c.epoch + 1))
+            return connection.execute(select(jobs).where(jobs.c.id == identifier)).one_or_none()
 
         row = await self._database.write(work, durable=True)
         if row is None:
@@ -57,8 +56,8 @@ class SqlJobs:
     async def taken_over(self, identifier: str) -> bool:
         """Say whether who began it has been followed by another."""
 
-        async def work(connection: AsyncConnection) -> bool:
-            epoch = (await connection.execute(select(jobs.c.epoch).where(jobs.c.id == identifier))).scalar()
+        def work(connection: Connection) -> bool:
+            epoch = connection.execute(select(jobs.c.epoch).where(jobs.c.id == identifier)).scalar()
             return (epoch or 0) > 1
 
         return await self._database.read(work)
@@ -66,9 +65,9 @@ class SqlJobs:
     async def write(self, job: Job, epoch: int, *, durable: bool) -> None:
         """Write how far it is; see the port."""
 
-        async def work(connection: AsyncConnection) -> bool:
+        def work(connection: Connection) -> bool:
             mine = update(jobs).where(jobs.c.id == job.id, jobs.c.epoch == epoch)
-            changed = await connection.execute(mine.values(job=dump(job), finished=int(job.finished)))
+            changed = connection.execute(mine.values(job=dump(job), finished=int(job.finished)))
             return bool(changed.rowcount)
 
         if not await self._database.write(work, durable=durable):
@@ -77,8 +76,8 @@ class SqlJobs:
     async def load(self, identifier: str) -> Job:
         """Return a job; see the port."""
 
-        async def work(connection: AsyncConnection) -> str | None:
-            text: str | None = (await connection.execute(select(jobs.c.job).where(jobs.c.id == identifier))).scalar()
+        def work(connection: Connection) -> str | None:
+            text: str | None = connection.execute(select(jobs.c.job).where(jobs.c.id == identifier)).scalar()
             return text
 
         text = await self._database.read(work)
@@ -89,26 +88,26 @@ class SqlJobs:
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[Job]:
         """List jobs; see the port."""
 
-        async def work(connection: AsyncConnection) -> list[Job]:
+        def work(connection: Connection) -> list[Job]:
             chosen = select(jobs.c.job).order_by(jobs.c.created.desc()).limit(limit)
             if unfinished:
                 chosen = chosen.where(jobs.c.finished == 0)
-            return [load(Job, text) for text in (await connection.execute(chosen)).scalars()]
+            return [load(Job, text) for text in connection.execute(chosen).scalars()]
 
         return await self._database.read(work)
 
     async def request_cancel(self, identifier: str) -> None:
         """Ask to go back; see the port."""
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(update(jobs).where(jobs.c.id == identifier).values(cancel=1))
+        def work(connection: Connection) -> None:
+            connection.execute(update(jobs).where(jobs.c.id == identifier).values(cancel=1))
 
         await self._database.write(work, durable=True)
 
     async def cancel_requested(self, identifier: str) -> bool:
         """Say whether somebody asked for that."""
 
-        async def work(connection: AsyncConnection) -> bool:
-            return bool((await connection.execute(select(jobs.c.cancel).where(jobs.c.id == identifier))).scalar())
+        def work(connection: Connection) -> bool:
+            return bool(connection.execute(select(jobs.c.cancel).where(jobs.c.id == identifier)).scalar())
 
         return await self._database.read(work)

@@ -28,8 +28,7 @@ from godwit.model import HostRecord, Outcome, Spec, Vm
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row, Table
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy import Connection, Row, Table
 
     from godwit.journal.database import Database
 
@@ -70,24 +69,24 @@ class SqlJournal:
     async def create(self, spec: Spec, at: float) -> None:
         """Begin a story; see the port."""
 
-        async def work(connection: AsyncConnection) -> None:
+        def work(connection: Connection) -> None:
             busy = select(migrations.c.id).where(migrations.c.vm == spec.vm, migrations.c.phase.not_in(_ENDED))
-            other = (await connection.execute(busy)).scalar()
+            other = connection.execute(busy).scalar()
             if other is not None:
                 message = f"{spec.vm} is being migrated already: {other}"
                 raise BusyError(message, remedy=f"godwit watch {other}, or godwit cancel {other}")
             row = {"id": spec.id, "vm": spec.vm, "created": at, "spec": dump(spec), "epoch": 0}
-            await connection.execute(insert(migrations).values(**row, phase=Phase.PENDING.value, state=dump(State())))
+            connection.execute(insert(migrations).values(**row, phase=Phase.PENDING.value, state=dump(State())))
 
         await self._database.write(work, durable=True)
 
     async def take_over(self, identifier: str) -> int:
         """Fence earlier runners off; see the port."""
 
-        async def work(connection: AsyncConnection) -> int:
+        def work(connection: Connection) -> int:
             bump = update(migrations).where(migrations.c.id == identifier).values(epoch=migrations.c.epoch + 1)
-            await connection.execute(bump)
-            epoch = await connection.execute(select(migrations.c.epoch).where(migrations.c.id == identifier))
+            connection.execute(bump)
+            epoch = connection.execute(select(migrations.c.epoch).where(migrations.c.id == identifier))
             return int(epoch.scalar_one())
 
         await self.load(identifier)
@@ -114,8 +113,8 @@ class SqlJournal:
         """Write the outcome; see the port."""
         await self.flush()
 
-        async def work(connection: AsyncConnection) -> bool:
-            return await _update(connection, identifier, epoch, outcome=dump(outcome))
+        def work(connection: Connection) -> bool:
+            return _update(connection, identifier, epoch, outcome=dump(outcome))
 
         if not await self._database.write(work, durable=True):
             raise _superseded(identifier)
@@ -157,30 +156,30 @@ class SqlJournal:
                 raise
             self._broken = None
 
-    async def _write(self, connection: AsyncConnection, batch: list[_Write]) -> None:
+    def _write(self, connection: Connection, batch: list[_Write]) -> None:
         """Write a batch in its order, except what comes from a runner that another has followed."""
         sequences: dict[str, int] = {}
         rows: list[dict[str, Any]] = []
         for write in batch:
             if write.state is not None:
                 values = {"phase": write.state.phase.value, "state": dump(write.state)}
-                if not await _update(connection, write.identifier, write.epoch, **values):
+                if not _update(connection, write.identifier, write.epoch, **values):
                     self._fenced.add((write.identifier, write.epoch))
                     continue
             if write.identifier not in sequences:
                 newest = select(func.max(entries.c.sequence)).where(entries.c.migration == write.identifier)
-                sequences[write.identifier] = (await connection.execute(newest)).scalar() or 0
+                sequences[write.identifier] = connection.execute(newest).scalar() or 0
             sequences[write.identifier] += 1
             line = {"sequence": sequences[write.identifier], "at": write.at, "kind": write.kind, "data": write.data}
             rows.append({"migration": write.identifier, **line})
         if rows:
-            await connection.execute(insert(entries), rows)
+            connection.execute(insert(entries), rows)
 
     async def load(self, identifier: str) -> tuple[MigrationRow, State]:
         """Return a migration and its last state; see the port."""
 
-        async def work(connection: AsyncConnection) -> Row[Any] | None:
-            return (await connection.execute(select(migrations).where(migrations.c.id == identifier))).one_or_none()
+        def work(connection: Connection) -> Row[Any] | None:
+            return connection.execute(select(migrations).where(migrations.c.id == identifier)).one_or_none()
 
         row = await self._database.read(work)
         if row is None:
@@ -191,24 +190,28 @@ class SqlJournal:
     async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
         """Return the journal's lines; see the port."""
 
-        async def work(connection: AsyncConnection) -> list[Entry]:
+        def work(connection: Connection) -> list[Entry]:
             chosen = (
                 select(entries)
                 .where(entries.c.migration == identifier, entries.c.sequence > after)
                 .order_by(entries.c.sequence)
             )
-            return [Entry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in await connection.execute(chosen)]
+            return [Entry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in connection.execute(chosen)]
 
         return await self._database.read(work)
+
+    async def version(self) -> int:
+        """Return what changes with every write; see the port."""
+        return self._database.version()
 
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations; see the port."""
 
-        async def work(connection: AsyncConnection) -> list[MigrationRow]:
+        def work(connection: Connection) -> list[MigrationRow]:
             chosen = select(migrations).order_by(migrations.c.created.desc()).limit(limit)
             if unfinished:
                 chosen = chosen.where(migrations.c.phase.not_in(_ENDED) | migrations.c.outcome.is_(None))
-            return [_row(row) for row in await connection.execute(chosen)]
+            return [_row(row) for row in connection.execute(chosen)]
 
         return await self._database.read(work)
 
@@ -216,18 +219,18 @@ class SqlJournal:
         """Ask the runner to cancel; see the port."""
         await self.load(identifier)
 
-        async def work(connection: AsyncConnection) -> None:
+        def work(connection: Connection) -> None:
             asked = update(migrations).where(migrations.c.id == identifier).values(cancel_by=by, cancel_at=at)
-            await connection.execute(asked)
+            connection.execute(asked)
 
         await self._database.write(work, durable=True)
 
     async def cancel_requested(self, identifier: str) -> str | None:
         """Return who asked to cancel; see the port."""
 
-        async def work(connection: AsyncConnection) -> str | None:
+        def work(connection: Connection) -> str | None:
             chosen = select(migrations.c.cancel_by).where(migrations.c.id == identifier)
-            by: str | None = (await connection.execute(chosen)).scalar()
+            by: str | None = connection.execute(chosen).scalar()
             return by
 
         return await self._database.read(work)
@@ -249,10 +252,10 @@ def _retrieve(writing: asyncio.Task[None]) -> None:
         writing.exception()
 
 
-async def _update(connection: AsyncConnection, identifier: str, epoch: int, **values: str) -> bool:
+def _update(connection: Connection, identifier: str, epoch: int, **values: str) -> bool:
     """Change a migration's row; False if another runner has taken it over since `epoch`."""
     mine = (migrations.c.id == identifier) & (migrations.c.epoch == epoch)
-    done: CursorResult[Any] = await connection.execute(update(migrations).where(mine).values(**values))
+    done: CursorResult[Any] = connection.execute(update(migrations).where(mine).values(**values))
     return done.rowcount == 1
 
 
@@ -331,29 +334,29 @@ class SqlInventory:
         await self._delete(sends, vm)
 
     async def _all(self, table: Table) -> list[str]:
-        async def work(connection: AsyncConnection) -> list[str]:
-            return list((await connection.execute(select(table.c.record).order_by(table.c.name))).scalars())
+        def work(connection: Connection) -> list[str]:
+            return list(connection.execute(select(table.c.record).order_by(table.c.name)).scalars())
 
         return await self._database.read(work)
 
     async def _one(self, table: Table, name: str) -> str | None:
-        async def work(connection: AsyncConnection) -> str | None:
+        def work(connection: Connection) -> str | None:
             text: str | None = (
-                await connection.execute(select(table.c.record).where(table.c.name == name))
+                connection.execute(select(table.c.record).where(table.c.name == name))
             ).scalar_one_or_none()
             return text
 
         return await self._database.read(work)
 
     async def _put(self, table: Table, name: str, record: str) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(table).where(table.c.name == name))
-            await connection.execute(insert(table).values(name=name, record=record))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(table).where(table.c.name == name))
+            connection.execute(insert(table).values(name=name, record=record))
 
         await self._database.write(work, durable=True)
 
     async def _delete(self, table: Table, name: str) -> None:
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(table).where(table.c.name == name))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(table).where(table.c.name == name))
 
         await self._database.write(work, durable=True)

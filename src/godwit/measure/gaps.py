@@ -96,24 +96,34 @@ class ClientView:
         return None if self.longest is None else self.longest.length_s
 
 
-def find_gaps(series: ProbeSeries, threshold_s: float = 0.0) -> tuple[Gap, ...]:
+def find_gaps(
+    series: ProbeSeries, threshold_s: float = 0.0, *, within: tuple[float, float] | None = None
+) -> tuple[Gap, ...]:
     """Give every gap of at least ``threshold_s`` seconds, in order of time, open ones at both ends included.
 
     The first runs from the first request, the last to the end of the probe, so with a threshold of 0 the gaps cover the
-    series without overlap.
+    series without overlap. ``within``, UNIX seconds: only those that touch that stretch.
     """
-    if len(series.sent_s) == 0:
-        return ()
-    replies = series.replied_s
-    first, last = float(series.sent_s[0]), max(series.ended_s, float(series.sent_s[-1]))
-    edges = np.concatenate(([first], replies, [max(last, float(replies[-1]) if len(replies) else last)]))
-    wanted = np.flatnonzero(np.diff(edges) >= threshold_s)
-    return tuple(_gap(series, edges, int(index)) for index in wanted)
+    edges = _edges(series)
+    wanted = np.diff(edges) >= threshold_s
+    if within is not None:
+        wanted &= (edges[1:] >= within[0]) & (edges[:-1] <= within[1])
+    return tuple(_gap(series, edges, int(index)) for index in np.flatnonzero(wanted))
 
 
 def longest_gap(series: ProbeSeries) -> Gap | None:
     """Give the longest time without a reply, wherever it lies; None for an empty series."""
-    return max(find_gaps(series), key=lambda gap: gap.length_s, default=None)
+    edges = _edges(series)
+    return _gap(series, edges, int(np.argmax(np.diff(edges)))) if len(edges) > 1 else None
+
+
+def _edges(series: ProbeSeries) -> NDArray[np.float64]:
+    """Give the instants that gaps lie between: the first request, each reply, the end; (0,) where nothing was asked."""
+    if len(series.sent_s) == 0:
+        return np.empty(0)
+    replies = series.replied_s
+    first, last = float(series.sent_s[0]), max(series.ended_s, float(series.sent_s[-1]))
+    return np.concatenate(([first], replies, [max(last, float(replies[-1]) if len(replies) else last)]))
 
 
 def noticeable_gaps(series: ProbeSeries) -> tuple[Gap, ...]:
@@ -181,13 +191,13 @@ def quiet_spells(rate: RateSeries, fraction: float = 0.1) -> tuple[Gap, ...]:
 
 def client_view(series: ProbeSeries, stop_s: float | None = None, resume_s: float | None = None) -> ClientView:
     """Compute every figure; without a switchover its gap is the longest, and ``before`` is the whole series."""
-    every = find_gaps(series)
-    longest = max(every, key=lambda gap: gap.length_s, default=None)
+    longest = longest_gap(series)
     if stop_s is None:
         at, before_end, after_start = longest, np.inf, np.inf
     else:
         end_s = stop_s if resume_s is None else resume_s
-        at = gap_at(every, stop_s, end_s)
+        near = (stop_s - NEAR_SWITCHOVER_S, end_s + NEAR_SWITCHOVER_S)
+        at = gap_at(find_gaps(series, within=near), stop_s, end_s)
         before_end, after_start = stop_s, end_s
         if at is not None:
             before_end, after_start = min(stop_s, at.start_s), max(end_s, at.end_s)

@@ -709,7 +709,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--interval-ms", type=float, default=0.0)
     parser.add_argument("--timeout-ms", type=float, default=0.0)
     parser.add_argument("--duration-s", type=float, default=0.0, help="0: until stopped")
-    parser.add_argument("--flush-ms", type=float, default=20.0)
+    parser.add_argument("--flush-ms", type=float, default=200.0)
     parser.add_argument("--priority", choices=["auto", "normal"], default="auto")
     parser.add_argument("--watch-stdin", action="store_true", help="end with standard input; answer 'clock ID'")
     args = parser.parse_args()
@@ -718,8 +718,8 @@ def parse_arguments() -> argparse.Namespace:
     args.port = args.port or DEFAULT_PORT.get(args.kind, 0)
     if args.kind != "icmp" and not 0 < args.port < 1 << 16:
         parser.error(f"{args.kind} needs --port")
-    if min(args.interval_ms, args.timeout_ms) < 0.2 or not 0 < args.flush_ms <= 100:  # noqa: PLR2004
-        parser.error("intervals and timeouts are at least 0.2 ms, the flush at most 100 ms")
+    if min(args.interval_ms, args.timeout_ms) < 0.2 or not 0 < args.flush_ms <= 1000:  # noqa: PLR2004
+        parser.error("intervals and timeouts are at least 0.2 ms, the flush at most 1 s")
     return args
 
 

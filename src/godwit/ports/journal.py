@@ -139,6 +139,10 @@ class Journal(Protocol):
         """Return the journal's lines after that sequence number."""
         ...
 
+    async def version(self) -> int:
+        """Return a number that is another one after every write: who follows need not read what nobody wrote."""
+        ...
+
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations, the newest first."""
         ...
