@@ -36,6 +36,7 @@ _RESERVE_BYTES: Final = 1 << 20
 
 _BUSY_MILLISECONDS: Final = 5000
 _LOCK_RETRIES: Final = 6
+_LOCKED: Final = -1
 _THREADS: Final = 4
 """For the journal alone: a write never waits for other work of the process."""
 
@@ -187,17 +188,19 @@ class Database:
             self._seer.close()
 
     async def _beside(self, work: Callable[[], T]) -> T:
-        """Do in a thread what may wait for the disk. Who is cancelled stops waiting; the work goes on to its end."""
+        """Do in a thread what may wait for the disk. Who is cancelled leaves; what has begun goes on to its end."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def version(self) -> int:
-        """Return a number that is another one after each commit of anybody's. Takes microseconds.
+        """Return a number that is another one after each commit of anybody's. Takes microseconds, and never waits.
 
         Raises JournalError. (https://www.sqlite.org/pragma.html#pragma_data_version)
         """
         try:
             if self._seer is None:
-                self._seer = sqlite3.connect(self.path, isolation_level=None)
+                self._seer = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             return int(self._seer.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
+            if "locked" in str(error):
+                return _LOCKED  # the next look tells
             raise self._translate(str(error)) from error
