@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from godwit.runner import RESTARTS
-from godwit.runners import RunnerProcesses, lock_path, take_lock
+from godwit.runners import RunnerProcesses, lock_path, prepared, take_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -300,3 +300,44 @@ def test_one_that_died_while_it_waited_is_replaced(tmp_path: Path, spawned: list
     processes.start("web-1", "web")
     assert len(spawned) == 2
     eventually(lambda: "there is no migration 'web-1'" in (tmp_path / "log" / "web-1.log").read_text())
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[RunnerProcesses]:
+    made = RunnerProcesses(tmp_path)
+    yield made
+    made.release()
+
+
+def logs(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "log").glob("*"))
+
+
+def test_one_is_prepared_for_a_guest_and_let_go_without_a_trace(tmp_path: Path, processes: RunnerProcesses) -> None:
+    processes.prepare("web-1", "web")
+    processes.prepare("web-2", "web")
+    assert prepared("web") == "web-1"
+    assert prepared("db") is None
+    assert logs(tmp_path) == ["web-1.log"]
+    processes.release()
+    assert prepared("web") is None
+    assert logs(tmp_path) == []
+
+
+@pytest.mark.parametrize("vm", ["../web", "-h", "", "a b", "web..1"])
+def test_nothing_is_prepared_for_what_no_guest_can_be_called(
+    vm: str, tmp_path: Path, processes: RunnerProcesses
+) -> None:
+    processes.prepare("web-1", vm)
+    assert prepared(vm) is None
+    assert logs(tmp_path) == []
+
+
+def test_another_migration_of_the_guest_does_not_get_what_was_prepared(
+    tmp_path: Path, processes: RunnerProcesses
+) -> None:
+    processes.prepare("web-1", "web")
+    processes.start("web-2", "web")
+    assert prepared("web") is None
+    assert logs(tmp_path) == ["web-2.log"]
+    eventually(lambda: "web-2" in (tmp_path / "log" / "web-2.log").read_text())  # nobody wrote it down: it says so

@@ -2,6 +2,6 @@
 
 import sys
 
-from godwit.cli.main import main
+from godwit.cli.start import main
 
 sys.exit(main())

@@ -5,7 +5,16 @@ A room of its own, so that a command line has the name before it loads anything 
 
 from __future__ import annotations
 
+import re
 import secrets
+from typing import Final
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def is_name(text: str) -> bool:
+    """Say whether a guest or a host can be called so."""
+    return _NAME.fullmatch(text) is not None and ".." not in text
 
 
 def new_identifier(vm: str) -> str:

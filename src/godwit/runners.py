@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import BusyError
+from godwit.identifiers import is_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +30,9 @@ WAIT: Final = "--wait"
 
 GO: Final = b"go\n"
 
+_PREPARED: Final[dict[str, tuple[str, subprocess.Popen[bytes]]]] = {}
+"""Supervisors that wait to be told, and their identifiers, by guest."""
+
 _CHILDREN: Final[list[subprocess.Popen[bytes]]] = []
 """Supervisors that this process started: kept so that a long-lived one can bury them."""
 
@@ -38,31 +42,39 @@ class RunnerProcesses:
     """Starts runners as processes of their own session, so that no terminal and no parent can end them."""
 
     home: Path
-    _prepared: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def prepare(self, identifier: str, vm: str) -> None:
         """Let a supervisor load what it needs while its migration is still being written down.
 
         That takes it half a second. It begins when `start` names the same migration, and ends by itself when this
-        process does so before. Where it cannot be started, `start` will say why.
+        process does so before. Where it cannot be started, `start` will say why. Nothing happens where one is prepared
+        for that guest already, or where no guest can be called so.
         """
+        if vm in _PREPARED or not is_name(vm):
+            return
         with suppress(OSError):
-            self._prepared[identifier] = self._spawn(identifier, vm, WAIT)
+            _PREPARED[vm] = identifier, self._spawn(identifier, vm, WAIT)
 
     def start(self, identifier: str, vm: str) -> None:
         """Start a supervisor and its runner; see `godwit.ports.Runners`."""
-        child = self._prepared.pop(identifier, None)
+        prepared, child = _PREPARED.pop(vm, ("", None))
+        if child is not None and prepared != identifier:
+            self._dismiss(prepared, child)
+            child = None
         if child is None or not _told(child, GO):
             child = self._spawn(identifier, vm)
         _CHILDREN[:] = [child, *(one for one in _CHILDREN if one.poll() is None)]  # polling buries the dead
 
     def release(self) -> None:
         """Let go of what was prepared and not needed."""
-        for identifier, child in self._prepared.items():
-            _told(child, b"")
-            _CHILDREN.append(child)
-            self._log(identifier).unlink(missing_ok=True)
-        self._prepared.clear()
+        for identifier, child in _PREPARED.values():
+            self._dismiss(identifier, child)
+        _PREPARED.clear()
+
+    def _dismiss(self, identifier: str, child: subprocess.Popen[bytes]) -> None:
+        _told(child, b"")
+        _CHILDREN.append(child)
+        self._log(identifier).unlink(missing_ok=True)
 
     def _log(self, identifier: str) -> Path:
         return self.home / "log" / f"{identifier}.log"
@@ -104,6 +116,12 @@ class RunnerProcesses:
             yield
         finally:
             os.close(descriptor)
+
+
+def prepared(vm: str) -> str | None:
+    """Return the identifier for which a supervisor has been prepared; None where there is none for that guest."""
+    identifier, _ = _PREPARED.get(vm, (None, None))
+    return identifier
 
 
 def _told(child: subprocess.Popen[bytes], word: bytes) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import getpass
-import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,7 @@ from godwit.engine.parts import Parts
 from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
-from godwit.identifiers import new_identifier, new_job_identifier
+from godwit.identifiers import is_name, new_identifier, new_job_identifier
 from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
         Watcher,
     )
 
-NAME: Final = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 FOLLOW_PERIOD: Final = 0.1
 """Seconds between looks into the journal while following a migration."""
 
@@ -62,7 +60,7 @@ _POWERDOWN_DEADLINE: Final = 60.0
 
 def checked_name(name: str, what: str) -> str:
     """Return a valid name. Raises InvalidNameError with the rule."""
-    if not NAME.fullmatch(name) or ".." in name:
+    if not is_name(name):
         message = f"{name[:80]!r} cannot be the name of a {what}"
         raise InvalidNameError(
             message, remedy="use at most 64 letters, digits, _ . - and begin with a letter or digit; no '..'"

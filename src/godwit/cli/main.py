@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import io
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from godwit import __version__
 from godwit.cli import forecasting, hosts, monitor, moves, profiling, saving, snapshots, upgrades, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
+from godwit.cli.start import keep_descriptors
 from godwit.errors import GodwitError
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; never lets a traceback out."""
-    _keep_descriptors()
+    keep_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _run(words)
@@ -244,21 +244,6 @@ def _say(text: str) -> None:
 
 def _wants_json(words: Sequence[str]) -> bool:
     return "--json" in words
-
-
-def _keep_descriptors() -> None:
-    """Fill closed standard streams, so that no file that is opened later becomes one of them by accident."""
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - lives as long as the process
-        elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
 
 
 def _mute() -> None:

@@ -25,6 +25,7 @@ from godwit.cli.policies import (
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
 from godwit.model import DiskMode, OutcomeStatus, ProbeRequest, Way
+from godwit.runners import prepared
 
 if TYPE_CHECKING:
     from godwit.cli.following import Inbox
@@ -192,7 +193,7 @@ async def _migrate(
 ) -> int:
     from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
 
-    identifier = new_identifier(vm)
+    identifier = prepared(vm) or new_identifier(vm)
     async with service(take_up=True, migrating=(identifier, vm)) as opened:
         if probe is not None and probe.vantage is not None:
             await opened.inventory.host(probe.vantage)

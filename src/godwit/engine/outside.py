@@ -35,6 +35,7 @@ class Outside:
     _starting: asyncio.Task[Watch | None] | None = None
     result: WatchResult | None = None
     _watching_since: float = 0.0
+    _enough: float = 0.0
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -90,7 +91,7 @@ class Outside:
                 "the guest runs, but its users may not reach it",
                 "look at the bridge, VLAN and switch of the target host",
             )
-        await self.actions.parts.clock.sleep(_AFTERWARDS)
+        self._enough = self.actions.parts.clock.now() + _AFTERWARDS
         return e.Verified(seen, "seen from outside" if seen else "not seen from outside")
 
     async def _seen(self, watch: Watch, since: float) -> bool | None:
@@ -116,13 +117,14 @@ class Outside:
         return e.Verified(alive=None, detail="nobody could look from outside")
 
     async def finish(self) -> None:
-        """End the probe and keep what it saw."""
+        """End the probe, once it has looked long enough, and keep what it saw."""
         if self._starting is None:
             return
         watch = await self._starting
         if watch is None:
             return
         ledger = self.actions.ledger
+        await self.actions.parts.clock.sleep(max(0.0, self._enough - self.actions.parts.clock.now()))
         try:
             self.result = await watch.finish(ledger.stopped, ledger.running)
         except ProbeError as error:

@@ -18,6 +18,9 @@ _KEEPALIVE_INTERVAL: Final = 1
 _KEEPALIVE_COUNT: Final = 2
 """A host that has gone silent is noticed after 3 s: two unanswered questions and the wait for the third."""
 
+_CIPHERS: Final = "^aes256-gcm@openssh.com,aes128-gcm@openssh.com"
+"""Asked for before the others: one call of a library a packet, where chacha20 takes three, a tenth of a move's work."""
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -115,6 +118,7 @@ async def _options(login: Login, known_hosts: asyncssh.SSHKnownHosts) -> asyncss
         gss_host=None,
         keepalive_interval=_KEEPALIVE_INTERVAL,
         keepalive_count_max=_KEEPALIVE_COUNT,
+        encryption_algs=_CIPHERS,
         connect_timeout=CONNECT_DEADLINE,
         login_timeout=CONNECT_DEADLINE,
     )

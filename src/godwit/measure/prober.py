@@ -48,6 +48,9 @@ DEFAULT_PORT = {"http": 80, "redis": 6379}
 MAX_PENDING_CONNECTS = 500  # select() takes file descriptors below 1024
 RECONNECT_PAUSE_NS = 50_000_000
 END_GRACE_NS = 250_000_000
+SILENCE_NS = 20_000_000
+NEWS_NS = 100_000_000  # after a silence somebody waits to hear that the guest answers again: rows go out sooner
+NEWS_FLUSH_NS = 10_000_000
 CLOCK_EVERY_NS = 1_000_000_000
 ECHO_BYTES = 24  # ICMP header, token, number
 PIPE_CHUNK = 4096  # a pipe that select() calls writable takes this much without blocking
@@ -503,7 +506,8 @@ class Loop:
         self._slow = args.interval_ms > args.flush_ms
         self._outstanding: dict[int, tuple[int, int]] = {}
         self._number = self._replies = self._lost = self._skipped = self._lag_ns = self._lag_max_ns = 0
-        self._last_reply_ns = 0
+        self._last_reply_ns = self._news_until_ns = 0
+        self._answered = -1
         self.reason = ""
         self._stopped_ns = 0
 
@@ -523,11 +527,15 @@ class Loop:
             self._wait(min(slot, self._out.due_ns) if self._slow else slot, now)
         self._stopped_ns = monotonic_ns()
         grace_ns = self._stopped_ns + min(self._timeout_ns, END_GRACE_NS)
-        while self._outstanding and monotonic_ns() < grace_ns:
+        while self._expecting() and monotonic_ns() < grace_ns:
             self._wait(grace_ns, grace_ns)
         for number in list(self._outstanding):
             self._settle(number, None)
         self._tell_end()
+
+    def _expecting(self) -> bool:
+        """Whether a reply may still come: not to requests that were overtaken by a later one's."""
+        return bool(self._outstanding) and next(reversed(self._outstanding)) > self._answered
 
     def _serve(self, slot: int, now: int) -> int:
         """Send for this slot if the client is free; return how many slots have gone by."""
@@ -582,10 +590,13 @@ class Loop:
             return
         if self._replies == 0:
             self._out.say("ready", seq=number, mono_us=self._out.since_start_us(arrived))
-        if arrived - self._last_reply_ns > max(20_000_000, 5 * self._interval_ns):
-            self._out.due_ns = 0  # a silence has ended: whoever waits for that is told at once
+        if arrived - self._last_reply_ns > max(SILENCE_NS, 5 * self._interval_ns):
+            self._news_until_ns = arrived + NEWS_NS
+        if arrived < self._news_until_ns:
+            self._out.due_ns = min(self._out.due_ns, arrived + NEWS_FLUSH_NS)
         self._replies += 1
         self._last_reply_ns = arrived
+        self._answered = max(self._answered, number)
         self._out.row(number, sent, max(0, arrived - sent), lag)
 
     def _expire(self, now: int) -> None:

@@ -48,6 +48,8 @@ class ProbeWatcher:
 
 
 def _load() -> None:
+    import numpy.ma  # noqa: F401, PLC0415 - numpy would load it at the end of the move, for a percentile
+
     import godwit.measure.gaps  # noqa: PLC0415
     import godwit.measure.probe  # noqa: F401, PLC0415
 
