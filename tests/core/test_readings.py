@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godwit.core.readings import busiest, carried_of, left_after_passes, pace_of, pace_within, passes_of, thinned
+from godwit.core.readings import (
+    busiest,
+    carried_of,
+    left_after_passes,
+    pace_of,
+    pace_within,
+    passes_of,
+    passes_seen,
+    thinned,
+)
 from godwit.core.strategy import Switchover, decide, eta, last_moment, stalled, still
 from godwit.model import PassRecord, Permission, Policy, Sample
 
@@ -28,6 +37,19 @@ def test_passes_are_read_off_samples() -> None:
         sample(17.2, 3, 800, 10),
     ]
     assert passes_of(seen, 10.0) == (PassRecord(1000, 600, 5.0, 200), PassRecord(200, 180, 2.0, 60))
+
+
+def test_passes_are_read_off_a_part_of_a_stream() -> None:
+    seen = [
+        sample(16.0, 2, 700, 100),
+        sample(17.0, 3, 780, 60),
+        sample(17.2, 3, 800, 10),
+        sample(17.5, 4, 830, 30),
+        sample(17.75, 5, 850, 20),
+    ]
+    assert passes_seen(seen) == (PassRecord(60, 50, 0.5, 30), PassRecord(30, 20, 0.25, 20))
+    assert passes_seen(seen[:2]) == passes_seen([]) == ()
+    assert passes_of(seen[1:], 10.0) == ()
 
 
 @pytest.mark.parametrize(

@@ -268,13 +268,36 @@ def test_it_is_not_slowed_down_where(policy: Policy, throttle: int | None) -> No
 
 def test_nothing_is_decided_until_qemu_has_slowed_it_down_as_it_was_told() -> None:
     """Each step takes two looks a second apart, and the passes before it say nothing of how it helps."""
-    told = Switchover(0.003, throttle=50)
+    told = Switchover(nap(50), throttle=50)
     assert decide(Policy(), BUSY, told, TUNABLE) is None
     assert decide(Policy(), [*BUSY, *asleep(passes(40e6), 50)], told, TUNABLE) is None
     further = decide(Policy(), [*BUSY, *asleep(BUSY, 50)], told, TUNABLE)
     assert further is not None
     assert further.action == "throttle"
     assert 50 < dict(further.parameters)["max-cpu-throttle"] <= 95
+
+
+def test_a_guest_that_is_slowed_down_may_stand_still_for_as_long_as_one_of_its_naps() -> None:
+    samples = [*BUSY, *asleep(passes(40e6)[1:], 90)]
+    decision = decide(Policy(), samples, Switchover(0.003, throttle=90), TUNABLE)
+    assert decision is not None
+    assert dict(decision.parameters) == {"downtime-limit": 90}
+    assert "90.0 ms in one piece" in decision.reason
+    assert decide(Policy(), samples, Switchover(0.09, throttle=90), TUNABLE) is None
+    strict = decide(Policy(max_downtime=0.05), samples, Switchover(0.003, throttle=90), TUNABLE)
+    assert strict is not None
+    assert dict(strict.parameters) == {"downtime-limit": 50}
+
+
+@pytest.mark.parametrize(("left", "further"), [(39e6, True), (20e6, False)])
+def test_one_long_pass_tells_whether_a_guest_sleeps_in_vain(left: float, further: bool) -> None:  # noqa: FBT001
+    """Its first pass was under way when it was slowed down, and tells nothing; the second began so."""
+    samples = [*BUSY, *asleep(passes(40e6, 40e6, left)[1:], 80)]
+    decision = decide(Policy(), samples, Switchover(nap(80), throttle=80), TUNABLE)
+    assert (decision is not None) is further
+    if decision is not None:
+        assert dict(decision.parameters)["max-cpu-throttle"] > 80
+    assert decide(Policy(), samples[:-2], Switchover(nap(80), throttle=80), TUNABLE) is None
 
 
 @settings(max_examples=60)

@@ -41,6 +41,9 @@ QUANTILE: Final = 1.2816
 _POINTS: Final = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6))
 _LEAST: Final = 0.05
 
+NAPPING: Final = 0.3
+"""How far what a guest gets done between two naps scatters, of what is likely (see godwit.core.sleeping)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -221,7 +224,10 @@ def simulated(
     until = math.inf
     if policy.deadline is not None and Permission.PAUSE in policy.allows:
         until = policy.deadline - basis.start.likely - before(basis, strategy).likely
-    return simulate(basis.curve.scaled(basis.dirtying.at(dirtying)), opened, stream, policy, limit, until)
+    writes = basis.dirtying
+    if strategy.throttle:
+        writes = replace(writes, spread=math.hypot(writes.spread, NAPPING))
+    return simulate(basis.curve.scaled(writes.at(dirtying)), opened, stream, policy, limit, until)
 
 
 def stream_of(strategy: Strategy, basis: Basis, bandwidth: float = 0.0, changes: float = 0.0) -> Stream:

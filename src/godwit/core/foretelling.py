@@ -12,7 +12,7 @@ from godwit.core.goals import GOALS, SURE, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
 from godwit.core.passes import Foreseen
 from godwit.core.readings import carried_of, passes_of
-from godwit.core.sleeping import ladder
+from godwit.core.sleeping import MISJUDGED, ladder
 from godwit.core.strategy import MARGIN, bearable
 from godwit.errors import RefusedError
 from godwit.model import Forecast, Interval, MoveRecord, OutcomeStatus, Permission, Sending, Strategy, Way
@@ -96,12 +96,20 @@ def _laborious(row: Prospect, policy: Policy) -> bool:
 
 
 def planned_throttle(strategy: Strategy, basis: Basis, policy: Policy, limit: float) -> Prospect | None:
-    """Return what a strategy costs with the throttle that suits the policy best, None where none makes it end."""
-    tried = [
-        likely_prospect(replace(strategy, throttle=percentage), basis, policy, limit) for percentage in ladder(policy)
-    ]
-    best = min(tried, key=lambda row: rank(policy, row), default=None)
-    return best if best is not None and by_itself(best) else None
+    """Return what a strategy costs with the throttle that suits the policy best, None where none makes it end.
+
+    That is chosen for a guest that gets more done between its naps than is likely: too long a nap costs little, one
+    that is too short has the guest sleep for nothing. Where none is long enough for that, for the likely one.
+    """
+    for thought in (replace(basis, busy=basis.busy / MISJUDGED), basis):
+        tried = [
+            likely_prospect(replace(strategy, throttle=percentage), thought, policy, limit)
+            for percentage in ladder(policy)
+        ]
+        best = min(tried, key=lambda row: rank(policy, row), default=None)
+        if best is not None and by_itself(best):
+            return likely_prospect(best.how, basis, policy, limit)
+    return None
 
 
 def chosen_of(rows: Sequence[Prospect], policy: Policy) -> Prospect:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from typing import TYPE_CHECKING, Final
 
 from godwit.model import PassRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from godwit.model import Sample
 
@@ -80,21 +80,38 @@ def busiest(before: Sequence[float], after: Sequence[float], seconds: float) -> 
 
 def passes_of(samples: Sequence[Sample], began: float) -> tuple[PassRecord, ...]:
     """Return the passes that ended before the last sample; `began` is when the stream was started."""
+    if not samples:
+        return ()
+    starts, most = _starts(samples), _most_remaining(samples)
+    if 2 not in starts:  # noqa: PLR2004 - the pass after the first
+        return ()
+    second = starts[2]
+    opening = PassRecord(samples[0].total, max(0, second.transferred), max(0.0, second.at - began), most[2])
+    return (opening, *_passes_from(2, starts, most))
+
+
+def passes_seen(samples: Sequence[Sample]) -> tuple[PassRecord, ...]:
+    """Return the passes that began and ended between these samples, which may be any part of a stream's."""
+    starts = _starts(samples)
+    return tuple(_passes_from(min(starts, default=0) + 1, starts, _most_remaining(samples)))
+
+
+def _starts(samples: Sequence[Sample]) -> dict[int, Sample]:
+    """Return the first sample of each pass."""
     starts: dict[int, Sample] = {}
     for sample in samples:
         starts.setdefault(sample.iteration, sample)
-    most = _most_remaining(samples)
-    found: list[PassRecord] = []
-    at, sent, due, asleep = began, 0, samples[0].total if samples else 0, 0
-    for number in range(1, max(starts, default=1)):
-        if number + 1 not in starts:
-            break  # a pass that ended unseen: what came later cannot be told apart
-        following = starts[number + 1]
-        left = most[number + 1]
-        seconds = max(0.0, following.at - at)
-        found.append(PassRecord(due, max(0, following.transferred - sent), seconds, left, asleep))
-        at, sent, due, asleep = following.at, following.transferred, left, following.throttle
-    return tuple(found)
+    return starts
+
+
+def _passes_from(first: int, starts: Mapping[int, Sample], most: Mapping[int, int]) -> Iterator[PassRecord]:
+    """Yield the passes from one on that began and ended; after one that ended unseen the rest cannot be told apart."""
+    for number in count(first):
+        if number not in starts or number + 1 not in starts:
+            return
+        began, following = starts[number], starts[number + 1]
+        sent, seconds = max(0, following.transferred - began.transferred), max(0.0, following.at - began.at)
+        yield PassRecord(most[number], sent, seconds, most[number + 1], began.throttle)
 
 
 def carried_of(samples: Sequence[Sample], *, compressed: bool) -> float | None:
@@ -134,8 +151,6 @@ def pace_of(samples: Sequence[Sample], permitted: float) -> float | None:
     QEMU begins another pass as soon as no more than `permitted` bytes are left of one, so a pass may have left as much;
     one that had not noticeably more to do tells nothing. Nor does the first: most of it may be zeroes.
     """
-    if not samples:
-        return None
-    later = [one for one in passes_of(samples, samples[0].at)[1:][-RECENT:] if one.due > _WORTH * permitted]
+    later = [one for one in passes_seen(samples)[-RECENT:] if one.due > _WORTH * permitted]
     seconds = sum(one.seconds for one in later)
     return sum(one.due - permitted for one in later) / seconds if seconds > 0 else None

@@ -30,6 +30,10 @@ AWAKE: Final = 0.45
 """The share of its waking time that a guest has for its work between two naps: it has its timers to see to first.
 Measured under emulation with guests that work 14 % of their time, and all of it: between 0.42 and 0.5."""
 
+MISJUDGED: Final = 1.5
+"""How many times as much a guest may get done between two naps as is thought: in passes of a guest that slept 90 % of
+its time it was between 0.6 and 1.9 times that."""
+
 _LEAST_BUSY: Final = 0.01
 
 HALVING: Final = 0.5

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import HELD, PACE, throttle_parameters
 from godwit.core.dirtying import curve_of
-from godwit.core.readings import left_after_passes, pace_of, pace_within, passes_of
-from godwit.core.sleeping import asleep, ladder, throttle_for, windows_of
+from godwit.core.readings import left_after_passes, pace_of, pace_within, passes_of, passes_seen
+from godwit.core.sleeping import asleep, ladder, nap, throttle_for, windows_of
 from godwit.model import Goal, Permission
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -36,6 +36,12 @@ QUICK: Final = 1.25
 
 SLOWER: Final = 0.8
 """How far the pace of pages must fall below what QEMU was told for it to be told anew."""
+
+_LONG: Final = 0.5
+"""Seconds that a pass must have taken for it alone to tell whether it is of any use that the guest sleeps."""
+
+_IN_VAIN: Final = 0.8
+"""The share of what it began with that such a pass must have left for that."""
 
 THROTTLE: Final = "throttle"
 """The action that slows the guest down."""
@@ -87,7 +93,8 @@ class _Stall:
     """A stream whose passes no longer leave less: the least that one left, in bytes, and what stands against it.
 
     `rate` is bytes a second on the wire, `pace` of pages, `permitted` the bytes that QEMU stops the guest for, `needed`
-    the seconds for which it would stand still.
+    the seconds for which it would stand still. `shrinks` says that passes do leave less, only far too slowly for a
+    guest that is slowed down.
     """
 
     least: int
@@ -96,6 +103,7 @@ class _Stall:
     permitted: float
     words: str
     passes: tuple[Sample, ...]
+    shrinks: bool = False
 
     @property
     def needed(self) -> float:
@@ -117,26 +125,27 @@ def decide(
     """Return what to change, or None.
 
     `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
-    it has, `busy` the share of its time for which the guest's busiest CPU works. Nothing is done while passes leave
-    less and less. Then a guest that would stand still for longer than its clients would bear goes over to the target
+    it has, `busy` the share of its time for which the guest's busiest CPU works. A guest that is slowed down may stand
+    still at the end for as long as one of its naps. Else nothing is done while passes leave less and less. Then a guest that would stand still for longer than its clients would bear goes over to the target
     before its memory, where it can; else it is slowed down, as far as the policy permits and no further than halves
     what each pass leaves. Where that does not suffice, the limit rises as far as the measured pace demands, and never
     so far that the rest would take longer than `policy.max_downtime`. Last of all it is paused, where that is allowed.
     """
+    if (raised := _as_long_as_a_nap(policy, samples, now)) is not None:
+        return raised
     stall = _stall(samples, now)
     if stall is None:
         return None
     if now.pace is not None and stall.pace < now.pace * SLOWER:
         reason = f"pages are got through more slowly than QEMU was told: {format_bandwidth(stall.pace)}"
         return Decision("lower-pace", reason, stall.words, ((PACE, round(stall.pace)),))
-    if now.postcopy and stall.needed > bearable(policy):
+    if now.postcopy and not stall.shrinks and stall.needed > bearable(policy):
         reason = f"the guest would stand still for {format_duration(stall.needed)}: it goes over before its memory"
         return Decision(POSTCOPY, reason, stall.words)
-    return (
-        _slow_down(policy, stall, now, busy)
-        or _raise_limit(policy, stall, now, tunable)
-        or _last_resort(policy, stall, now)
-    )
+    slower = _slow_down(policy, stall, now, busy)
+    if slower is not None or stall.shrinks:
+        return slower
+    return _raise_limit(policy, stall, now, tunable) or _last_resort(policy, stall, now)
 
 
 def _last_resort(policy: Policy, stall: _Stall, now: Switchover) -> Decision | None:
@@ -173,7 +182,10 @@ def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
         return None  # QEMU has not slowed it down yet as far as it was told to
     alike = tuple(one for one in samples if asleep(one) == asleep(last))
     left = left_after_passes(alike)
-    if len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (1 - IMPROVEMENT):
+    shrinks = len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (
+        1 - IMPROVEMENT
+    )
+    if shrinks and not _sleeps_in_vain(alike):
         return None
     least = min(left[-STALLED_PASSES:])
     rate = max(sample.rate for sample in samples[-4:])
@@ -186,7 +198,32 @@ def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
         f"{format_bandwidth(rate)}{looked}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
-    return _Stall(least, rate, pace, permitted, words, alike)
+    return _Stall(least, rate, pace, permitted, words, alike, shrinks)
+
+
+def _sleeps_in_vain(alike: Sequence[Sample]) -> bool:
+    """Say whether a long pass of a guest that was slowed down all the while has left about what it began with.
+
+    It was to leave half of that: one such pass tells as much as three do where nothing was promised.
+    """
+    if not asleep(alike[-1]):
+        return False
+    whole = passes_seen(alike)
+    return bool(whole) and whole[-1].seconds >= _LONG and whole[-1].left > whole[-1].due * _IN_VAIN
+
+
+def _as_long_as_a_nap(policy: Policy, samples: Sequence[Sample], now: Switchover) -> Decision | None:
+    """Let QEMU stop a guest that is slowed down for as long as it sleeps in one piece: nobody can tell these apart."""
+    sleeps = asleep(samples[-1]) if samples else 0
+    limit = min(nap(sleeps), policy.max_downtime) if sleeps else 0.0
+    if limit <= now.limit * (1 + IMPROVEMENT):
+        return None
+    return Decision(
+        "raise-downtime-limit",
+        f"a guest that sleeps {sleeps} % of its time does so for {format_duration(limit)} in one piece: allow as much",
+        f"pass {samples[-1].iteration} is under way, {format_size(samples[-1].remaining)} are left of it",
+        (("downtime-limit", max(1, round(limit * 1000))),),
+    )
 
 
 def bearable(policy: Policy) -> float:
@@ -204,7 +241,8 @@ def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> D
         return None
     if told > HELD:  # passes fell short of what they promised: half of what is left of the ladder at once
         rungs = rungs[len(rungs) // 2 :]
-    last, found = stall.passes[-1], passes_of(stall.passes, stall.passes[0].at)
+    last, opening = stall.passes[-1], stall.passes[0]
+    found = passes_of(stall.passes, opening.at) if opening.iteration == 1 else passes_seen(stall.passes)
     windows = windows_of((replace(one, throttle=asleep(last)) for one in found), busy)
     curve = curve_of(windows, last.total)
     percentage = throttle_for(curve, stall.pace, bearable(policy) / 2, rungs, busy)

@@ -257,7 +257,7 @@ class Engine:
             return await self._outside.verify(self._tasks)
         if isinstance(command, _TIDYING) and e.Verify in self._in_flight:
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
-            await asyncio.wait([self._in_flight[e.Verify]])
+            await self._outside.seen(self._in_flight[e.Verify])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
         return await perform(command)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
@@ -35,7 +35,7 @@ class Outside:
     _starting: asyncio.Task[Watch | None] | None = None
     result: WatchResult | None = None
     _watching_since: float = 0.0
-    _enough: float = 0.0
+    _seen_again: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -91,8 +91,15 @@ class Outside:
                 "the guest runs, but its users may not reach it",
                 "look at the bridge, VLAN and switch of the target host",
             )
-        self._enough = self.actions.parts.clock.now() + _AFTERWARDS
+        self._seen_again.set()
+        await self.actions.parts.clock.sleep(_AFTERWARDS)
         return e.Verified(seen, "seen from outside" if seen else "not seen from outside")
+
+    async def seen(self, verifying: asyncio.Task[None]) -> None:
+        """Wait until somebody outside has seen the guest on the target, or `verifying` has ended without that."""
+        seen = asyncio.ensure_future(self._seen_again.wait())
+        await asyncio.wait([seen, verifying], return_when=asyncio.FIRST_COMPLETED)
+        seen.cancel()
 
     async def _seen(self, watch: Watch, since: float) -> bool | None:
         """Say whether the guest answered; None where the probe itself is gone, so that nobody looks."""
@@ -117,14 +124,13 @@ class Outside:
         return e.Verified(alive=None, detail="nobody could look from outside")
 
     async def finish(self) -> None:
-        """End the probe, once it has looked long enough, and keep what it saw."""
+        """End the probe and keep what it saw."""
         if self._starting is None:
             return
         watch = await self._starting
         if watch is None:
             return
         ledger = self.actions.ledger
-        await self.actions.parts.clock.sleep(max(0.0, self._enough - self.actions.parts.clock.now()))
         try:
             self.result = await watch.finish(ledger.stopped, ledger.running)
         except ProbeError as error:
