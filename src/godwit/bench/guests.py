@@ -61,6 +61,7 @@ async def use_once(lab: Laboratory, address: str, size: int) -> None:
 class Writer:
     """What the writer in a guest has told: pages that it has written in all, and when that was heard."""
 
+    program: str
     heard: list[tuple[float, int]] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _reader: asyncio.Task[None] | None = None
@@ -70,10 +71,10 @@ class Writer:
     async def begin(cls, lab: Laboratory, address: str, scenario: Scenario) -> Self:
         """Start what the scenario writes. Raises LabError where that is not soon heard of."""
         assert scenario.first is not None  # noqa: S101 - who calls this has looked; for the type checker
-        line = f"exec memwriter {scenario.first.options}"
+        line = scenario.first.line
         if scenario.changes is not None:
-            line = f"memwriter {scenario.first.options}; exec memwriter {scenario.changes[1].options}"
-        made = cls()
+            line = f"{line}; {scenario.changes[1].line}"
+        made = cls(scenario.first.program)
         made._process = await asyncio.create_subprocess_exec(
             *login(lab, address), line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
@@ -98,11 +99,11 @@ class Writer:
     async def change(self, lab: Laboratory, address: str, after: float) -> None:
         """Let the second writer follow the first one, `after` seconds from now."""
         await asyncio.sleep(after)
-        await asyncio.to_thread(subprocess.run, [*login(lab, address), "killall memwriter"], check=False)
+        await asyncio.to_thread(subprocess.run, [*login(lab, address), f"killall {self.program}"], check=False)
 
     async def end(self, lab: Laboratory, address: str) -> None:
         """End it in the guest, and what listened to it here."""
-        await asyncio.to_thread(subprocess.run, [*login(lab, address), "killall memwriter"], check=False)
+        await asyncio.to_thread(subprocess.run, [*login(lab, address), f"killall {self.program}"], check=False)
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()

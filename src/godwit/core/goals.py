@@ -2,7 +2,7 @@
 
 | goal | prefers | the guest may sleep | what else |
 |---|---|---|---|
-| seamless | the shortest gap of a client, work that is lost counted in by a quarter | 95 % of its time: naps of 190 ms | |
+| seamless | the shortest gap of a client, a quarter of the lost work added | 95 % of its time: naps of 190 ms | |
 | fast | the shortest move | 97 % of its time: naps of 323 ms | |
 | gentle | the least work lost, then the fewest bytes | never | compresses only where nothing else ends |
 | finish | to end in time, and of that the shortest gap | 99 % of its time | it may be paused; needs a deadline |

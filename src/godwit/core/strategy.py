@@ -126,10 +126,11 @@ def decide(
 
     `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
     it has, `busy` the share of its time for which the guest's busiest CPU works. A guest that is slowed down may stand
-    still at the end for as long as one of its naps. Else nothing is done while passes leave less and less. Then a guest that would stand still for longer than its clients would bear goes over to the target
-    before its memory, where it can; else it is slowed down, as far as the policy permits and no further than halves
-    what each pass leaves. Where that does not suffice, the limit rises as far as the measured pace demands, and never
-    so far that the rest would take longer than `policy.max_downtime`. Last of all it is paused, where that is allowed.
+    still at the end for as long as one of its naps. Else nothing is done while passes leave less and less. Then a
+    guest that would stand still for longer than its clients would bear goes over to the target before its memory,
+    where it can; else it is slowed down, as far as the policy permits and no further than halves what each pass
+    leaves. Where that does not suffice, the limit rises as far as the measured pace demands, and never so far that the
+    rest would take longer than `policy.max_downtime`. Last of all it is paused, where that is allowed.
     """
     if (raised := _as_long_as_a_nap(policy, samples, now)) is not None:
         return raised

@@ -36,6 +36,7 @@ GUEST_PACKAGES = (
     "qemu-guest-agent",
     "redis-server",
     "redis-tools",
+    "sqlite3",
     "stress-ng",
 )
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
@@ -46,6 +47,7 @@ PROGRAMS = (
     "usr/bin/redis-benchmark",
     "usr/bin/redis-cli",
     "usr/bin/redis-server",
+    "usr/bin/sqlite3",
     "usr/sbin/dropbear",
     "usr/sbin/mke2fs",
     "usr/sbin/qemu-ga",
