@@ -48,6 +48,8 @@ def test_options_change_a_goal() -> None:
     assert (found.goal, found.max_downtime, found.deadline, found.bandwidth) == (Goal.FAST, 0.03, 300, 40 * MIB)
     assert found.max_guest_slowdown == 0.2
     assert found.allows == {Permission.PAUSE, Permission.THROTTLE, Permission.BALLOON}
+    cached = policy_of(Typed("gentle", allow=(Permission.PAGE_CACHE,)))
+    assert cached.allows == {Permission.PAGE_CACHE, Permission.BALLOON}
     assert policy_of(Typed(max_slowdown="0%")).most_throttle == 0
     assert policy_of(Typed(forbid=(Permission.THROTTLE,))).most_throttle == 0
     assert policy_of(Typed("gentle", allow=(Permission.THROTTLE,))).most_throttle == 95
@@ -68,6 +70,7 @@ def test_a_policy_of_one_s_own_is_found_by_its_name_or_its_path(folder: Path) ->
     ("typed", "said"),
     [
         (Typed("quickly"), "there is no policy quickly"),
+        (Typed(allow=(Permission.PAGE_CACHE,), forbid=(Permission.BALLOON,)), "contradict each other"),
         (Typed("finish"), "needs --deadline"),
         (Typed(max_slowdown="0.5"), "--max-slowdown: '0.5' is no share below 100%"),
         (Typed(max_slowdown="100%"), "--max-slowdown: '100%' is no share below 100%"),

@@ -30,9 +30,40 @@ def test_free_memory_is_taken_where_that_is_safe_and_worth_it(
     assert reclaimable(balloon, resident) == expected
 
 
-@given(st.integers(0, 8 * GIB), st.integers(0, 8 * GIB), st.integers(0, 9 * GIB))
-def test_a_guest_always_keeps_what_it_uses_and_some_more(size: int, free: int, resident: int) -> None:
-    free = min(free, size)
-    taken = reclaimable(Balloon(size, free, yields=True), resident)
+CACHING = Balloon(512 * MIB, 80 * MIB, yields=True, available=400 * MIB)
+"""A guest that uses 112 MiB, too, and keeps 320 MiB of what is on its disks."""
+
+
+@pytest.mark.parametrize(
+    ("balloon", "page_cache", "expected"),
+    [
+        (CACHING, False, 0),
+        (CACHING, True, 374 * MIB),
+        (FULL, True, 374 * MIB),  # it does not say what is available
+        (Balloon(512 * MIB, 400 * MIB, yields=True, available=300 * MIB), True, 374 * MIB),
+    ],
+)
+def test_what_is_kept_of_disks_is_taken_where_that_is_permitted(
+    balloon: Balloon,
+    page_cache: bool,  # noqa: FBT001
+    expected: int,
+) -> None:
+    assert reclaimable(balloon, 560 * MIB, page_cache=page_cache) == expected
+
+
+sizes = st.integers(0, 8 * GIB)
+
+
+@given(sizes, sizes, sizes, st.integers(0, 9 * GIB), st.booleans())
+def test_a_guest_always_keeps_what_it_uses_and_some_more(
+    size: int,
+    free: int,
+    available: int,
+    resident: int,
+    page_cache: bool,  # noqa: FBT001
+) -> None:
+    free, available = min(free, size), min(available, size)
+    balloon = Balloon(size, free, yields=True, available=available)
+    taken = reclaimable(balloon, resident, page_cache=page_cache)
     assert taken == 0 or taken + MIB >= WORTH
-    assert taken <= max(0, free - LEAST_LEFT_FREE)
+    assert taken <= max(0, (max(free, available) if page_cache else free) - LEAST_LEFT_FREE)

@@ -10,7 +10,7 @@ from stage import ID, Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.hosts.fake import Workload
-from godwit.model import OutcomeStatus, Policy, Way
+from godwit.model import OutcomeStatus, Permission, Policy, Way
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -35,6 +35,23 @@ def test_what_is_free_is_not_sent_and_given_back_on_the_target() -> None:
         (record,) = await scene.journal.history.moves()
         assert record.how.reclaim > 300 * MIB
         assert record.forecast is None or record.forecast.prospect.bytes.high < 1.5 * USED
+
+    simulate(scenario)
+
+
+CACHING = replace(ONCE_USED, freed=80 * MIB, cached=300 * MIB)
+CAREFREE = Policy(allows=Policy().allows | {Permission.PAGE_CACHE})
+
+
+@pytest.mark.parametrize(("policy", "least"), [(Policy(), CACHING.used - CACHING.freed), (CAREFREE, USED)])
+def test_what_it_keeps_of_its_disks_is_left_to_it_unless_that_is_permitted(policy: Policy, least: int) -> None:
+    async def scenario() -> None:
+        scene = stage(CACHING, policy=policy)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert least < outcome.bytes < 1.3 * least
+        assert ("keeps what is on disks" in await said(scene)) is (policy is CAREFREE)
 
     simulate(scenario)
 

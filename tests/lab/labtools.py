@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from godwit import app
-from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
+from godwit.lab.furnish import DISK, GuestPlan, add_guest, prefix, register
 from godwit.lab.loads import TICK_PORT, TickReader
 from godwit.model import Outcome, RunState
 from godwit.units import MIB
@@ -146,10 +146,10 @@ class Ground:
         await self.fresh_guest()
 
     async def fresh_guest(
-        self, host: str = "host1", *, memory: int = MEMORY, agent: bool = False, reports: bool = True
+        self, host: str = "host1", *, memory: int = MEMORY, agent: bool = False, reports: bool = True, disk: int = DISK
     ) -> None:
         """Start a guest that no earlier test has touched, with a channel for its agent if asked for."""
-        plan = GuestPlan(f"web{self.guests}", self.guests, memory, agent=agent, reports=reports)
+        plan = GuestPlan(f"web{self.guests}", self.guests, memory, agent=agent, reports=reports, disk=disk)
         number, self.guests = self.guests, self.guests + 1
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)

@@ -23,14 +23,21 @@ FREED: Final = 300
 
 
 @pytest.fixture
-def once_used(ground: Ground) -> Ground:
-    """Return the laboratory with a guest that has written to much of its memory, and uses hardly any of it."""
+def empty(ground: Ground) -> Ground:
+    """Return the laboratory with a guest that has hardly used any of its memory."""
 
     async def start() -> None:
         assert (await ground.godwit("vm", "stop", ground.name, "--force")).status == 0
-        await ground.fresh_guest((await ground.whereabouts())[0], memory=MEMORY, reports=False)
+        await ground.fresh_guest((await ground.whereabouts())[0], memory=MEMORY, reports=False, disk=2 * FREED * MIB)
 
     asyncio.run(start())
+    return ground
+
+
+@pytest.fixture
+def once_used(empty: Ground) -> Ground:
+    """Return the laboratory with a guest that has written to much of its memory, and uses hardly any of it."""
+    ground = empty
     ground.ssh(f"memwriter --rate 200M --set {FREED}M >/run/log/once 2>&1 & sleep 4; killall memwriter")
     return ground
 
@@ -65,6 +72,25 @@ async def test_what_is_free_is_not_sent(once_used: Ground, figure: Callable[[str
     figure("sent_mib", outcome.bytes / MIB)
     figure("client_gap_ms", outcome.downtime.client_gap_ms)
     await has_it_back(ground)
+    await ground.assert_settled(there)
+
+
+async def test_what_is_kept_of_disks_is_not_sent_where_that_is_permitted(
+    empty: Ground, figure: Callable[[str, object], None]
+) -> None:
+    ground = empty
+    sums = ground.ssh(f"yes | head -c {FREED}M >/data/kept; sync; md5sum /data/kept")
+    _, there = await ground.whereabouts()
+    ground.lab.set_rate(400_000_000)
+    async with ground.client():
+        move = await ground.begin(there, "--allow", "page-cache")
+        outcome = await move.outcome(90)
+    assert outcome.status is OutcomeStatus.COMPLETED, outcome
+    assert outcome.bytes < (FREED - 100) * MIB
+    figure("sent_mib", outcome.bytes / MIB)
+    figure("client_gap_ms", outcome.downtime.client_gap_ms)
+    await has_it_back(ground)
+    assert ground.ssh("md5sum /data/kept") == sums
     await ground.assert_settled(there)
 
 

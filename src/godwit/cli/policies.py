@@ -26,7 +26,9 @@ PolicyName = Annotated[
 ]
 Allow = Annotated[
     list[Permission] | None,
-    typer.Option("--allow", metavar="WHAT", help="What may be done to it: throttle, postcopy, pause, balloon."),
+    typer.Option(
+        "--allow", metavar="WHAT", help="What may be done to it: throttle, postcopy, pause, balloon, page-cache."
+    ),
 ]
 Forbid = Annotated[
     list[Permission] | None, typer.Option("--forbid", metavar="WHAT", help="What may not be done to it.")
@@ -82,7 +84,14 @@ def _changed(policy: Policy, typed: Typed, prefix: str) -> Policy:
     if slowdown is not None and Permission.THROTTLE in against:
         message = f"{prefix}{said} throttle and {name} {typed.max_slowdown} contradict each other"
         raise InputError(message)
+    if Permission.PAGE_CACHE in typed.allow and Permission.BALLOON in typed.forbid:
+        message = (
+            f"{prefix}allow page-cache and {prefix}forbid balloon contradict each other: it is the balloon's to take"
+        )
+        raise InputError(message)
     allows = (policy.allows | set(typed.allow)) - set(typed.forbid)
+    if Permission.PAGE_CACHE in typed.allow:
+        allows |= {Permission.BALLOON}
     if slowdown:
         allows |= {Permission.THROTTLE}
     elif slowdown is None and Permission.THROTTLE in typed.allow and not policy.max_guest_slowdown:

@@ -27,14 +27,16 @@ _QEMU: Final = 64 * MIB
 translated."""
 
 
-def reclaimable(balloon: Balloon | None, resident: int) -> int:
+def reclaimable(balloon: Balloon | None, resident: int, *, page_cache: bool = False) -> int:
     """Return the bytes that the balloon is to take, 0 where none.
 
+    With `page_cache` that includes what the guest's kernel keeps of its disks, and gives up when memory is asked for.
     `resident` is what the guest's QEMU has of its host's memory: beyond what the guest uses that is memory which the
     guest has freed. Which of its free memory it gives the balloon is the guest's choice, so all but a rest is taken.
     """
     if balloon is None or balloon.free is None or not balloon.yields:
         return 0
-    once_used = resident - _QEMU - (balloon.size - balloon.free)
-    taken = balloon.free - max(round(balloon.size * LEFT_FREE), LEAST_LEFT_FREE)
+    free = max(balloon.free, balloon.available or 0) if page_cache else balloon.free
+    once_used = resident - _QEMU - (balloon.size - free)
+    taken = free - max(round(balloon.size * LEFT_FREE), LEAST_LEFT_FREE)
     return taken // MIB * MIB if min(once_used, taken) >= WORTH else 0

@@ -37,7 +37,18 @@ from godwit.errors import (
     MonitorLostError,
     RefusedError,
 )
-from godwit.model import MIGRATION_PORTS, Finding, GuestFacts, RunState, Severity, Side, Strategy, StreamStatus, Way
+from godwit.model import (
+    MIGRATION_PORTS,
+    Finding,
+    GuestFacts,
+    Permission,
+    RunState,
+    Severity,
+    Side,
+    Strategy,
+    StreamStatus,
+    Way,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -166,7 +177,9 @@ class Actions:
         self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
         anew = launch if policy.way is Way.OFF else None
-        if evidence.balloon is not None and (reclaim := reclaimable(evidence.balloon, evidence.resident)):
+        page_cache = Permission.PAGE_CACHE in policy.allows
+        reclaim = reclaimable(evidence.balloon, evidence.resident, page_cache=page_cache)
+        if evidence.balloon is not None and reclaim:
             self.balloon, self.reclaim = evidence.balloon.size, reclaim
         return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks), self.balloon)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.core.capabilities import unset
 from godwit.errors import GodwitError, HypervisorError
-from godwit.model import RunState
+from godwit.model import Permission, RunState
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class Settings:
             if found < left:
                 left, moved = found, clock.now()
         taken, seconds = format_size(balloon - left), format_duration(clock.now() - began)
-        self.actions.note("note", text=f"the balloon took {taken} of free memory within {seconds}: it is not sent")
+        cached = Permission.PAGE_CACHE in self.actions.parts.spec.policy.allows
+        what = "memory that is free, or keeps what is on disks," if cached else "free memory"
+        self.actions.note("note", text=f"the balloon took {taken} of {what} within {seconds}: it is not sent")
 
     async def restore(self, command: e.RestoreGuest) -> e.Event:
         """Leave nothing set that would trouble whoever works with this QEMU next, and the balloon as it was.

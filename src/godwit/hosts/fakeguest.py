@@ -345,7 +345,8 @@ class FakeGuest:
     async def balloon(self) -> Balloon | None:
         """Return what the guest's balloon is like."""
         load, size = self._qemu.workload, await self.memory_left()
-        return Balloon(size, max(0, size - load.used + load.freed), yields=load.yields)
+        free = max(0, size - load.used + load.freed)
+        return Balloon(size, free, yields=load.yields, available=free + load.cached)
 
     async def leave_memory(self, size: int) -> None:
         """Let the balloon leave `size` bytes of its memory to the guest, at once."""

@@ -134,8 +134,9 @@ class FakeQemu:
 
     @property
     def used(self) -> int:
-        """Bytes of memory that are no zeroes: what the guest has freed is given to the balloon first."""
-        return self.workload.used - min(self.workload.freed, self.workload.memory - self.balloon)
+        """Bytes of memory that are no zeroes: the balloon gets what was freed first, then what is kept of disks."""
+        load = self.workload
+        return load.used - min(load.freed + load.cached, load.memory - self.balloon)
 
     # -- CPUs ------------------------------------------------------------------------------------------------------
 

@@ -51,7 +51,8 @@ class Workload:
     `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
     has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
     one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time. `freed` of what it has
-    used it uses no more; its balloon, which `yields` when memory runs short, can have that.
+    used it uses no more; its balloon, which `yields` when memory runs short, can have that. `cached` it only keeps of
+    its disks.
     """
 
     memory: int = 512 * MIB
@@ -66,6 +67,7 @@ class Workload:
     compressed: float = 1.0
     busy: float = 1.0
     freed: int = 0
+    cached: int = 0
     yields: bool = True
 
     def writes(self, throttle: float) -> float:

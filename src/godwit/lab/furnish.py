@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DEFAULT_LAB: Final = "lab"
 GUEST_MEMORY: Final = 256 * MIB
 
-_DISK_BYTES: Final = 64 * MIB
+DISK: Final = 64 * MIB
+"""Bytes of a guest's disk, of which its file has only what was written."""
 _DEFINITION: Final = """\
 name = "{name}"
 memory = "{memory}M"
@@ -69,6 +70,7 @@ class GuestPlan:
     agent: bool = False
     hotplug_ports: int = 0
     reports: bool = True
+    disk: int = DISK
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ async def place_image(lab: Laboratory, assets: Assets, plan: GuestPlan, host: st
     folders = {lab.images(machine) for machine in lab.hosts}
     for folder in folders:
         _place(folder, name, assets, public_key(lab))
-    disk = ["qemu-img", "create", "-q", "-f", "qcow2", f"/mnt/images/{name}.qcow2", str(_DISK_BYTES)]
+    disk = ["qemu-img", "create", "-q", "-f", "qcow2", f"/mnt/images/{name}.qcow2", str(plan.disk)]
     created = await asyncio.to_thread(
         subprocess.run, lab.command(host, disk), capture_output=True, text=True, check=False
     )

@@ -19,6 +19,10 @@ class Interval:
         """Say whether a value lies in it."""
         return self.low <= value <= self.high
 
+    def scaled(self, factor: float) -> Interval:
+        """Return the interval of that many times the figure."""
+        return Interval(self.low * factor, self.likely * factor, self.high * factor)
+
 
 @dataclass(frozen=True, slots=True)
 class Prospect:

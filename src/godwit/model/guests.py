@@ -137,13 +137,15 @@ class GuestFacts:
 class Balloon:
     """The balloon of a running guest, in bytes: the memory that it leaves to the guest, and what of that is free.
 
-    `free` is None where the guest does not say. `yields` says that the guest takes memory back from it by itself before
+    `available` is what its kernel could give to a program, most of which it may keep of its disks meanwhile. Both are
+    None where the guest does not say. `yields` says that the guest takes memory back from it by itself before
     it ends a process for lack of memory (`deflate-on-oom`).
     """
 
     size: int
     free: int | None = None
     yields: bool = False
+    available: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class Permission(StrEnum):
     """Let it stand still for as long as it takes to send the rest."""
     BALLOON = "balloon"
     """Let its balloon take free memory, which then need not be sent, until it has moved."""
+    PAGE_CACHE = "page-cache"
+    """Let that take what its kernel keeps of its disks, too: it reads that anew when somebody asks for it."""
 
 
 class Sending(StrEnum):

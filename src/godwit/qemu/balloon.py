@@ -15,6 +15,8 @@ from godwit.qemu import qom
 from godwit.qemu.reply import as_object, inner, number, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from godwit.qemu.qom import Asks
 
 _TYPES: Final = "virtio-balloon"
@@ -39,7 +41,8 @@ async def read(monitor: Asks) -> Balloon | None:
         return Balloon(size)
     if await qom.get(monitor, path, "deflate-on-oom") is not True:
         return Balloon(size)
-    return Balloon(size, await _free(monitor, path), yields=True)
+    free, available = await _free(monitor, path)
+    return Balloon(size, free, yields=True, available=available)
 
 
 async def left(monitor: Asks) -> int:
@@ -61,8 +64,11 @@ async def _path(monitor: Asks) -> str | None:
     return None
 
 
-async def _free(monitor: Asks, path: str) -> int | None:
-    """Return the bytes of memory that the guest uses for nothing, None where it does not say."""
+_Figures = tuple[int | None, int | None]
+
+
+async def _free(monitor: Asks, path: str) -> _Figures:
+    """Return the bytes of memory that the guest uses for nothing, and those that it could; None where it is silent."""
     interval = await qom.get(monitor, path, _INTERVAL)
     if isinstance(interval, int) and interval > 0:  # somebody keeps asking already
         return (await _figures(monitor, path))[1]
@@ -72,20 +78,25 @@ async def _free(monitor: Asks, path: str) -> int | None:
         loop = asyncio.get_running_loop()
         end = loop.time() + _PATIENCE
         while True:
-            at, free = await _figures(monitor, path)
+            at, found = await _figures(monitor, path)
             if at != asked or loop.time() >= end:
-                return free
+                return found
             await asyncio.sleep(_POLL)
     finally:
         await monitor.execute("qom-set", {"path": path, "property": _INTERVAL, "value": 0})
 
 
-async def _figures(monitor: Asks, path: str) -> tuple[int, int | None]:
-    """Return when the guest last said how its memory is used, in seconds, and how much of it is free."""
+async def _figures(monitor: Asks, path: str) -> tuple[int, _Figures]:
+    """Return when the guest last said how its memory is used, in seconds, how much is free and how much available."""
     found = await qom.get(monitor, path, "guest-stats")
     if found is None:
-        return 0, None
+        return 0, (None, None)
     figures = as_object(found, "guest-stats")
-    free = number(inner(figures, "stats"), "stat-free-memory", -1)
-    # What is not known is -1, which some QEMUs show as the largest number of 64 bits.
-    return whole(figures, "last-update"), int(free) if 0 <= free < 1 << 62 else None
+    stats = inner(figures, "stats")
+    return whole(figures, "last-update"), (_known(stats, "stat-free-memory"), _known(stats, "stat-available-memory"))
+
+
+def _known(stats: Mapping[str, object], name: str) -> int | None:
+    """Return a figure; what is not known is -1, which some QEMUs show as the largest number of 64 bits."""
+    found = number(stats, name, -1)
+    return int(found) if 0 <= found < 1 << 62 else None
