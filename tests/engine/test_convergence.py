@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from godwit.core.goals import policy_for
 from godwit.core.learning import PAYLOAD
 from godwit.core.state import Phase
 from godwit.hosts.fake import FakeGuest, Workload
+from godwit.hosts.fakeqemu import FakeQemu
 from godwit.model import (
     DirtyWindow,
     Features,
@@ -77,6 +79,35 @@ def test_a_guest_that_writes_faster_than_its_link_carries_is_slowed_down_and_end
         assert outcome.status is OutcomeStatus.COMPLETED
         assert "throttle" in decisions(await scene.journal.entries(ID))
         assert (outcome.downtime.blackout_ms or 0) < 80
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize(("hot_set", "rate"), [(20 * MIB, 160 * MIB), (48 * MIB, 384 * MIB), (128 * MIB, 200 * MIB)])
+def test_a_rescue_is_chosen_within_a_second_after_the_pass_that_shows_its_need(
+    hot_set: int, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended_at: dict[int, float] = {}
+    tell = FakeQemu.tell
+
+    def telling(qemu: FakeQemu, kind: str, **data: object) -> None:
+        if kind == "MIGRATION_PASS":
+            ended_at[int(str(data["number"]))] = qemu.world.clock.now()
+        tell(qemu, kind, **data)  # type: ignore[arg-type] # as it came
+
+    monkeypatch.setattr(FakeQemu, "tell", telling)
+
+    async def scenario() -> None:
+        load = Workload(GIB, used=hot_set + 64 * MIB, hot_set=hot_set, dirty_rate=rate)
+        scene = stage(load)
+        outcome = await ended(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        lines = [line for line in await scene.journal.entries(ID) if line.data.get("event") == "Decided"]
+        said = [(line.at, re.match(r"after (\d+) passes", line.data["detail"]["evidence"])) for line in lines]  # type: ignore[index]
+        chosen = [(at, int(found[1])) for at, found in said if found is not None]
+        assert chosen
+        for at, number in chosen:
+            assert at - ended_at[number] < 1.0
 
     simulate(scenario)
 

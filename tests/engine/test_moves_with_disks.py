@@ -70,6 +70,33 @@ def test_a_whole_move_with_its_disk() -> None:
     assert outcome.disk_bytes == (1 << 30) // 16
 
 
+@pytest.mark.parametrize(
+    ("agent", "allows", "share", "said"),
+    [
+        (True, {Permission.TRIM}, 2, "32.0 MiB less to copy"),
+        (True, set(), 1, ""),
+        (False, {Permission.TRIM}, 1, "no guest agent answered"),
+        (None, {Permission.TRIM}, 1, "no channel for a guest agent"),
+    ],
+)
+def test_what_is_free_on_a_disk_is_given_back_before_it_travels(
+    agent: bool | None,  # noqa: FBT001
+    allows: set[Permission],
+    share: int,
+    said: str,
+) -> None:
+    async def scenario() -> None:
+        scene = apart(workload=Workload(agent=agent), policy=Policy(allows=Policy().allows | allows))
+        outcome = await scene.move()
+        await assert_disks(scene, outcome)
+        assert outcome.status is COMPLETED
+        assert outcome.disk_bytes == (1 << 30) // 16 // share
+        words = [str(entry.data.get("text", entry.data.get("found", ""))) for entry in await scene.journal.entries(ID)]
+        assert any(said in one for one in words)
+
+    simulate(scenario)
+
+
 def test_a_guest_whose_disk_travels_is_slowed_down_although_it_might_go_over_without_one() -> None:
     async def scenario() -> None:
         load = Workload(256 * MIB, used=64 * MIB, hot_set=48 * MIB, dirty_rate=120 * MIB)

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 from diskground import FILL, SEEN_ANEW, SLOW, assert_as_before, fill, image, made_there
-from labtools import MEMORY, Ground, until
+from labtools import LONG, MEMORY, Ground, until
 
 from godwit import app
 from godwit.core.state import Phase
@@ -205,3 +205,17 @@ async def test_only_the_overlay_is_copied_onto_a_base_of_the_same_content(ground
     finally:
         await ground.godwit("vm", "stop", "--force", name)
         ground.use(before, number)
+
+
+async def test_what_was_freed_of_a_disk_does_not_travel_where_the_agent_may_trim_it(ground: Ground) -> None:
+    here, there = await ground.whereabouts()
+    assert (await ground.godwit("vm", "stop", ground.name, "--force")).status == 0
+    await ground.fresh_guest(here, agent=True)
+    ground.ssh("dd if=/dev/urandom of=/data/freed bs=1M count=30 conv=fsync 2>/dev/null; rm /data/freed; sync")
+    move = await ground.begin(there, "--allow", "trim")
+    outcome = await move.outcome(LONG)
+    assert outcome.status is OutcomeStatus.COMPLETED, outcome
+    assert 0 < outcome.disk_bytes < 20 * MIB
+    notes = [str(line.data.get("text", "")) for line in await move.entries()]
+    assert any("less to copy" in note for note in notes), notes
+    await ground.assert_settled(there)

@@ -14,7 +14,7 @@ from godwit.qemu import agent
 from godwit.qemu.process import ProcessFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 PORT = ("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0")
 
@@ -37,7 +37,10 @@ def test_the_channel_is_found_on_the_command_line(words: tuple[str, ...], path: 
     assert agent.channel_of(ProcessFacts(1, ("qemu-system-x86_64", *words), "/srv")) == path
 
 
-async def said_to(answer: Callable[[dict[str, object]], bytes | None]) -> list[str]:
+async def said_to(
+    answer: Callable[[dict[str, object]], bytes | None],
+    ask: Callable[[socket.socket], Awaitable[None]] = agent.power_off,
+) -> list[str]:
     """Ask an agent to switch its guest off; `answer` gives what it says to a request. Returns the commands."""
     heard: list[str] = []
 
@@ -56,7 +59,7 @@ async def said_to(answer: Callable[[dict[str, object]], bytes | None]) -> list[s
     ours, theirs = socket.socketpair()
     served = asyncio.create_task(serve(ours))
     try:
-        await agent.power_off(theirs)
+        await ask(theirs)
     finally:
         await served
     return heard
@@ -73,6 +76,29 @@ def synchronised(request: dict[str, object], then: bytes | None) -> bytes | None
 @pytest.mark.parametrize("then", [b"", b'{"return": {}}\n', None], ids=["silence", "an answer", "its end"])
 async def test_an_agent_that_does_not_refuse_has_obeyed(then: bytes | None) -> None:
     assert await said_to(lambda request: synchronised(request, then)) == ["guest-sync-delimited", "guest-shutdown"]
+
+
+async def test_an_agent_that_trims_is_waited_for() -> None:
+    words = b'{"return": {"paths": [{"path": "/", "trimmed": 4096, "minimum": 0}]}}\n'
+    heard = await said_to(lambda request: synchronised(request, words), agent.trim)
+    assert heard == ["guest-sync-delimited", "guest-fstrim"]
+
+
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        (None, "channel was closed"),
+        (b'{"error": {"class": "GenericError", "desc": "not supported"}}\n', "refuses: not supported"),
+        (b"", "not done trimming within 0.2 s"),
+        (b"nonsense\n", "cannot be spoken to"),
+    ],
+)
+async def test_an_agent_that_does_not_trim_is_told(
+    then: bytes | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "TRIMS", 0.2)
+    with pytest.raises(HypervisorError, match=said):
+        await said_to(lambda request: synchronised(request, then), agent.trim)
 
 
 async def test_an_agent_that_refuses_is_quoted() -> None:

@@ -27,7 +27,7 @@ PolicyName = Annotated[
 Allow = Annotated[
     list[Permission] | None,
     typer.Option(
-        "--allow", metavar="WHAT", help="What may be done to it: throttle, postcopy, pause, balloon, page-cache."
+        "--allow", metavar="WHAT", help="What may be done to it: throttle, postcopy, pause, balloon, page-cache, trim."
     ),
 ]
 Forbid = Annotated[

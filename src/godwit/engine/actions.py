@@ -26,6 +26,7 @@ from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
 from godwit.engine.settings import Settings
+from godwit.engine.trimming import trimmed
 from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
 from godwit.errors import (
     GodwitError,
@@ -174,6 +175,7 @@ class Actions:
             self.note("upgrade", old=old, new=new)
         self._address = evidence.target.migration_address
         policy = self.parts.spec.policy
+        evidence = replace(evidence, disks=await trimmed(self, evidence.disks))
         self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
         anew = launch if policy.way is Way.OFF else None

@@ -400,7 +400,8 @@ class FakeHost(FakeTransfers, LooksIntoFiles):
             message = f"{self.name} has no {path}"
             raise HypervisorError(message)
         stamps = tuple(self.world.disks.stamps.get(file.inode, {}))
-        return ImageFacts(path, image_format, file.size, file.size // THIN, stamps=stamps)
+        allocated = file.size // THIN // (2 if path in self.world.trimmed else 1)
+        return ImageFacts(path, image_format, file.size, allocated, stamps=stamps)
 
     async def digest(self, path: str, *, all_of_it: bool) -> str:
         """Return size and content of a file: files of one content are made so by `FakeWorld.add_file`."""

@@ -338,6 +338,10 @@ class FakeGuest:
         """Ask the guest's agent; what comes of it is up to the guest (`Workload.agent`)."""
         return await self._tell("guest-shutdown", self._qemu.obey_agent)
 
+    async def trim_by_agent(self) -> bool:
+        """Let the guest's agent trim; where it obeys, its images shrink by half."""
+        return await self._tell("guest-fstrim", self._qemu.trim)
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
         await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))

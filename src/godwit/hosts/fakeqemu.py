@@ -291,13 +291,23 @@ class FakeQemu:
 
     def obey_agent(self) -> bool:
         """Let the guest's agent switch it off; returns False where there is none. Raises HypervisorError."""
-        if self.workload.agent is None:
+        if not self._agent_answers():
             return False
-        if not self.workload.agent:
-            message = "no guest agent answered within 3 s"
-            raise HypervisorError(message)
         asyncio.get_running_loop().call_later(0.02, self._switched_off)
         return True
+
+    def trim(self) -> bool:
+        """Let the guest's agent give back what is free on its disks; as above."""
+        if not self._agent_answers():
+            return False
+        self.world.trimmed |= {path for path, _ in self.world.disks_of(self)}
+        return True
+
+    def _agent_answers(self) -> bool:
+        if self.workload.agent is False:
+            message = "no guest agent answered within 3 s"
+            raise HypervisorError(message)
+        return self.workload.agent is not None
 
     def _switched_off(self) -> None:
         if not self.alive or self.raw != "running":

@@ -41,7 +41,7 @@ from godwit.storage import images, leftbehind, sharedproof
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
@@ -117,6 +117,13 @@ class PlainGuest(QemuGuest):
 
     async def power_off_by_agent(self) -> bool:
         """Ask the guest's agent to switch the guest off; returns False where it has no channel for one."""
+        return await self._by_agent(agent.power_off)
+
+    async def trim_by_agent(self) -> bool:
+        """Let the guest's agent trim its disks; returns False where it has no channel for one."""
+        return await self._by_agent(agent.trim)
+
+    async def _by_agent(self, ask: Callable[[socket.socket], Awaitable[None]]) -> bool:
         path = agent.channel_of(await self._look())
         if path is None:
             return False
@@ -124,7 +131,7 @@ class PlainGuest(QemuGuest):
             connection = await self._transport.open_unix(path, deadline=agent.ANSWERS)
         except MonitorLostError as error:  # of the agent's channel, not of QEMU's monitor
             raise HypervisorError(error.message, remedy=error.remedy) from None
-        await agent.power_off(connection)
+        await ask(connection)
         return True
 
     async def facts(self) -> GuestFacts:

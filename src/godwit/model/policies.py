@@ -39,6 +39,8 @@ class Permission(StrEnum):
     """Let its balloon take free memory, which then need not be sent, until it has moved."""
     PAGE_CACHE = "page-cache"
     """Let that take what its kernel keeps of its disks, too: it reads that anew when somebody asks for it."""
+    TRIM = "trim"
+    """Let its agent give back what its file systems have freed of disks, before these are copied (guest-fstrim)."""
 
 
 class Sending(StrEnum):

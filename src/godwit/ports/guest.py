@@ -205,6 +205,13 @@ class Guest(Protocol):
         """
         ...
 
+    async def trim_by_agent(self) -> bool:
+        """Let the guest's agent give back what its file systems have freed; returns False as above.
+
+        Raises HypervisorError where no agent answers in time, or with its words where it refuses.
+        """
+        ...
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off (POWERED_OFF); or let it do again what it was started for.
 

@@ -1,4 +1,4 @@
-"""The guest agent (qemu-ga): asking it to switch the guest off. docs/interop/qemu-ga-ref in QEMU.
+"""The guest agent (qemu-ga): asking it to switch the guest off, or to trim its disks. docs/interop/qemu-ga-ref in QEMU.
 
 Its channel serves one client at a time, like a monitor, and there is nobody at the other end unless the guest runs the
 agent: whoever asks begins with a word to synchronise with, and takes silence for "nobody there".
@@ -19,6 +19,7 @@ from godwit.qemu.paths import split
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import AsyncIterator
 
     from godwit.qemu.process import ProcessFacts
 
@@ -27,6 +28,9 @@ CHANNEL: Final = "org.qemu.guest_agent.0"
 
 ANSWERS: Final = 3.0
 """Seconds within which an agent that is there has answered: one that listens does so within milliseconds."""
+
+TRIMS: Final = 60.0
+"""Seconds that giving back may take: a file system is gone through whole, and the host is told of each piece."""
 
 OBJECTS: Final = 1.0
 """Seconds within which it says that it cannot switch off; it says nothing where it can."""
@@ -62,13 +66,39 @@ async def power_off(connection: socket.socket) -> None:
 
     Returns when it has not refused. Raises HypervisorError when nobody answers, or with the agent's words.
     """
-    reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST)
-    try:
-        await _synchronise(reader, writer)
+    async with _speaking(connection) as (reader, writer):
         _say(writer, {"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}})
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(OBJECTS):
                 _check(await reader.readline())
+
+
+async def trim(connection: socket.socket) -> None:
+    """Let the agent at the other end of `connection`, which this closes, give back what file systems have freed.
+
+    Returns when it is done. Raises HypervisorError when nobody answers, not within TRIMS seconds, or with its words.
+    """
+    async with _speaking(connection) as (reader, writer):
+        _say(writer, {"execute": "guest-fstrim"})
+        try:
+            async with asyncio.timeout(TRIMS):
+                line = await reader.readline()
+        except TimeoutError:
+            message = f"the guest agent was not done trimming within {TRIMS:g} s"
+            raise HypervisorError(message) from None
+        if not line:
+            message = "the guest agent's channel was closed"
+            raise HypervisorError(message)
+        _check(line)
+
+
+@contextlib.asynccontextmanager
+async def _speaking(connection: socket.socket) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Speak with an agent that listens. Raises HypervisorError."""
+    reader, writer = await asyncio.open_connection(sock=connection, limit=_LONGEST)
+    try:
+        await _synchronise(reader, writer)
+        yield reader, writer
     except (OSError, asyncio.LimitOverrunError, ValueError) as error:
         message = f"the guest agent cannot be spoken to: {error}"
         raise HypervisorError(message) from None

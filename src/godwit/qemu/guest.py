@@ -268,6 +268,10 @@ class QemuGuest:
         """Return False: the agent's channel is a socket of the host's, which a monitor alone does not lead to."""
         return False
 
+    async def trim_by_agent(self) -> bool:
+        """Return False, as above."""
+        return False
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off; or let it do again what its command line says."""
         actions = power.OUTLIVE if keep else power.actions_of((await self._read_process()).argv)
