@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from godwit.core.ballooning import reclaimable
 from godwit.core.capabilities import sendings, usual
-from godwit.core.dirtying import LEAST_SAMPLED, LONGER, WINDOWS, still_rises
+from godwit.core.dirtying import LEAST_SAMPLED
 from godwit.core.disks import copies, to_send
 from godwit.core.foretelling import foretell
 from godwit.core.learning import accuracy, seen_lately
 from godwit.core.readings import busiest
 from godwit.engine.expecting import known_of
 from godwit.engine.gather import gather
+from godwit.engine.windows import measure_windows
 from godwit.errors import HostError, HypervisorError, InputError
 from godwit.model import LinkSaid, Policy, Profile, RunState, Way
 
@@ -64,9 +65,7 @@ class Forecasts:
     async def _windows(self, guest: Guest, memory: int) -> tuple[tuple[DirtyWindow, ...], float | None]:
         """Measure what the guest changes, and how busy it is meanwhile, where its host lets that be seen."""
         before, began = await _worked(guest), self.service.clock.now()
-        windows = await _windows(guest)
-        if still_rises(windows, memory):
-            windows = (*windows, await guest.dirty_window(LONGER))
+        windows = await measure_windows(guest, memory)
         return windows, busiest(before, await _worked(guest), self.service.clock.now() - began)
 
     @asynccontextmanager
@@ -173,17 +172,3 @@ async def _worked(guest: Guest) -> tuple[float, ...]:
         return await guest.cpu_times()
     except HostError:
         return ()
-
-
-async def _windows(guest: Guest) -> tuple[DirtyWindow, ...]:
-    windows: list[DirtyWindow] = []
-    shortest = 0.0
-    for seconds, times in WINDOWS:
-        for _ in range(times):
-            if seconds < shortest:
-                continue
-            window = await guest.dirty_window(seconds)
-            windows.append(window)
-            if window.seconds > seconds:  # this QEMU measures nothing shorter
-                shortest = window.seconds
-    return tuple(windows)

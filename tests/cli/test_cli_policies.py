@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from godwit.cli.main import main
+from godwit.cli.moves import patient_policy
 from godwit.cli.policies import FOLDER, Typed, policy_of
 from godwit.core.goals import policy_for
 from godwit.errors import InputError
@@ -32,6 +33,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "nightly.toml").write_text(NIGHTLY)
     return tmp_path
+
+
+def test_a_move_can_be_put_off_unless_that_contradicts_something() -> None:
+    assert patient_policy(Policy(), "10min", static=False).wait == 600
+    assert patient_policy(Policy(), None, static=True).wait == 0
+    with pytest.raises(InputError, match="--wait and --static contradict"):
+        patient_policy(Policy(), "10s", static=True)
+    with pytest.raises(InputError, match="leaves nothing of a deadline of"):
+        patient_policy(Policy(deadline=60.0), "60s", static=False)
 
 
 def test_nothing_typed_is_seamless() -> None:

@@ -26,6 +26,7 @@ from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
 from godwit.model import DiskMode, OutcomeStatus, ProbeRequest, Way
 from godwit.runners import prepared
+from godwit.units import format_duration
 
 if TYPE_CHECKING:
     from godwit.cli.following import Inbox
@@ -75,6 +76,12 @@ def migrate(  # noqa: PLR0913 - the options
     verify_disks: Annotated[
         bool, typer.Option("--verify-disks", metavar="", help="Compare copied disks with the old ones afterwards.")
     ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Put it off for so long at most, until it writes less, if it writes too much."
+        ),
+    ] = None,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -104,6 +111,7 @@ def migrate(  # noqa: PLR0913 - the options
         keep_old=not no_keep,
         verify_disks=verify_disks,
     )
+    wanted = patient_policy(wanted, wait, static=static)
     wanted = standing_policy(wanted, typed, static=static, off=off, off_timeout=off_timeout)
     plain = Plain(qemu_defaults or qemu_auto_converge, qemu_auto_converge)
     if static and plain.defaults:
@@ -122,6 +130,20 @@ class Plain:
 
     defaults: bool = False
     converge: bool = False
+
+
+def patient_policy(policy: Policy, wait: str | None, *, static: bool) -> Policy:
+    """Return the policy of a move that may be put off. Raises InputError where that contradicts something else."""
+    seconds = duration("--wait", wait)
+    if seconds is None:
+        return policy
+    if static:
+        message = "--wait and --static contradict each other: a guest that stands still writes nothing"
+        raise InputError(message)
+    if policy.deadline is not None and seconds >= policy.deadline:
+        message = f"--wait {wait} leaves nothing of a deadline of {format_duration(policy.deadline)}"
+        raise InputError(message, remedy="allow more time with --deadline, or wait for less")
+    return replace(policy, wait=seconds)
 
 
 def standing_policy(policy: Policy, typed: Typed, *, static: bool, off: bool, off_timeout: str | None) -> Policy:

@@ -151,6 +151,12 @@ def foreseen_of(known: Known, now: float, how: Strategy) -> Foreseen:
     return Foreseen(basis.curve, stream_of(how, basis))
 
 
+def calm(forecast: Forecast) -> bool:
+    """Say whether a move is expected to end by itself, and to cost the guest nothing of its work."""
+    row = forecast.prospect
+    return by_itself(row) and row.chance >= SURE and not row.how.throttle and not row.rest
+
+
 HOPELESS: Final = 0.02
 """The chance below which a move is not even begun."""
 

@@ -8,7 +8,7 @@ figure begins with a value that was measured in the laboratory, which counts as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +18,13 @@ from godwit.core.forecast import Basis, Estimate, taking
 from godwit.core.readings import MOSTLY
 from godwit.core.sleeping import FELT_NAPS, nap, windows_of
 from godwit.errors import InputError
-from godwit.model import DirtyWindow, Sending, Strategy
+from godwit.model import DirtyWindow, Profile, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy, Profile
+    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy
 
 FRESH: Final = 600.0
 """Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
@@ -112,6 +112,11 @@ class Known:
         ):
             return None
         return self.profile.sample
+
+    def measured(self, now: float, windows: tuple[DirtyWindow, ...]) -> Known:
+        """Return what is known once the guest's writes were measured again; the rest of it is as old as it was."""
+        profile = self.profile or Profile(self.vm, self.source, now, self.memory, windows)
+        return replace(self, profile=replace(profile, at=now, windows=windows, sample=self.sample))
 
 
 def seen_lately(profiles: Iterable[Profile], moves: Iterable[MoveRecord], vm: str, now: float) -> bool:

@@ -28,6 +28,7 @@ from godwit.engine.gather import gather
 from godwit.engine.settings import Settings
 from godwit.engine.trimming import trimmed
 from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
+from godwit.engine.waiting import Waiting
 from godwit.errors import (
     GodwitError,
     HostUnreachableError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
     from godwit.core.ledger import Ledger
     from godwit.core.passes import Foreseen
+    from godwit.core.preflight.evidence import Evidence
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
     from godwit.model import DiskCopy, Features, GuestView
@@ -153,18 +155,12 @@ class Actions:
         await asyncio.gather(self.parts.source.connect(), self.parts.target.connect())
         guest = await self.sides.attach(Side.SOURCE)
         upgrade = self.parts.spec.upgrade is not None
-        look = gather_upgrade if upgrade else gather
-        evidence, features = await asyncio.gather(look(self.parts, guest), guest.features())
+        evidence, features = await asyncio.gather(self._examined(guest), guest.features())
+        if await Waiting(self).for_a_quieter_moment(guest, features, evidence.guest.memory):
+            evidence = await self._examined(guest)
         here, there = evidence.source.qemu, evidence.target.qemu
         self._source_features = replace(features, compressions=frozenset(here.compressions if here else ()))
         self._target_compressions = there.compressions if there else ()
-        for finding in check_upgrade(evidence) if upgrade else check(evidence):
-            self.find(finding)
-        if blocked := blocking(self.findings):
-            first = blocked[0]
-            others = f" (and {len(blocked) - 1} more)" if len(blocked) > 1 else ""
-            message = f"{first.found}: {first.why}{others}"
-            raise RefusedError(message, remedy=first.mend)
         assert evidence.target.qemu is not None  # noqa: S101 - that would have blocked; for the type checker
         launch = self.parts.hypervisor.fitted(evidence.guest.launch, evidence.target.qemu)
         self.facts = replace(evidence.guest, launch=launch)
@@ -184,6 +180,21 @@ class Actions:
         if evidence.balloon is not None and reclaim:
             self.balloon, self.reclaim = evidence.balloon.size, reclaim
         return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks), self.balloon)
+
+    async def _examined(self, guest: Guest) -> Evidence:
+        """Gather facts and run preflight. Raises RefusedError for a blocking finding."""
+        upgrade = self.parts.spec.upgrade is not None
+        evidence = await (gather_upgrade if upgrade else gather)(self.parts, guest)
+        found = check_upgrade(evidence) if upgrade else check(evidence)
+        for finding in found:
+            if finding not in self.findings:
+                self.find(finding)
+        if blocked := blocking(found):
+            first = blocked[0]
+            others = f" (and {len(blocked) - 1} more)" if len(blocked) > 1 else ""
+            message = f"{first.found}: {first.why}{others}"
+            raise RefusedError(message, remedy=first.mend)
+        return evidence
 
     async def prepare_target(self, command: e.PrepareTarget) -> e.Event:
         """Start the target paused on the images that were made, agree on capabilities, listen."""

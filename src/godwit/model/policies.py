@@ -92,7 +92,8 @@ class Policy:
     `disks` is how disks travel, `disk_modes` the exceptions by name; `compare_all` reads backing files whole where
     they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
     `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
-    is to be switched off may take to obey its power button.
+    is to be switched off may take to obey its power button. `wait` is for how long a move may be put off until the
+    guest writes less, where it would be slowed down, paused, or not end.
     """
 
     max_downtime: float = 0.3
@@ -108,6 +109,7 @@ class Policy:
     goal: Goal = Goal.SEAMLESS
     max_guest_slowdown: float = 0.95
     allows: frozenset[Permission] = frozenset({Permission.THROTTLE, Permission.BALLOON})
+    wait: float = 0.0
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""
