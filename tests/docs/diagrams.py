@@ -161,6 +161,16 @@ def _essence(state: State) -> State:
     )
 
 
+def _sight(state: State, event: e.Observed) -> tuple[object, ...]:
+    """Return what of two hosts' sight leads a state further: the ruling, and which side's stream has come to its end."""
+    seen_from = state.inherited() if event.restarted else state
+    ruling = recovery.recover(seen_from, event.source, event.target, event.waited, restarted=event.restarted)
+    said = (
+        tuple(view.stream is StreamStatus.COMPLETED for view in (event.source, event.target)) if state.postcopy else ()
+    )
+    return event.restarted, ruling.verdict, said
+
+
 def arrows() -> Arrows:
     """Walk the machine and return, for each change of phase, the events that bring it about."""
     found: Arrows = defaultdict(set)
@@ -169,7 +179,12 @@ def arrows() -> Arrows:
     waiting = [State()]
     while waiting:
         state = waiting.pop()
+        sights = set()
         for event in known[state.phase]:
+            if isinstance(event, e.Observed):
+                if (sight := _sight(state, event)) in sights:
+                    continue
+                sights.add(sight)
             try:
                 after = _essence(step(state, event).state)
             except LawBrokenError:
