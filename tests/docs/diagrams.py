@@ -162,7 +162,7 @@ def _essence(state: State) -> State:
 
 
 def _sight(state: State, event: e.Observed) -> tuple[object, ...]:
-    """Return what of two hosts' sight leads a state further: the ruling, and which side's stream has come to its end."""
+    """Return what of a sight of both hosts leads a state further: the ruling, and whose stream has come to its end."""
     seen_from = state.inherited() if event.restarted else state
     ruling = recovery.recover(seen_from, event.source, event.target, event.waited, restarted=event.restarted)
     said = (

@@ -28,6 +28,9 @@ a set, 98 % of the set has then been seen; less would ask more of samples than t
 WINDOWS: Final = ((0.05, 4), (0.1, 4), (0.2, 3), (0.5, 2), (1.0, 2), (2.0, 1))
 """What is measured: windows in seconds, and how often. Short ones see few samples change, and scatter most."""
 
+BESIDE: Final = (0.05, 0.1, 0.05, 0.2, 0.1, 0.5, 1.0)
+"""Windows, in seconds, that are measured beside the first pass of a guest of which nothing is known."""
+
 LONGER: Final = 5.0
 """Seconds of one more window, for a guest that was not seen to come back to all of its hot set."""
 

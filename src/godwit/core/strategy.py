@@ -20,7 +20,7 @@ from godwit.units import format_bandwidth, format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from godwit.model import Policy, Sample
+    from godwit.model import DirtyWindow, Policy, Sample
 
 IMPROVEMENT: Final = 0.05
 """The least that was left must shrink by this share for the stream to count as converging."""
@@ -39,6 +39,9 @@ SLOWER: Final = 0.8
 
 _LONG: Final = 0.5
 """Seconds that a pass must have taken for it alone to tell whether it is of any use that the guest sleeps."""
+
+_TELLING: Final = 2
+"""Passes after the first that must have ended for the last of them to tell how fast such passes are sent."""
 
 _IN_VAIN: Final = 0.8
 """The share of what it began with that such a pass must have left for that."""
@@ -121,11 +124,13 @@ def decide(
     tunable: Container[str] = frozenset(),
     *,
     busy: float = 1.0,
+    windows: Sequence[DirtyWindow] = (),
 ) -> Decision | None:
     """Return what to change, or None.
 
     `samples` are those of this stream, the oldest first; `now` is what QEMU works with, `tunable` the parameters that
-    it has, `busy` the share of its time for which the guest's busiest CPU works. A guest that is slowed down may stand
+    it has, `busy` the share of its time for which the guest's busiest CPU works, `windows` what it was measured to
+    change where it was not slowed down. A guest that is slowed down may stand
     still at the end for as long as one of its naps. Else nothing is done while passes leave less and less. Then a
     guest that would stand still for longer than its clients would bear goes over to the target before its memory,
     where it can; else it is slowed down, as far as the policy permits and no further than halves what each pass
@@ -134,7 +139,7 @@ def decide(
     """
     if (raised := _as_long_as_a_nap(policy, samples, now)) is not None:
         return raised
-    stall = _stall(samples, now)
+    stall = _stall(policy, samples, now, windows)
     if stall is None:
         return None
     if now.pace is not None and stall.pace < now.pace * SLOWER:
@@ -143,7 +148,7 @@ def decide(
     if now.postcopy and not stall.shrinks and stall.needed > bearable(policy):
         reason = f"the guest would stand still for {format_duration(stall.needed)}: it goes over before its memory"
         return Decision(POSTCOPY, reason, stall.words)
-    slower = _slow_down(policy, stall, now, busy)
+    slower = _slow_down(policy, stall, now, busy, windows)
     if slower is not None or stall.shrinks:
         return slower
     return _raise_limit(policy, stall, now, tunable) or _last_resort(policy, stall, now)
@@ -174,8 +179,8 @@ def _last_resort(policy: Policy, stall: _Stall, now: Switchover) -> Decision | N
     )
 
 
-def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
-    """Return what passes came to, or None while they leave less and less."""
+def _stall(policy: Policy, samples: Sequence[Sample], now: Switchover, windows: Sequence[DirtyWindow]) -> _Stall | None:
+    """Return what passes came to, or None while they leave less and less, and may go on to."""
     if not samples:
         return None
     last = samples[-1]
@@ -186,14 +191,14 @@ def _stall(samples: Sequence[Sample], now: Switchover) -> _Stall | None:
     shrinks = len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (
         1 - IMPROVEMENT
     )
-    if shrinks and not _sleeps_in_vain(alike):
-        return None
-    least = min(left[-STALLED_PASSES:])
     rate = max(sample.rate for sample in samples[-4:])
-    if rate <= 0:
+    if rate <= 0 or not left:
         return None
     permitted = now.limit * (now.pace or rate)
     pace = max(rate, pace_of(alike, permitted) or now.pace or 0.0)
+    if shrinks and not _sleeps_in_vain(alike) and not _will_stall(policy, alike, windows):
+        return None
+    least = min(left[-STALLED_PASSES:])
     looked = f", {format_bandwidth(pace)} of pages are got through" if pace > rate * QUICK else ""
     words = (
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
@@ -211,6 +216,19 @@ def _sleeps_in_vain(alike: Sequence[Sample]) -> bool:
         return False
     whole = passes_seen(alike)
     return bool(whole) and whole[-1].seconds >= _LONG and whole[-1].left > whole[-1].due * _IN_VAIN
+
+
+def _will_stall(policy: Policy, alike: Sequence[Sample], windows: Sequence[DirtyWindow]) -> bool:
+    """Say whether a guest was measured to fill even the shortest bearable pass faster than its last long one was sent.
+
+    Its passes will not become shorter than that. The first two tell nothing: in the first most may be zeroes, and in
+    the second pages that will travel as their changes travel whole once more.
+    """
+    whole = passes_seen(alike)
+    if asleep(alike[-1]) or not windows or len(whole) < _TELLING or whole[-1].seconds < _LONG:
+        return False
+    shortest = bearable(policy)
+    return curve_of(windows, alike[-1].total).unique(shortest) > whole[-1].due / whole[-1].seconds * shortest
 
 
 def _as_long_as_a_nap(policy: Policy, samples: Sequence[Sample], now: Switchover) -> Decision | None:
@@ -232,7 +250,9 @@ def bearable(policy: Policy) -> float:
     return min(policy.max_downtime, UNNOTICED) if policy.goal is Goal.SEAMLESS else policy.max_downtime
 
 
-def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> Decision | None:
+def _slow_down(
+    policy: Policy, stall: _Stall, now: Switchover, busy: float, measured: Sequence[DirtyWindow]
+) -> Decision | None:
     """Let the guest sleep as much of its time as it takes for passes to leave ever less."""
     if now.throttle is None or stall.needed <= bearable(policy):
         return None
@@ -245,7 +265,7 @@ def _slow_down(policy: Policy, stall: _Stall, now: Switchover, busy: float) -> D
     last, opening = stall.passes[-1], stall.passes[0]
     found = passes_of(stall.passes, opening.at) if opening.iteration == 1 else passes_seen(stall.passes)
     windows = windows_of((replace(one, throttle=asleep(last)) for one in found), busy)
-    curve = curve_of(windows, last.total)
+    curve = curve_of((*windows, *measured), last.total)
     percentage = throttle_for(curve, stall.pace, bearable(policy) / 2, rungs, busy)
     return Decision(
         THROTTLE,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.core.dirtying import BESIDE
 from godwit.core.readings import busiest, thinned
 from godwit.core.strategy import PAUSE, POSTCOPY, STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
 from godwit.engine.shares import MemoryShare
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from godwit.core.strategy import Decision
     from godwit.engine.actions import Actions
+    from godwit.model import DirtyWindow
     from godwit.ports import Guest
 
 PERIOD: Final = 0.25
@@ -63,6 +65,8 @@ class Sampler:
     _broke_at: int | None = None
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
+    _windows: list[DirtyWindow] = field(default_factory=list)
+    _looking: asyncio.Task[None] | None = None
 
     @property
     def samples(self) -> Sequence[Sample]:
@@ -75,9 +79,27 @@ class Sampler:
         if not streaming and self._task is not None:
             self._task.cancel()
             self._task = None
+            if self._looking is not None:
+                self._looking.cancel()
         elif streaming and self._task is None:
             self._began = self.actions.parts.clock.now()
             self._task = tasks.create_task(self._run(), name="sampler")
+            if self.actions.foreseen is None and self.actions.switchover.throttle is not None:
+                self._looking = tasks.create_task(self._look(), name="windows")
+
+    async def _look(self) -> None:
+        """Measure how a guest of which nothing is known changes its memory, while its first pass is sent."""
+        guest = self.actions.sides.guests.get(Side.SOURCE)
+        if guest is None:
+            return
+        try:
+            for seconds in BESIDE:
+                window = await guest.dirty_window(seconds)
+                self._windows.append(window)
+                if window.seconds > seconds:  # this QEMU measures nothing so short
+                    return
+        except GodwitError as error:
+            self.actions.note("note", text=f"what it changes within a short time cannot be measured: {error.message}")
 
     def poke(self) -> None:
         """Take a sample now: a pass has ended."""
@@ -178,7 +200,14 @@ class Sampler:
     def _decided(self) -> Decision | None:
         actions = self.actions
         busy = 1.0 if self._busy is None else self._busy
-        return decide(actions.parts.spec.policy, self._samples, actions.switchover, actions.tunable, busy=busy)
+        return decide(
+            actions.parts.spec.policy,
+            self._samples,
+            actions.switchover,
+            actions.tunable,
+            busy=busy,
+            windows=self._windows,
+        )
 
     async def _measure(self, guest: Guest) -> float:
         """Return how busy the guest has been since its stream began: all the time, where that cannot be seen."""
