@@ -26,7 +26,7 @@ from godwit.core.strategy import (
     last_moment,
     stalled,
 )
-from godwit.model import Goal, Permission, Policy, Sample
+from godwit.model import DirtyWindow, Goal, Permission, Policy, Sample
 from godwit.units import GIB, MIB
 
 RATE = 50e6
@@ -287,6 +287,29 @@ def test_a_guest_that_is_slowed_down_may_stand_still_for_as_long_as_one_of_its_n
     strict = decide(Policy(max_downtime=0.05), samples, Switchover(0.003, throttle=90), TUNABLE)
     assert strict is not None
     assert dict(strict.parameters) == {"downtime-limit": 50}
+
+
+def test_a_guest_that_is_to_go_over_does_so_after_the_pass_that_was_said_unless_little_is_left() -> None:
+    now = Switchover(0.003, postcopy=True, over_after=1)
+    assert decide(Policy(), passes()[:1], now, TUNABLE) is None
+    decision = decide(Policy(), passes(40e6), now, TUNABLE)
+    assert decision is not None
+    assert decision.action == "postcopy"
+    assert "as forecast" in decision.reason
+    assert decide(Policy(), passes(2e6), now, TUNABLE) is None  # 40 ms
+    assert decide(Policy(), passes(40e6), Switchover(0.003, postcopy=True), TUNABLE) is None
+
+
+def test_a_guest_that_was_looked_at_is_slowed_down_as_soon_as_it_is_known_how_fast_its_pages_are_sent() -> None:
+    fast, slow = [DirtyWindow(0.05, 10_000_000)], [DirtyWindow(0.05, 1_000_000)]
+    now = Switchover(0.003, throttle=HELD)
+    for windows, seen, acts in ((fast, 3, True), (slow, 3, False), ([], 3, False), (fast, 2, False)):
+        decision = decide(Policy(), passes(*[40e6] * seen), now, TUNABLE, windows=windows)
+        assert (decision is not None) is acts
+        assert decision is None or decision.action == "throttle"
+    planned = [decide(Policy(), BUSY, now, TUNABLE, windows=windows) for windows in (fast, [])]
+    told = [dict(one.parameters)["max-cpu-throttle"] for one in planned if one is not None]
+    assert told[0] > told[1]  # what it changes within a short time is more than passes of a second let guess
 
 
 @pytest.mark.parametrize(("left", "further"), [(39e6, True), (20e6, False)])

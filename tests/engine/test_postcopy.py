@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 from stage import ID, Stage, simulate, stage
 
+from godwit.core.dirtying import WINDOWS
+from godwit.core.learning import PAYLOAD
 from godwit.core.state import Phase
 from godwit.hosts.fake import Workload
-from godwit.model import OutcomeStatus, Owner, Permission, Policy, RunState
+from godwit.model import (
+    DirtyWindow,
+    LinkSaid,
+    MemorySample,
+    OutcomeStatus,
+    Owner,
+    Permission,
+    Policy,
+    Profile,
+    RunState,
+)
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -48,6 +60,27 @@ def test_a_guest_that_nothing_else_ends_goes_over_and_its_memory_follows() -> No
     ]
     assert outcome.downtime.blackout_ms is not None
     assert outcome.downtime.blackout_ms < 30
+
+
+def test_one_of_which_that_is_known_beforehand_does_so_after_its_first_pass() -> None:
+    async def scenario() -> None:
+        scene = stage(ENDLESS, policy=MAY)
+        now = scene.world.clock.now()
+        windows = tuple(DirtyWindow(seconds, round(ENDLESS.dirtied(seconds))) for seconds, _ in WINDOWS)
+        sample = MemorySample(4096, 3072, 800, 1.0, 1.0, 1.0)
+        await scene.journal.history.put_profile(Profile("web", "one", now, ENDLESS.memory, windows, sample))
+        await scene.journal.history.put_link(LinkSaid(("one", "two"), 50e6 / PAYLOAD, now))
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        lines = [line for line in await scene.journal.entries(ID) if line.data.get("event") == "Decided"]
+        (detail,) = [line.data["detail"] for line in lines]
+        assert isinstance(detail, dict)
+        assert detail["action"] == "postcopy"
+        assert detail["reason"].startswith("as forecast")
+        assert detail["evidence"].startswith("pass 1 has left")
+
+    simulate(scenario)
 
 
 def test_it_stays_where_it_is_unless_that_is_permitted() -> None:

@@ -246,6 +246,7 @@ def stream_of(strategy: Strategy, basis: Basis, bandwidth: float = 0.0, changes:
         first=opening,
         throttle=strategy.throttle or None,
         postcopy=strategy.postcopy,
+        over_after=strategy.over_after,
         busy=basis.busy,
         tunable=basis.tunable,
     )

@@ -78,6 +78,8 @@ def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
         strategy = replace(known.usual, sending=sending, postcopy=over)
         row = likely_prospect(strategy, basis, policy, limit)
         rows.append(row)
+        if row.rest:
+            rows.append(likely_prospect(replace(strategy, over_after=1), basis, policy, limit))
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
         if strategy.armed and worth and _laborious(row, policy):
             planned = planned_throttle(strategy, basis, policy, limit)

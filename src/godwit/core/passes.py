@@ -59,8 +59,9 @@ class Stream:
     In the first pass a page takes `first` of its size, later `whole`, and one that was kept `again`. `pages` is how
     many bytes of pages a second the sender can look through, or compress, whatever becomes of them on the wire.
     `throttle` is the percentage of its time for which the guest is to sleep from the second look on, None where it
-    cannot be made to; `postcopy` says whether it can go over to the target before its memory; `busy` is the share of
-    its time for which its busiest CPU works. `tunable` are the parameters that QEMU has.
+    cannot be made to; `postcopy` says whether it can go over to the target before its memory, `over_after` after how
+    many passes it is to; `busy` is the share of its time for which its busiest CPU works. `tunable` are the parameters
+    that QEMU has.
     """
 
     bandwidth: float
@@ -70,6 +71,7 @@ class Stream:
     first: float = 1.0
     throttle: int | None = None
     postcopy: bool = False
+    over_after: int = 0
     busy: float = 1.0
     tunable: frozenset[str] = frozenset({PACE})
 
@@ -172,7 +174,7 @@ def simulate(
     in seconds from its start, it must be through, where the guest may be paused for that.
     """
     sleep = _Sleep()
-    now = Switchover(limit, throttle=stream.throttle, postcopy=stream.postcopy)
+    now = Switchover(limit, throttle=stream.throttle, postcopy=stream.postcopy, over_after=stream.over_after)
     found = _played(Foreseen(curve, stream), first, policy, now, until, sleep)
     return replace(found, lost=sleep.lost, throttle=sleep.most)
 

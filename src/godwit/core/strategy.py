@@ -82,13 +82,15 @@ class Switchover:
 
     It reckons with `pace` bytes of pages a second, or, where that is None, with the rate that it sees on the wire.
     `throttle` is how far it is to go in slowing the guest down, in percent of the guest's time; None where it cannot.
-    `postcopy` says whether the guest can go over to the target before its memory.
+    `postcopy` says whether the guest can go over to the target before its memory, `over_after` after how many passes it
+    is known to have to; 0: after as many as show that.
     """
 
     limit: float
     pace: float | None = None
     throttle: int | None = None
     postcopy: bool = False
+    over_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,9 @@ def decide(
     leaves. Where that does not suffice, the limit rises as far as the measured pace demands, and never so far that the
     rest would take longer than `policy.max_downtime`. Last of all it is paused, where that is allowed.
     """
-    if (raised := _as_long_as_a_nap(policy, samples, now)) is not None:
-        return raised
+    early = _as_long_as_a_nap(policy, samples, now) or _as_foreseen(policy, samples, now)
+    if early is not None:
+        return early
     stall = _stall(policy, samples, now, windows)
     if stall is None:
         return None
@@ -229,6 +232,20 @@ def _will_stall(policy: Policy, alike: Sequence[Sample], windows: Sequence[Dirty
         return False
     shortest = bearable(policy)
     return curve_of(windows, alike[-1].total).unique(shortest) > whole[-1].due / whole[-1].seconds * shortest
+
+
+def _as_foreseen(policy: Policy, samples: Sequence[Sample], now: Switchover) -> Decision | None:
+    """Let the guest go over to the target once the passes have ended after which it is to, unless little was left."""
+    if not now.postcopy or not now.over_after or not samples or samples[-1].iteration <= now.over_after:
+        return None
+    left, rate = left_after_passes(samples), max(sample.rate for sample in samples[-4:])
+    if not left or rate <= 0 or left[-1] <= bearable(policy) * rate:
+        return None
+    return Decision(
+        POSTCOPY,
+        "as forecast, its passes would not come to leave less: it goes over before its memory",
+        f"pass {samples[-1].iteration - 1} has left {format_size(left[-1])}; the link carries {format_bandwidth(rate)}",
+    )
 
 
 def _as_long_as_a_nap(policy: Policy, samples: Sequence[Sample], now: Switchover) -> Decision | None:
@@ -355,11 +372,11 @@ def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
     """Return what QEMU goes by once it has taken these parameters."""
     limit, pace = parameters.get("downtime-limit"), parameters.get(PACE)
     throttle = parameters.get("max-cpu-throttle")
-    return Switchover(
-        limit / 1000 if isinstance(limit, int) else now.limit,
-        (pace or None) if isinstance(pace, int) else now.pace,
-        throttle if isinstance(throttle, int) else now.throttle,
-        now.postcopy,
+    return replace(
+        now,
+        limit=limit / 1000 if isinstance(limit, int) else now.limit,
+        pace=(pace or None) if isinstance(pace, int) else now.pace,
+        throttle=throttle if isinstance(throttle, int) else now.throttle,
     )
 
 

@@ -272,7 +272,11 @@ class Actions:
         parameters |= {name: value for name, value in UNTOUCHED.items() if name in self.tunable}
         if self._source_features is not None and self.facts is not None and not spec.defaults:
             chosen = strategy_parameters(self.strategy, self._source_features, self.facts.memory)
-            self.switchover = replace(adjusted(self.switchover, chosen), postcopy=self.strategy.postcopy)
+            self.switchover = replace(
+                adjusted(self.switchover, chosen),
+                postcopy=self.strategy.postcopy,
+                over_after=self.strategy.over_after,
+            )
             parameters |= chosen
         if spec.converge:
             parameters |= CONVERGE_DEFAULTS

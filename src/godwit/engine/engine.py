@@ -147,7 +147,9 @@ class Engine:
                     self._switchover = adjusted(self._switchover, parameters)
                 case {"armed": bool(armed), "throttle": int(throttle), "postcopy": bool(over)}:
                     held = max(throttle, HELD) if armed else None
-                    self._switchover = replace(self._switchover, throttle=held, postcopy=over)
+                    after = entry.data.get("over_after")
+                    after = after if isinstance(after, int) else 0
+                    self._switchover = replace(self._switchover, throttle=held, postcopy=over, over_after=after)
                 case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
                     self._qemus = (old, new)
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":

@@ -58,8 +58,9 @@ class Strategy:
 
     `armed` says whether it can be let sleep at all; a `throttle` of 0 then means: as little as QEMU can, until there is
     evidence that it takes more. `postcopy` says that the guest can go over to the target before its memory, `pauses`
-    that it is expected to stand still while the rest is sent. `reclaim` is how many bytes of free memory its balloon
-    takes before that.
+    that it is expected to stand still while the rest is sent. `over_after` is after how many passes it goes over, where
+    that is known beforehand; 0: when passes are seen to leave no less. `reclaim` is how many bytes of free memory its
+    balloon takes before the stream.
     """
 
     sending: Sending = Sending.CHANGES
@@ -68,13 +69,15 @@ class Strategy:
     postcopy: bool = False
     pauses: bool = False
     reclaim: int = 0
+    over_after: int = 0
 
     @property
     def name(self) -> str:
         """What it is called."""
         throttled = f", throttled by {self.throttle} %" if self.throttle else ""
         reclaimed = ", without free memory" if self.reclaim else ""
-        return f"{self.sending}{reclaimed}{throttled}{', paused at its end' if self.pauses else ''}"
+        over = f", over after pass {self.over_after}" if self.over_after else ""
+        return f"{self.sending}{reclaimed}{throttled}{over}{', paused at its end' if self.pauses else ''}"
 
     @property
     def compresses(self) -> bool:
