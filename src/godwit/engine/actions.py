@@ -156,10 +156,11 @@ class Actions:
         guest = await self.sides.attach(Side.SOURCE)
         upgrade = self.parts.spec.upgrade is not None
         evidence, features = await asyncio.gather(self._examined(guest), guest.features())
-        if await Waiting(self).for_a_quieter_moment(guest, features, evidence.guest.memory):
-            evidence = await self._examined(guest)
-        here, there = evidence.source.qemu, evidence.target.qemu
+        here = evidence.source.qemu
         self._source_features = replace(features, compressions=frozenset(here.compressions if here else ()))
+        if await Waiting(self).for_a_quieter_moment(guest, self._source_features, evidence.guest.memory):
+            evidence = await self._examined(guest)
+        there = evidence.target.qemu
         self._target_compressions = there.compressions if there else ()
         assert evidence.target.qemu is not None  # noqa: S101 - that would have blocked; for the type checker
         launch = self.parts.hypervisor.fitted(evidence.guest.launch, evidence.target.qemu)
