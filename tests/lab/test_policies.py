@@ -5,6 +5,7 @@ A writer in the guest looks after every page that it has ever written.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +44,10 @@ async def decisions(move: Move) -> list[str]:
     return [str(detail["action"]) for detail in details]
 
 
+async def noted(move: Move) -> str:
+    return "\n".join(str(line.data.get("text")) for line in await move.entries())
+
+
 async def strategy(move: Move) -> dict[str, object]:
     return next(line.data for line in await move.entries() if line.kind == "strategy")
 
@@ -61,6 +66,26 @@ async def test_a_guest_that_writes_too_fast_is_slowed_down_by_what_its_passes_te
         samples = [line.data for line in await move.entries() if line.kind == "sample"]
         assert max(int(str(sample["throttle"])) for sample in samples) > 1
         figure("client_gap_ms", outcome.downtime.client_gap_ms)
+        await ground.assert_settled(there)
+
+
+async def test_a_guest_that_stops_writing_while_it_is_waited_for_is_moved_then(ground: Ground) -> None:
+    here, there = await ground.whereabouts()
+    with writing(ground, FAST):
+        words = ("forecast", ground.name, ground.host(there), "--profile", "--link", "160mbit")
+        assert (await ground.godwit(*words, deadline=90)).status == 0
+        move = await ground.begin(there, "--wait", "90s")
+        for _ in range(200):
+            if "waits for a quieter moment" in await noted(move):
+                break
+            await asyncio.sleep(0.2)
+        assert (await ground.whereabouts())[0] == here
+        ground.ssh("killall -STOP memwriter")
+        outcome = await move.outcome(100)
+        ground.ssh("killall -CONT memwriter")
+        assert outcome.status is OutcomeStatus.COMPLETED, outcome
+        assert (await strategy(move))["throttle"] == 0
+        assert "a quieter moment after" in await noted(move)
         await ground.assert_settled(there)
 
 
