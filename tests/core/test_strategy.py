@@ -307,6 +307,11 @@ def test_a_guest_that_was_looked_at_is_slowed_down_as_soon_as_it_is_known_how_fa
         decision = decide(Policy(), passes(*[40e6] * seen), now, TUNABLE, windows=windows)
         assert (decision is not None) is acts
         assert decision is None or decision.action == "throttle"
+    over = decide(Policy(), passes(*[40e6] * 3), Switchover(0.003, postcopy=True), TUNABLE, windows=fast)
+    assert over is not None
+    assert over.action == "postcopy"
+    nothing = Switchover(0.003)  # what is not yet shown by passes is no reason to give up
+    assert decide(Policy(allows=frozenset()), passes(*[40e6] * 3), nothing, TUNABLE, windows=fast) is None
     planned = [decide(Policy(), BUSY, now, TUNABLE, windows=windows) for windows in (fast, [])]
     told = [dict(one.parameters)["max-cpu-throttle"] for one in planned if one is not None]
     assert told[0] > told[1]  # what it changes within a short time is more than passes of a second let guess

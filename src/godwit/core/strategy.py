@@ -8,7 +8,7 @@ because their progress fluctuated).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from godwit.core.capabilities import HELD, PACE, throttle_parameters
 from godwit.core.dirtying import curve_of
@@ -93,13 +93,16 @@ class Switchover:
     over_after: int = 0
 
 
+_Shown = Literal["passes", "windows", "naps"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Stall:
     """A stream whose passes no longer leave less: the least that one left, in bytes, and what stands against it.
 
     `rate` is bytes a second on the wire, `pace` of pages, `permitted` the bytes that QEMU stops the guest for, `needed`
-    the seconds for which it would stand still. `shrinks` says that passes do leave less, only far too slowly for a
-    guest that is slowed down.
+    the seconds for which it would stand still. `known_by` says what shows it: passes that leave no less, windows that
+    were measured, which say that they will come to that, or naps that do not help as they were to.
     """
 
     least: int
@@ -108,7 +111,7 @@ class _Stall:
     permitted: float
     words: str
     passes: tuple[Sample, ...]
-    shrinks: bool = False
+    known_by: _Shown = "passes"
 
     @property
     def needed(self) -> float:
@@ -148,11 +151,11 @@ def decide(
     if now.pace is not None and stall.pace < now.pace * SLOWER:
         reason = f"pages are got through more slowly than QEMU was told: {format_bandwidth(stall.pace)}"
         return Decision("lower-pace", reason, stall.words, ((PACE, round(stall.pace)),))
-    if now.postcopy and not stall.shrinks and stall.needed > bearable(policy):
+    if now.postcopy and stall.known_by != "naps" and stall.needed > bearable(policy):
         reason = f"the guest would stand still for {format_duration(stall.needed)}: it goes over before its memory"
         return Decision(POSTCOPY, reason, stall.words)
     slower = _slow_down(policy, stall, now, busy, windows)
-    if slower is not None or stall.shrinks:
+    if slower is not None or stall.known_by != "passes":
         return slower
     return _raise_limit(policy, stall, now, tunable) or _last_resort(policy, stall, now)
 
@@ -191,15 +194,13 @@ def _stall(policy: Policy, samples: Sequence[Sample], now: Switchover, windows: 
         return None  # QEMU has not slowed it down yet as far as it was told to
     alike = tuple(one for one in samples if asleep(one) == asleep(last))
     left = left_after_passes(alike)
-    shrinks = len(left) <= STALLED_PASSES or min(left[-STALLED_PASSES:]) < min(left[:-STALLED_PASSES]) * (
-        1 - IMPROVEMENT
-    )
     rate = max(sample.rate for sample in samples[-4:])
     if rate <= 0 or not left:
         return None
     permitted = now.limit * (now.pace or rate)
     pace = max(rate, pace_of(alike, permitted) or now.pace or 0.0)
-    if shrinks and not _sleeps_in_vain(alike) and not _will_stall(policy, alike, windows):
+    shown = _shown_by(policy, alike, left, windows)
+    if shown is None:
         return None
     least = min(left[-STALLED_PASSES:])
     looked = f", {format_bandwidth(pace)} of pages are got through" if pace > rate * QUICK else ""
@@ -207,7 +208,19 @@ def _stall(policy: Policy, samples: Sequence[Sample], now: Switchover, windows: 
         f"after {last.iteration} passes {format_size(least)} are left at best; the link carries "
         f"{format_bandwidth(rate)}{looked}, the guest dirties {format_bandwidth(last.dirty_rate)}"
     )
-    return _Stall(least, rate, pace, permitted, words, alike, shrinks)
+    return _Stall(least, rate, pace, permitted, words, alike, shown)
+
+
+def _shown_by(
+    policy: Policy, alike: Sequence[Sample], left: Sequence[int], windows: Sequence[DirtyWindow]
+) -> _Shown | None:
+    """Return what shows that a stream does not end as it goes on now; None for one that may."""
+    before, lately = left[:-STALLED_PASSES], left[-STALLED_PASSES:]
+    if before and min(lately) >= min(before) * (1 - IMPROVEMENT):
+        return "passes"
+    if _sleeps_in_vain(alike):
+        return "naps"
+    return "windows" if _will_stall(policy, alike, windows) else None
 
 
 def _sleeps_in_vain(alike: Sequence[Sample]) -> bool:

@@ -84,7 +84,8 @@ class Sampler:
         elif streaming and self._task is None:
             self._began = self.actions.parts.clock.now()
             self._task = tasks.create_task(self._run(), name="sampler")
-            if self.actions.foreseen is None and self.actions.switchover.throttle is not None:
+            now = self.actions.switchover
+            if self.actions.foreseen is None and (now.throttle is not None or now.postcopy):
                 self._looking = tasks.create_task(self._look(), name="windows")
 
     async def _look(self) -> None:
