@@ -317,6 +317,18 @@ def test_a_guest_that_was_looked_at_is_slowed_down_as_soon_as_it_is_known_how_fa
     assert told[0] > told[1]  # what it changes within a short time is more than passes of a second let guess
 
 
+@given(st.integers(HELD + 1, 99), limits, limits)
+def test_what_is_allowed_for_a_nap_is_asked_for_once(sleeps: int, allowed: float, now: float) -> None:
+    """QEMU takes whole milliseconds; none of them is asked for again, and the limit never falls."""
+    assume(now <= allowed)
+    samples, told = asleep(passes(40e6)[1:], sleeps), Switchover(now, throttle=sleeps)
+    decision = decide(Policy(max_downtime=allowed), samples, told, TUNABLE)
+    if decision is not None:
+        after = adjusted(told, dict(decision.parameters))
+        assert told.limit < after.limit <= allowed
+        assert decide(Policy(max_downtime=allowed), samples, after, TUNABLE) is None
+
+
 @pytest.mark.parametrize(("left", "further"), [(39e6, True), (20e6, False)])
 def test_one_long_pass_tells_whether_a_guest_sleeps_in_vain(left: float, further: bool) -> None:  # noqa: FBT001
     """Its first pass was under way when it was slowed down, and tells nothing; the second began so."""

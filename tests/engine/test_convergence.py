@@ -112,6 +112,48 @@ def test_a_rescue_is_chosen_within_a_second_after_the_pass_that_shows_its_need(
     simulate(scenario)
 
 
+STEADY = Workload(256 * MIB, used=96 * MIB, hot_set=24 * MIB, dirty_rate=20 * MIB)
+"""One that any half of this link carries."""
+
+
+@pytest.mark.parametrize("delay", [0.1, 2.0, 2.4])
+@pytest.mark.parametrize(("load", "factor"), [(STEADY, 0.5), (STEADY, 2.0), (TOO_FAST, 0.5), (TOO_FAST, 2.0)])
+def test_a_link_that_carries_another_amount_from_some_instant_on_lets_the_move_end(
+    load: Workload, factor: float, delay: float
+) -> None:
+    async def scenario() -> None:
+        scene = stage(load)
+        link = scene.world.link("one", "two")
+
+        def changes() -> None:
+            link.bandwidth *= factor
+
+        scene.at(Phase.PRECOPY, changes, delay)
+        outcome = await ended(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert (outcome.downtime.blackout_ms or 0) <= 300 + 50 / min(1.0, factor)
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("delay", [0.5, 2.0, 2.5, 3.0])
+def test_a_guest_that_writes_ten_times_as_fast_from_some_instant_on_ends_its_move(delay: float) -> None:
+    async def scenario() -> None:
+        scene = stage(STEADY)
+
+        def jumps() -> None:
+            for host in (scene.one, scene.two):
+                for qemu in host.qemus.values():
+                    qemu.workload = replace(STEADY, dirty_rate=10 * STEADY.dirty_rate)
+
+        scene.at(Phase.PRECOPY, jumps, delay)
+        outcome = await ended(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert (outcome.downtime.blackout_ms or 0) <= 350
+
+    simulate(scenario)
+
+
 def test_one_that_may_not_be_slowed_down_is_paused_if_it_may_be_paused() -> None:
     async def scenario() -> None:
         scene = stage(TOO_FAST, policy=Policy(allows=frozenset({Permission.PAUSE})))

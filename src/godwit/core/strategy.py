@@ -7,6 +7,7 @@ because their progress fluctuated).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -264,14 +265,15 @@ def _as_foreseen(policy: Policy, samples: Sequence[Sample], now: Switchover) -> 
 def _as_long_as_a_nap(policy: Policy, samples: Sequence[Sample], now: Switchover) -> Decision | None:
     """Let QEMU stop a guest that is slowed down for as long as it sleeps in one piece: nobody can tell these apart."""
     sleeps = asleep(samples[-1]) if samples else 0
-    limit = min(nap(sleeps), policy.max_downtime) if sleeps else 0.0
-    if limit <= now.limit * (1 + IMPROVEMENT):
+    milliseconds = max(1, math.floor(min(nap(sleeps), policy.max_downtime) * 1000))  # as QEMU takes it
+    limit = milliseconds / 1000
+    if not sleeps or limit <= now.limit * (1 + IMPROVEMENT):
         return None
     return Decision(
         "raise-downtime-limit",
         f"a guest that sleeps {sleeps} % of its time does so for {format_duration(limit)} in one piece: allow as much",
         f"pass {samples[-1].iteration} is under way, {format_size(samples[-1].remaining)} are left of it",
-        (("downtime-limit", max(1, round(limit * 1000))),),
+        (("downtime-limit", milliseconds),),
     )
 
 
