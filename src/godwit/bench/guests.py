@@ -83,8 +83,12 @@ class Writer:
             async with asyncio.timeout(_STARTS):
                 await made._steady.wait()
         except TimeoutError:
+            await made.end(lab, address)
             message = f"nothing was heard of the writer in {address} within {_STARTS:.0f} s"
             raise LabError(message) from None
+        except BaseException:  # whoever ends a comparison now would leave it behind
+            made.let_go()
+            raise
         return made
 
     async def _read(self) -> None:
@@ -104,11 +108,16 @@ class Writer:
     async def end(self, lab: Laboratory, address: str) -> None:
         """End it in the guest, and what listened to it here."""
         await asyncio.to_thread(subprocess.run, [*login(lab, address), f"killall {self.program}"], check=False)
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
+        self.let_go()
+        if self._process is not None:
             await self._process.wait()
         if self._reader is not None:
             await self._reader
+
+    def let_go(self) -> None:
+        """End what listens to it here, and let it write on."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
 
 
 def lost_work(heard: list[tuple[float, int]], began: float, ended: float) -> float | None:
