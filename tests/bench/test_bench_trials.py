@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,7 @@ from godwit.bench.contestants import CONTESTANTS, By
 from godwit.bench.contestants import SHORT as SHORT_WAYS
 from godwit.bench.guests import lost_work
 from godwit.bench.libvirthosts import LibvirtGuest
+from godwit.bench.machines import own_home
 from godwit.bench.plots import draw
 from godwit.bench.running import Plan, read, words_of
 from godwit.bench.scenarios import SCENARIOS
@@ -49,6 +51,15 @@ NEVER = replace(TRIAL, scenario="whole", took=90.0, ended=False, note="aborted a
 
 def plan(path: Path, rounds: int = 2) -> Plan:
     return Plan((SCENARIOS["quiet"], SCENARIOS["whole"]), tuple(CONTESTANTS.values())[:3], rounds, path)
+
+
+def test_who_is_told_to_end_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(app.HOME_VARIABLE, "another")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), own_home() as home:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not home.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # -- which are made ----------------------------------------------------------------------------------------------------

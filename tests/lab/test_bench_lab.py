@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from godwit.bench.running import LAB, read
+from godwit.cli.ground import EXIT_INTERRUPTED
+from godwit.lab.laboratory import Laboratory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,3 +35,20 @@ def test_two_ways_are_compared_and_none_is_tried_twice(tmp_path: Path) -> None:
     assert "0 are to be made" in again.stdout
     assert read(tmp_path / "trials.jsonl") == made
     assert f"/{LAB}/" not in subprocess.check_output(["ps", "-eo", "args"], text=True)
+
+
+def test_one_that_is_told_to_end_takes_its_laboratory_down(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "godwit", "bench", *WORDS, "--out", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as bench:
+        end = time.monotonic() + 60
+        while f"guest={LAB}-" not in subprocess.check_output(["ps", "-eo", "args"], text=True):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        bench.terminate()
+        _, said = bench.communicate(timeout=60)
+    assert bench.returncode == EXIT_INTERRUPTED
+    assert "Traceback" not in said
+    left = subprocess.check_output(["ps", "-eo", "args"], text=True)
+    assert f"/{LAB}/" not in left
+    assert f"guest={LAB}-" not in left
+    assert LAB not in Laboratory.names()

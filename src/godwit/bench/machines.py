@@ -39,13 +39,24 @@ def link_bytes(lab: Laboratory) -> int:
 
 @contextmanager
 def own_home() -> Iterator[Path]:
-    """Give what happens meanwhile an inventory and a journal of its own, and leave no process of it behind."""
-    with tempfile.TemporaryDirectory(prefix="godwit-bench-") as home:
-        os.environ[app.HOME_VARIABLE] = home
-        try:
-            yield Path(home)
-        finally:
-            _end_controllers(home)
+    """Give what happens meanwhile an inventory and a journal of its own, and leave no process of it behind.
+
+    Whoever is told to end (SIGTERM) meanwhile is interrupted, as by Ctrl-C: a laboratory has to be taken down.
+    """
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="godwit-bench-") as home:
+            os.environ[app.HOME_VARIABLE] = home
+            try:
+                yield Path(home)
+            finally:
+                _end_controllers(home)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def controllers(home: str) -> list[int]:
