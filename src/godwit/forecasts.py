@@ -19,7 +19,7 @@ from godwit.engine.expecting import known_of
 from godwit.engine.gather import gather
 from godwit.engine.windows import measure_windows
 from godwit.errors import HostError, HypervisorError, InputError
-from godwit.model import LinkSaid, Policy, Profile, RunState, Way
+from godwit.model import LinkSaid, Permission, Policy, Profile, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,7 +151,9 @@ class Forecasts:
             sendings=sendings(source, target),
             usual=replace(
                 usual(spec.policy, source, target, copies(spec.policy, evidence.disks)),
-                reclaim=reclaimable(evidence.balloon, evidence.resident),
+                reclaim=reclaimable(
+                    evidence.balloon, evidence.resident, page_cache=Permission.PAGE_CACHE in spec.policy.allows
+                ),
             ),
             disks=to_send(spec.policy, evidence.disks),
             tunable=features.parameters,

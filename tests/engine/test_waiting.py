@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stage import ID, Stage, simulate, stage
 
+from godwit.core.dirtying import WINDOWS
 from godwit.core.learning import PAYLOAD
 from godwit.core.state import Phase
 from godwit.hosts.fake import Workload
-from godwit.model import LinkSaid, OutcomeStatus, Policy
+from godwit.model import DirtyWindow, LinkSaid, OutcomeStatus, Policy, Profile
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -49,6 +51,60 @@ def test_a_guest_that_writes_less_after_a_while_is_moved_then() -> None:
         assert "a quieter moment after" in said
         assert await throttles(scene) == [0]
         assert 30 < (outcome.start_delay_s or 0) < 70
+
+    simulate(scenario)
+
+
+def test_what_was_waited_is_not_learned_from() -> None:
+    async def scenario() -> None:
+        scene = stage(BUSY, policy=Policy(wait=120.0))
+        scene.at(Phase.PENDING, lambda: becomes(scene, CALM), delay=30.0)
+        outcome, _ = await moved(scene)
+        assert (outcome.start_delay_s or 0) > 30
+        (record,) = await scene.journal.history.moves()
+        assert record.start_delay < 3
+        assert record.total < 10
+
+    simulate(scenario)
+
+
+def test_a_look_that_fails_once_ends_no_waiting() -> None:
+    async def scenario() -> None:
+        scene = stage(BUSY, policy=Policy(wait=120.0))
+        loop = asyncio.get_running_loop()
+        scene.at(Phase.PENDING, lambda: loop.call_later(12.0, becomes, scene, CALM), delay=20.0)
+        loop.call_later(10.0, lambda: scene.world.refuse("one", "calc-dirty-rate", times=1))
+        outcome, said = await moved(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert "what it writes could not be seen" in said
+        assert "a quieter moment after" in said
+
+    simulate(scenario)
+
+
+def test_what_was_known_long_ago_is_looked_at_again() -> None:
+    """It was calm an hour ago, and writes hard now."""
+
+    async def scenario() -> None:
+        scene = stage(BUSY, policy=Policy(wait=40.0))
+        windows = tuple(DirtyWindow(seconds, round(CALM.dirtied(seconds))) for seconds, _ in WINDOWS)
+        old = Profile("web", "one", scene.world.clock.now() - 3600, BUSY.memory, windows)
+        await scene.journal.history.put_profile(old)
+        outcome, said = await moved(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert "waits for a quieter moment" in said
+        assert await throttles(scene) != [0]
+
+    simulate(scenario)
+
+
+def test_a_guest_too_small_to_be_sampled_is_not_waited_for() -> None:
+    async def scenario() -> None:
+        small = Workload(64 * MIB, used=32 * MIB, hot_set=MIB, dirty_rate=1.0 * MIB)
+        scene = stage(small, policy=Policy(wait=60.0))
+        outcome, said = await moved(scene)
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert "samples no memory as small" in said
 
     simulate(scenario)
 

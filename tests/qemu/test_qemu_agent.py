@@ -91,6 +91,7 @@ async def test_an_agent_that_trims_is_waited_for() -> None:
         (b'{"error": {"class": "GenericError", "desc": "not supported"}}\n', "refuses: not supported"),
         (b"", "not done trimming within 0.2 s"),
         (b"nonsense\n", "cannot be spoken to"),
+        (b'{"return": {"paths": [{"path": "/", "error": "trim not supported"}]}}\n', "can be trimmed: trim not"),
     ],
 )
 async def test_an_agent_that_does_not_trim_is_told(

@@ -5,25 +5,43 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from godwit.runners import RunnerProcesses
+
+_ASKS: Final = {"--dry-run", "--help", "-h"}
+"""Words of one who moves nothing."""
 
 
 def main() -> int:
     """Run the command line of this process and return its exit status; never lets a traceback out."""
     keep_descriptors()
-    from godwit import app  # noqa: PLC0415 - nothing may be opened before
-    from godwit.identifiers import new_identifier  # noqa: PLC0415 - as above
-    from godwit.runners import RunnerProcesses  # noqa: PLC0415 - as above
-
-    runners = RunnerProcesses(app.home())
+    runners = None
     match sys.argv[1:]:
-        case ["migrate", vm, _, *_]:  # a guess that costs little: who only asks for help wakes nobody up
-            runners.prepare(new_identifier(vm), vm)
+        case ["migrate", vm, _, *_] if not _ASKS & set(sys.argv):
+            runners = _preparing(vm)
     try:
         from godwit.cli.main import main as commands  # noqa: PLC0415 - takes a quarter of a second
 
         return commands()
     finally:
-        runners.release()
+        if runners is not None:
+            runners.release()
+
+
+def _preparing(vm: str) -> RunnerProcesses | None:
+    """Let a supervisor load for a move of `vm`, which is a guess; None where nobody knows Godwit's folder."""
+    from godwit import app  # noqa: PLC0415 - nothing may be opened before
+    from godwit.identifiers import new_identifier  # noqa: PLC0415 - as above
+    from godwit.runners import RunnerProcesses  # noqa: PLC0415 - as above
+
+    try:
+        runners = RunnerProcesses(app.home())
+    except RuntimeError:  # a user without a home: the command itself says what that means
+        return None
+    runners.prepare(new_identifier(vm), vm)
+    return runners
 
 
 def keep_descriptors() -> None:

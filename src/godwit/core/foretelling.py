@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD, first_parameters
 from godwit.core.forecast import likely_prospect, prospect, situation, stream_of
-from godwit.core.goals import GOALS, SURE, rank
+from godwit.core.goals import GOALS, SURE, late, rank
 from godwit.core.learning import basis_of, rate_of, seen_lately
 from godwit.core.passes import Foreseen
 from godwit.core.readings import carried_of, passes_of
@@ -83,13 +83,18 @@ def _rows(known: Known, basis: Basis, limit: float) -> list[Prospect]:
         worth = sending is not Sending.WHOLE or Sending.CHANGES not in known.sendings
         if strategy.armed and worth and _laborious(row, policy):
             planned = planned_throttle(strategy, basis, policy, limit)
-            if planned is not None and rank(policy, planned) < rank(policy, _eased(row)):
+            if planned is not None and rank(policy, planned) < rank(policy, _eased(row, policy)):
                 rows.append(planned)
     return rows
 
 
-def _eased(row: Prospect) -> Prospect:
-    """Return a strategy as it would have to be beaten by one that slows the guest down: for less nobody's guest is."""
+def _eased(row: Prospect, policy: Policy) -> Prospect:
+    """Return a strategy as it would have to be beaten by one that slows the guest down: for less nobody's guest is.
+
+    One that ends too late is beaten by whatever does not.
+    """
+    if late(policy, row):
+        return row
     return replace(row, total=row.total.scaled(_EASED), client_gap=row.client_gap.scaled(_EASED))
 
 

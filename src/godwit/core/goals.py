@@ -89,10 +89,14 @@ def policy_for(goal: Goal, *, deadline: float | None = None) -> Policy:
     return replace(Policy(), goal=goal, deadline=deadline, max_guest_slowdown=row.max_guest_slowdown, allows=row.allows)
 
 
+def late(policy: Policy, row: Prospect) -> bool:
+    """Say whether a strategy is likely to end after the policy's deadline."""
+    return policy.deadline is not None and row.total.likely > policy.deadline
+
+
 def rank(policy: Policy, row: Prospect) -> Score:
     """Return what orders prospects by a policy: the least is the one to take.
 
     What does not end comes last, before that what is not sure to, what ends too late, and what takes a pause.
     """
-    late = policy.deadline is not None and row.total.likely > policy.deadline
-    return (not row.converges, row.chance < SURE, late, row.how.pauses, *GOALS[policy.goal].rank(row))
+    return (not row.converges, row.chance < SURE, late(policy, row), row.how.pauses, *GOALS[policy.goal].rank(row))

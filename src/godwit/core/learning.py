@@ -8,7 +8,7 @@ figure begins with a value that was measured in the laboratory, which counts as 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +18,13 @@ from godwit.core.forecast import Basis, Estimate, taking
 from godwit.core.readings import MOSTLY
 from godwit.core.sleeping import FELT_NAPS, nap, windows_of
 from godwit.errors import InputError
-from godwit.model import DirtyWindow, Profile, Sending, Strategy
+from godwit.model import DirtyWindow, Sending, Strategy
 from godwit.units import format_bandwidth, format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy
+    from godwit.model import LinkSaid, MemorySample, MoveRecord, PassRecord, Policy, Profile
 
 FRESH: Final = 600.0
 """Seconds for which a profile, or what a move showed of its guest, is taken for how the guest is now."""
@@ -82,7 +82,7 @@ class Known:
     `link` is the bandwidth that somebody says the link has, `profile` the newest of the guest; `moves` are records of
     any guests, the newest first. `sendings` are the ways in which pages can travel, `usual` is the strategy where
     nothing is known, which says what may be done to the guest. `disks` is how many bytes of disks travel before it,
-    `tunable` are the migration parameters that its QEMU has.
+    `windows` what it was measured to change just now, `tunable` the migration parameters that its QEMU has.
     """
 
     vm: str
@@ -97,6 +97,7 @@ class Known:
     sendings: tuple[Sending, ...] = (Sending.WHOLE, Sending.CHANGES)
     usual: Strategy = field(default_factory=Strategy)
     disks: int = 0
+    windows: tuple[DirtyWindow, ...] = ()
     tunable: frozenset[str] = frozenset({PACE})
 
     @property
@@ -112,11 +113,6 @@ class Known:
         ):
             return None
         return self.profile.sample
-
-    def measured(self, now: float, windows: tuple[DirtyWindow, ...]) -> Known:
-        """Return what is known once the guest's writes were measured again; the rest of it is as old as it was."""
-        profile = self.profile or Profile(self.vm, self.source, now, self.memory, windows)
-        return replace(self, profile=replace(profile, at=now, windows=windows, sample=self.sample))
 
 
 def seen_lately(profiles: Iterable[Profile], moves: Iterable[MoveRecord], vm: str, now: float) -> bool:
@@ -185,6 +181,8 @@ def learned(values: Iterable[float], prior: Estimate) -> Estimate:
 
 def _windows(known: Known, now: float) -> tuple[list[DirtyWindow], str]:
     """Return what is known of how the guest changes its memory: a profile, or the passes of a later move."""
+    if known.windows:
+        return list(known.windows), "its writes as they were just now"
     profile, own = known.profile, known.own
     if profile is not None and not any(move.at > profile.at and len(move.passes) > 1 for move in own):
         return list(profile.windows), f"its writes from a profile, {format_duration(max(0.0, now - profile.at))} old"

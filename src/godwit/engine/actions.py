@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from godwit.core.preflight.evidence import Evidence
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import DiskCopy, Features, GuestView
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestView
     from godwit.ports import Guest
 
 CONTINUE_PATIENCE: Final = 60.0
@@ -104,6 +104,10 @@ class Actions:
     """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
     foreseen: Foreseen | None = None
     """What is thought of the guest and its stream; None for a runner that took over."""
+    waited: float = 0.0
+    """The seconds for which the move was put off."""
+    windows: tuple[DirtyWindow, ...] = ()
+    """What the guest was measured to change at the end of that."""
     _address: str = ""
     _source_features: Features | None = None
     _target_compressions: tuple[str, ...] = ()
@@ -158,8 +162,8 @@ class Actions:
         evidence, features = await asyncio.gather(self._examined(guest), guest.features())
         here = evidence.source.qemu
         self._source_features = replace(features, compressions=frozenset(here.compressions if here else ()))
-        if await Waiting(self).for_a_quieter_moment(guest, self._source_features, evidence.guest.memory):
-            evidence = await self._examined(guest)
+        if await Waiting(self).for_a_quieter_moment(self._source_features, evidence):
+            evidence = await self._examined(await self.sides.attach(Side.SOURCE))
         there = evidence.target.qemu
         self._target_compressions = there.compressions if there else ()
         assert evidence.target.qemu is not None  # noqa: S101 - that would have blocked; for the type checker

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from godwit.engine.actions import Actions
-    from godwit.model import DiskCopy, Features, Forecast, Outcome, Sample, Spec, Vm
+    from godwit.model import DiskCopy, Features, Forecast, Outcome, Policy, Sample, Spec, Vm
     from godwit.ports import Host, Journal
 
 
@@ -53,6 +53,11 @@ async def known_of(
         link,
         moves,
     )
+
+
+def left_of(policy: Policy, waited: float) -> Policy:
+    """Return a policy whose deadline counts from when the waiting had an end."""
+    return policy if policy.deadline is None else replace(policy, deadline=max(0.0, policy.deadline - waited))
 
 
 async def _or_error(gathered: Awaitable[Known]) -> Known | GodwitError:
@@ -108,11 +113,13 @@ class Expecting:
             sendings=(Sending.WHOLE,) if defaults else sendings(source, target),
             usual=strategy,
             disks=self.actions.disk_bytes,
+            windows=self.actions.windows,
+            policy=left_of(policy, self.actions.waited),
             tunable=source.parameters,
         )
         try:
             found = foretell(known, parts.clock.now(), thorough=False)
-            words, refusal = expected(found, policy), hopeless(found, known)
+            words, refusal = expected(found, known.policy), hopeless(found, known)
             self.actions.foreseen = foreseen_of(known, found.at, found.prospect.how)
         except InputError as error:
             return self._unforeseen(strategy, error.message)
@@ -155,6 +162,10 @@ class Expecting:
         )
         if record is None or not self._memory:
             return
+        waited = self.actions.waited  # for how long it was put off says nothing of other moves
+        record = replace(
+            record, start_delay=max(0.0, record.start_delay - waited), total=max(0.0, record.total - waited)
+        )
         try:
             await parts.journal.history.put_move(record)
         except JournalError as error:  # the next forecast knows a little less

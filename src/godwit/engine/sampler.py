@@ -85,7 +85,8 @@ class Sampler:
             self._began = self.actions.parts.clock.now()
             self._task = tasks.create_task(self._run(), name="sampler")
             now = self.actions.switchover
-            if self.actions.foreseen is None and (now.throttle is not None or now.postcopy):
+            unknown = self.actions.foreseen is None and not self._windows and not over
+            if unknown and (now.throttle is not None or now.postcopy):
                 self._looking = tasks.create_task(self._look(), name="windows")
 
     async def _look(self) -> None:

@@ -48,6 +48,7 @@ DEFAULT_PORT = {"http": 80, "redis": 6379}
 MAX_PENDING_CONNECTS = 500  # select() takes file descriptors below 1024
 RECONNECT_PAUSE_NS = 50_000_000
 END_GRACE_NS = 250_000_000
+OVERTAKEN_NS = 20_000_000
 SILENCE_NS = 20_000_000
 NEWS_NS = 100_000_000  # after a silence somebody waits to hear that the guest answers again: rows go out sooner
 NEWS_FLUSH_NS = 10_000_000
@@ -527,14 +528,16 @@ class Loop:
             self._wait(min(slot, self._out.due_ns) if self._slow else slot, now)
         self._stopped_ns = monotonic_ns()
         grace_ns = self._stopped_ns + min(self._timeout_ns, END_GRACE_NS)
-        while self._expecting() and monotonic_ns() < grace_ns:
+        while self._outstanding and (now := monotonic_ns()) < grace_ns:
+            if not self._expecting():
+                grace_ns = min(grace_ns, now + OVERTAKEN_NS)
             self._wait(grace_ns, grace_ns)
         for number in list(self._outstanding):
             self._settle(number, None)
         self._tell_end()
 
     def _expecting(self) -> bool:
-        """Whether a reply may still come: not to requests that were overtaken by a later one's."""
+        """Whether a reply may still come to the latest request: those that it has overtaken have hardly any hope."""
         return bool(self._outstanding) and next(reversed(self._outstanding)) > self._answered
 
     def _serve(self, slot: int, now: int) -> int:
@@ -592,7 +595,8 @@ class Loop:
             self._out.say("ready", seq=number, mono_us=self._out.since_start_us(arrived))
         if arrived - self._last_reply_ns > max(SILENCE_NS, 5 * self._interval_ns):
             self._news_until_ns = arrived + NEWS_NS
-        if arrived < self._news_until_ns:
+            self._out.due_ns = 0
+        elif arrived < self._news_until_ns:
             self._out.due_ns = min(self._out.due_ns, arrived + NEWS_FLUSH_NS)
         self._replies += 1
         self._last_reply_ns = arrived

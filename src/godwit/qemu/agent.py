@@ -90,6 +90,18 @@ async def trim(connection: socket.socket) -> None:
             message = "the guest agent's channel was closed"
             raise HypervisorError(message)
         _check(line)
+        _check_paths(line)
+
+
+def _check_paths(line: bytes) -> None:
+    """Raise HypervisorError where no file system at all was trimmed; QEMU tells of each by itself (TrimPath)."""
+    document = json.loads(line.rpartition(_SENTINEL)[2])
+    told = document.get("return") if isinstance(document, dict) else None
+    paths = told.get("paths") if isinstance(told, dict) else None
+    wrong = [one.get("error") for one in paths if isinstance(one, dict)] if isinstance(paths, list) else []
+    if wrong and all(wrong):
+        message = f"no file system of the guest can be trimmed: {wrong[0]}"
+        raise HypervisorError(message)
 
 
 @contextlib.asynccontextmanager
