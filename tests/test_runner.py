@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from godwit.runner import RESTARTS
-from godwit.runners import RunnerProcesses, lock_path, prepared, take_lock
+from godwit.runners import _CHILDREN, RunnerProcesses, lock_path, prepared, take_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -341,3 +341,6 @@ def test_another_migration_of_the_guest_does_not_get_what_was_prepared(
     assert prepared("web") is None
     assert logs(tmp_path) == ["web-2.log"]
     eventually(lambda: "web-2" in (tmp_path / "log" / "web-2.log").read_text())  # nobody wrote it down: it says so
+    started = _CHILDREN[0]  # it would try again and again
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
