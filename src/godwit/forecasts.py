@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from godwit.core.ballooning import reclaimable
+from godwit.core.ballooning import reclaim_of
 from godwit.core.capabilities import sendings, usual
 from godwit.core.dirtying import LEAST_SAMPLED
 from godwit.core.disks import copies, to_send
@@ -19,7 +19,7 @@ from godwit.engine.expecting import known_of
 from godwit.engine.gather import gather
 from godwit.engine.windows import measure_windows
 from godwit.errors import HostError, HypervisorError, InputError
-from godwit.model import LinkSaid, Permission, Policy, Profile, RunState, Way
+from godwit.model import LinkSaid, Policy, Profile, RunState, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,9 +151,7 @@ class Forecasts:
             sendings=sendings(source, target),
             usual=replace(
                 usual(spec.policy, source, target, copies(spec.policy, evidence.disks)),
-                reclaim=reclaimable(
-                    evidence.balloon, evidence.resident, page_cache=Permission.PAGE_CACHE in spec.policy.allows
-                ),
+                reclaim=reclaim_of(spec.policy, evidence.balloon, evidence.resident),
             ),
             disks=to_send(spec.policy, evidence.disks),
             tunable=features.parameters,

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from godwit.model import Permission
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from godwit.model import Balloon
+    from godwit.model import Balloon, Policy
 
 LEFT_FREE: Final = 0.05
 """The share of its memory that is left to a guest as free memory, so that it need not ask for any at once."""
@@ -25,6 +26,11 @@ WORTH: Final = 64 * MIB
 _QEMU: Final = 64 * MIB
 """Bytes that a QEMU has of its host's memory beside its guest's: its code, its heap, and under TCG what it has
 translated."""
+
+
+def reclaim_of(policy: Policy, balloon: Balloon | None, resident: int) -> int:
+    """Return the bytes that the balloon is to take, 0 where none, as the policy permits; see `reclaimable`."""
+    return reclaimable(balloon, resident, page_cache=Permission.PAGE_CACHE in policy.allows)
 
 
 def reclaimable(balloon: Balloon | None, resident: int, *, page_cache: bool = False) -> int:

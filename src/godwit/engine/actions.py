@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.ballooning import reclaimable
+from godwit.core.ballooning import reclaim_of
 from godwit.core.capabilities import (
     CONVERGE_DEFAULTS,
     SEND_QUEUE_BYTES,
@@ -43,7 +43,6 @@ from godwit.model import (
     MIGRATION_PORTS,
     Finding,
     GuestFacts,
-    Permission,
     RunState,
     Severity,
     Side,
@@ -180,8 +179,7 @@ class Actions:
         self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
         anew = launch if policy.way is Way.OFF else None
-        page_cache = Permission.PAGE_CACHE in policy.allows
-        reclaim = reclaimable(evidence.balloon, evidence.resident, page_cache=page_cache)
+        reclaim = reclaim_of(policy, evidence.balloon, evidence.resident)
         if evidence.balloon is not None and reclaim:
             self.balloon, self.reclaim = evidence.balloon.size, reclaim
         return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks), self.balloon)

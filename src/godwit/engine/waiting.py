@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.ballooning import reclaimable
+from godwit.core.ballooning import reclaim_of
 from godwit.core.capabilities import sendings, usual
 from godwit.core.dirtying import LEAST_SAMPLED
 from godwit.core.disks import to_send
@@ -14,7 +14,7 @@ from godwit.core.learning import seen_lately
 from godwit.engine.expecting import known_of
 from godwit.engine.windows import measure_windows
 from godwit.errors import GodwitError, InputError
-from godwit.model import Permission, Side, Way
+from godwit.model import Side, Way
 from godwit.units import format_duration
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class Waiting:
         parts, policy = self.actions.parts, self.actions.parts.spec.policy
         memory = evidence.guest.memory
         known = await known_of(parts.journal, parts.source, parts.vm_on(Side.SOURCE), parts.spec, memory)
-        page_cache = Permission.PAGE_CACHE in policy.allows
-        reclaim = reclaimable(evidence.balloon, evidence.resident, page_cache=page_cache)
+        reclaim = reclaim_of(policy, evidence.balloon, evidence.resident)
         return replace(
             known,
             sendings=sendings(features, features),
