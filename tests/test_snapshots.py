@@ -24,6 +24,7 @@ from godwit.errors import (
     UnknownSnapshotError,
 )
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Spec, Vm
@@ -100,6 +101,7 @@ class Place:
             watcher=FakeWatcher(self.world, {}),
             clock=self.world.clock,
             open_host=lambda record: self.hosts[record.name],
+            authority=FakeAuthority(self.world.clock),
         )
         self.asked = Snapshots(self.service)
         self.told: list[str] = []

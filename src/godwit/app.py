@@ -52,6 +52,7 @@ def preload() -> None:
     from godwit.engine import engine, restoring, saving  # noqa: F401, PLC0415
     from godwit.hosts import connect  # noqa: F401, PLC0415
     from godwit.journal import database, sqljournal  # noqa: F401, PLC0415
+    from godwit.tls import certificates  # noqa: F401, PLC0415
 
 
 @asynccontextmanager
@@ -68,21 +69,23 @@ async def opened(folder: Path | None = None, migrating: tuple[str, str] | None =
     from godwit.measure.watcher import ProbeWatcher  # noqa: PLC0415 - start-up time
     from godwit.qemu.hypervisor import QemuHypervisor  # noqa: PLC0415 - start-up time
     from godwit.service import Service  # noqa: PLC0415 - start-up time
+    from godwit.tls.authority import HomeAuthority  # noqa: PLC0415 - start-up time
 
     async with AsyncExitStack() as undo:
         undo.callback(runners.release)
         database = await Database.open(runners.home / "journal.db")
         journal = SqlJournal(database)
         undo.push_async_callback(journal.close)
-        inventory = SqlInventory(database)
+        inventory, clock = SqlInventory(database), RealClock()
         yield Service(
             journal=journal,
             inventory=inventory,
             hypervisor=QemuHypervisor(),
             runners=runners,
             watcher=ProbeWatcher(launcher(inventory)),
-            clock=RealClock(),
+            clock=clock,
             open_host=open_host,
+            authority=HomeAuthority(runners.home, clock),
         )
 
 

@@ -30,6 +30,7 @@ GodwitError
 ├── JournalError              the journal cannot be read or written        exit 11
 │   └── SupersededError       another runner took the migration over
 ├── ProbeError                the outside probe cannot see                 exit 12
+├── TlsError                  certificates cannot be made or used          exit 17
 ├── LabError                  the laboratory cannot be made or found       exit 13
 └── SaveError                 a guest cannot be saved, or brought back     exit 14
     ├── SaveFailedError
@@ -262,6 +263,13 @@ class ProbeError(GodwitError):
 
     code = "probe"
     exit_status = 12
+
+
+class TlsError(GodwitError):
+    """Certificates cannot be made, read or used; what was to be encrypted was not sent."""
+
+    code = "tls"
+    exit_status = 17
 
 
 class LabError(GodwitError):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from godwit.core.state import State
     from godwit.model import Finding, HostFacts, Vm
     from godwit.ports import (
+        Authority,
         Clock,
         Entry,
         Guest,
@@ -88,6 +89,7 @@ class Service:
     watcher: Watcher
     clock: Clock
     open_host: Callable[[HostRecord], Host]
+    authority: Authority
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
@@ -128,6 +130,7 @@ class Service:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
         await self.inventory.remove_host(name)
+        await self.authority.forget(name)
 
     # -- guests ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from godwit.engine.engine import Engine
 from godwit.engine.jobs import carry
 from godwit.errors import BusyError, InputError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
@@ -110,6 +111,7 @@ async def simulated(workload: Workload | None = None, *, speed: float = 1.0) -> 
         watcher=FakeWatcher(world, {ADDRESS: _GUEST.name}),
         clock=world.clock,
         open_host=lambda record: hosts[record.name],
+        authority=FakeAuthority(world.clock),
     )
     runners.service = service
     for name in hosts:

@@ -26,6 +26,7 @@ from godwit.errors import (
     UnknownVmError,
 )
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
@@ -100,6 +101,7 @@ class Place:
             watcher=FakeWatcher(world, {ADDRESS: "web1"}),
             clock=clock,
             open_host=lambda record: hosts[record.name],
+            authority=FakeAuthority(clock),
         )
         return cls(world, runners.service)
 

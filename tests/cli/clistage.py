@@ -20,6 +20,7 @@ from godwit.core.state import Phase, State
 from godwit.engine.engine import Engine
 from godwit.engine.jobs import carry
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.identifiers import is_job
 from godwit.journal.memory import MemoryInventory, MemoryJournal
@@ -129,6 +130,7 @@ class Stage:
             watcher=FakeWatcher(self.world, {ADDRESS: "web1"}),
             clock=clock,
             open_host=lambda record: hosts[record.name],
+            authority=FakeAuthority(clock),
         )
         self.runners.service = self.service
         asyncio.run(self._furnish())

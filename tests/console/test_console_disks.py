@@ -15,6 +15,7 @@ from godwit.console.session import Reply, Session
 from godwit.console.sides import Place, address_of, given_target
 from godwit.errors import InputError, LimboError, RefusedError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
@@ -111,6 +112,7 @@ async def scene() -> Scene:
         watcher=FakeWatcher(world, {}),
         clock=world.clock,
         open_host=lambda record: opened[record.name],
+        authority=FakeAuthority(world.clock),
     )
     guard = Listening()
     line = BareSocket(service, await inventory.host("one"), vm.control)

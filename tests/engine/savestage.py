@@ -12,6 +12,7 @@ from stage import ADDRESS, DISK, SMALL, TickingHost
 from godwit.engine.jobs import carry
 from godwit.errors import GodwitError
 from godwit.hosts.fake import FakeWorld, LoopClock
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, RunState, Tap, Vm
@@ -67,6 +68,7 @@ class Scene:
             watcher=FakeWatcher(self.world, {ADDRESS: "web"}),
             clock=self.world.clock,
             open_host=lambda record: self.hosts[record.name],
+            authority=FakeAuthority(self.world.clock),
         )
 
     # -- runners -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import forecasting, hosts, monitor, moves, profiling, saving, snapshots, upgrades, vms, watching
+from godwit.cli import forecasting, hosts, monitor, moves, profiling, saving, snapshots, tls, upgrades, vms, watching
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.cli.start import keep_descriptors
@@ -49,7 +49,7 @@ class _InOrder(TyperGroup):
 _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe"),
-    *("save", "restore", "host", "vm", "snapshot", "monitor", "lab", "bench", "demo"),
+    *("save", "restore", "host", "vm", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
 )
 
 app = typer.Typer(
@@ -80,6 +80,7 @@ app.command("restore", rich_help_panel=_KEEP)(saving.restore)
 app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
 app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
 app.add_typer(snapshots.app, name="snapshot", rich_help_panel=_KEEP)
+app.add_typer(tls.app, name="tls", rich_help_panel=_KEEP)
 app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)
 
 

@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
+from godwit.hosts.fakecredentials import FakeKeeping
 from godwit.hosts.fakefiles import THIN, LooksIntoFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
@@ -76,7 +77,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, LooksIntoFiles):
+class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -91,7 +92,8 @@ class FakeHost(FakeTransfers, LooksIntoFiles):
         may_shorten_send_queue: bool = True,
     ) -> None:
         """Join a world. `clock_offset` is in seconds against the controller's clock."""
-        super().__init__()
+        FakeTransfers.__init__(self)
+        FakeKeeping.__init__(self)
         self.world = world
         self._name = name
         self._memory = memory

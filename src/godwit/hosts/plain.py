@@ -24,6 +24,7 @@ from godwit.errors import (
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
 from godwit.hosts.cputimes import cpu_times, vcpu_threads
+from godwit.hosts.credentials import KeepsCredentials
 from godwit.hosts.files import LooksIntoFiles
 from godwit.hosts.memorysample import sample_memory
 from godwit.hosts.savefiles import PlainSaveFiles
@@ -155,7 +156,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

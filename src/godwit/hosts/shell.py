@@ -6,11 +6,14 @@ shell, coreutils and grep; some need iproute2.
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import RemoteCommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from godwit.hosts.transport import Transport
     from godwit.ports import Completed
 
@@ -35,13 +38,21 @@ where the user may not make one, at least a private one."""
 
 
 async def run_script(
-    transport: Transport, text: str, *arguments: str, deadline: float = SCRIPT_DEADLINE, check: bool = True
+    transport: Transport,
+    text: str,
+    *arguments: str,
+    private: Mapping[str, str] | None = None,
+    deadline: float = SCRIPT_DEADLINE,
+    check: bool = True,
 ) -> Completed:
     """Run the script `text` with `arguments` as $1, $2 and so on.
 
-    Raises RemoteCommandError with the script's own words on a status other than 0 if `check`.
+    What is `private` reaches it as shell variables, by the standard input alone: no list of processes shows it, and no
+    command that the script runs inherits it. Raises RemoteCommandError with the script's own words on a status other
+    than 0 if `check`.
     """
-    script = (_PRELUDE + text).encode()
+    variables = "".join(f"{name}={shlex.quote(value)}\n" for name, value in (private or {}).items())
+    script = (_PRELUDE + variables + text).encode()
     completed = await transport.run(["sh", "-s", "--", *arguments], stdin=script, deadline=deadline)
     if check and completed.status != 0:
         message = f"a command on {transport.where} failed with status {completed.status}: {words_of(completed)}"

@@ -3,6 +3,7 @@
 Times are UNIX seconds as floats unless a name says otherwise; sizes are bytes; rates are bytes a second.
 """
 
+from godwit.model.credentials import CertificateFacts, Credentials, Pair
 from godwit.model.disks import (
     Allocation,
     Comparison,
@@ -60,7 +61,9 @@ __all__ = [
     "Allocation",
     "Balloon",
     "BridgeFacts",
+    "CertificateFacts",
     "Comparison",
+    "Credentials",
     "DirtyWindow",
     "DiskCopy",
     "DiskFacts",
@@ -86,6 +89,7 @@ __all__ = [
     "Outcome",
     "OutcomeStatus",
     "Owner",
+    "Pair",
     "PassRecord",
     "Permission",
     "PlaceFacts",

@@ -4,9 +4,11 @@ from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Host, SaveFiles, Transfers
 from godwit.ports.journal import Entry, History, Inventory, JobBook, Journal, MigrationRow
+from godwit.ports.trust import Authority, KeepsCredentials
 
 __all__ = [
     "Addresses",
+    "Authority",
     "Clock",
     "Completed",
     "Entry",
@@ -19,6 +21,7 @@ __all__ = [
     "Inventory",
     "JobBook",
     "Journal",
+    "KeepsCredentials",
     "MigrationRow",
     "Runners",
     "SaveFiles",

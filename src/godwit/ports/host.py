@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from godwit.ports.trust import KeepsCredentials
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
@@ -100,7 +102,7 @@ class SaveFiles(Protocol):
         ...
 
 
-class Host(Transfers, Addresses, Protocol):
+class Host(Transfers, Addresses, KeepsCredentials, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

@@ -7,12 +7,18 @@ their command lines, by which alone they are found and ended.
 
 from __future__ import annotations
 
+import json
 from typing import Final
+from urllib.parse import urlsplit
 
+from godwit.core.trust import verified_name
 from godwit.errors import GodwitError, HostError
 
 SLOWEST: Final = 1 << 20
 """Bytes a second below which a transfer has no patience with a link."""
+
+TLS: Final = "tls"
+"""What the scripts call the credentials of QEMU's programs."""
 
 _LEAST: Final = 600
 """Seconds that any transfer may take."""
@@ -129,6 +135,17 @@ def place_of(address: str, port: int, owner: str) -> str:
     """Return the NBD URI of a transfer."""
     host = f"[{address}]" if ":" in address else address
     return f"nbd://{host}:{port}/{owner}"
+
+
+def encrypted(url: str) -> str:
+    """Return how QEMU's programs are told to reach an NBD URI of ours by their object `tls`: as raw, so `-f raw`."""
+    parts = urlsplit(url)
+    host = verified_name(parts.hostname or "")
+    server = {"type": "inet", "host": (parts.hostname or "").strip("[]"), "port": str(parts.port)}
+    far: dict[str, object] = {"driver": "nbd", "server": server, "export": parts.path.lstrip("/"), "tls-creds": TLS}
+    if host != server["host"]:
+        far["tls-hostname"] = host
+    return "json:" + json.dumps({"driver": "raw", "file": far}, separators=(",", ":"))
 
 
 def trouble(said: str, doing: str) -> GodwitError | None:

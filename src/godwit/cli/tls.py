@@ -1,0 +1,183 @@
+"""Commands about certificates: init, issue, check, rotate, and encryption off and on for good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import echo
+
+from godwit.cli.ground import Json, print_json, print_section, print_table, run, service
+from godwit.errors import TlsError
+from godwit.units import format_duration
+
+if TYPE_CHECKING:
+    from godwit.encryption import Checked, Encryption
+    from godwit.model import CertificateFacts
+    from godwit.service import Service
+
+app = typer.Typer(help="Certificates that encrypted moves rest on.", no_args_is_help=True)
+
+HostName = Annotated[str, typer.Argument(metavar="HOST", help="The host's name.", show_default=False)]
+_DAY = 86400.0
+
+
+def _ask(opened: Service) -> Encryption:
+    from godwit import encryption  # noqa: PLC0415 - start-up time
+
+    return encryption.Encryption(opened)
+
+
+@app.command("init")
+def init(*, json: Json = False) -> None:
+    """Make the certificate authority; the first move does so by itself."""
+    run(_init(json))
+
+
+async def _init(as_json: bool) -> None:  # noqa: FBT001 - private
+    async with service() as opened:
+        facts, made = await _ask(opened).begin()
+        folder = opened.authority.folder
+    if as_json:
+        print_json({"folder": folder, "made": made, "authority": facts})
+        return
+    echo(f"made a certificate authority in {folder}" if made else f"there is one already, in {folder}")
+    echo(f"  fingerprint  {facts.fingerprint}")
+    echo(f"  until        {_until(facts)}")
+
+
+@app.command("issue")
+def issue(host: HostName, *, json: Json = False) -> None:
+    """Make out a new certificate for a host and its migration address."""
+    run(_issue(host, json))
+
+
+async def _issue(host: str, as_json: bool) -> None:  # noqa: FBT001 - private
+    async with service() as opened:
+        facts = await _ask(opened).issue(host)
+    if as_json:
+        print_json({"host": host, "certificate": facts})
+        return
+    echo(f"{host} has a new certificate for {', '.join(facts.addresses)}, until {_until(facts)}")
+
+
+@app.command("check")
+def check(
+    host: Annotated[
+        str | None, typer.Argument(metavar="[HOST]", help="The host; all, if none is named.", show_default=False)
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Show what holds until when, and let both ends of a connection meet on each host."""
+    run(_check(host, json))
+
+
+async def _check(host: str | None, as_json: bool) -> None:  # noqa: FBT001 - private
+    async with service() as opened:
+        names = [host] if host else [record.name for record in await opened.inventory.hosts()]
+        found = await _ask(opened).check(names)
+    troubles = list(found.troubles())
+    if as_json:
+        print_json(_as_data(found))
+        if troubles:
+            raise typer.Exit(TlsError.exit_status)
+        return
+    _show(found)
+    for warning in found.warnings():
+        echo(f"warning: {warning}")
+    if troubles:
+        for message, _ in troubles[1:]:
+            echo(f"godwit: error: {message}", err=True)
+        raise TlsError(troubles[0][0], remedy=troubles[0][1])
+
+
+def _as_data(found: Checked) -> dict[str, object]:
+    return {
+        "folder": found.folder,
+        "encryption": not found.off,
+        "authorities": found.authorities,
+        "hosts": found.hosts,
+        "works": not list(found.troubles()),
+        "troubles": [message for message, _ in found.troubles()],
+        "warnings": list(found.warnings()),
+    }
+
+
+def _show(found: Checked) -> None:
+    if not found.authorities:
+        echo(f"no certificate authority yet: the first move makes one in {found.folder}, or godwit tls init")
+        return
+    current, *former = found.authorities
+    facts = {"folder": found.folder, "fingerprint": current.fingerprint, "until": _until(current, found.now)}
+    if former:
+        facts["trusted still"] = f"{former[0].subject}, which it has replaced, until the moves under way are over"
+    print_section(f"certificate authority {current.subject}", facts)
+    rows = [
+        (
+            one.host,
+            one.address or "-",
+            _until(one.certificate, found.now) if one.certificate else "-",
+            "fails" if one.trouble else "works",
+        )
+        for one in found.hosts
+    ]
+    print_table(("host", "address", "certificate until", "encryption"), rows, empty="no hosts yet")
+
+
+def _until(facts: CertificateFacts, now: float | None = None) -> str:
+    """Return the day on which a certificate ends, and how far away that is."""
+    day = datetime.fromtimestamp(facts.valid_until, UTC).strftime("%Y-%m-%d")
+    if now is None:
+        return day
+    left = facts.valid_until - now
+    if left <= 0:
+        return f"{day} (expired)"
+    return f"{day} ({left / _DAY:.0f} days)" if left > 2 * _DAY else f"{day} ({format_duration(left)})"
+
+
+@app.command("rotate")
+def rotate(
+    *,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", metavar="", help="Trust the former one no more; moves under way may fail.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Replace the certificate authority; moves under way go on."""
+    run(_rotate(json, at_once=at_once))
+
+
+async def _rotate(as_json: bool, *, at_once: bool) -> None:  # noqa: FBT001 - private
+    async with service() as opened:
+        facts, anew = await _ask(opened).rotate(at_once=at_once)
+    if as_json:
+        print_json({"authority": facts, "certified": anew, "at_once": at_once})
+        return
+    echo(f"a new certificate authority is in use: {facts.fingerprint}")
+    if at_once:
+        echo("the former one is trusted no more; a move that goes on may fail where it connects again")
+    else:
+        echo("the former one is trusted for 7 more days, so that moves under way go on; its key is destroyed")
+    if anew:
+        echo(f"certified anew: {', '.join(anew)}")
+
+
+@app.command("off")
+def off() -> None:
+    """Let all moves travel in the clear from now on."""
+    run(_switch(off=True))
+    echo("moves are NOT encrypted from now on, nor do their two ends prove who they are; godwit tls on ends that")
+
+
+@app.command("on")
+def on() -> None:
+    """Encrypt moves again, unless --plaintext is given."""
+    run(_switch(off=False))
+    echo("moves are encrypted from now on")
+
+
+async def _switch(*, off: bool) -> None:
+    async with service() as opened:
+        await _ask(opened).switch(off=off)

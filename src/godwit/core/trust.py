@@ -1,0 +1,79 @@
+"""Certificates: how long each kind holds, what they are called, and when one is to be replaced. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from enum import StrEnum
+from typing import Final
+
+DAY: Final = 86400.0
+
+AUTHORITY_LIFE: Final = 3650 * DAY
+"""Seconds for which a certificate authority holds."""
+
+HOST_LIFE: Final = 365 * DAY
+"""Seconds for which a host's certificate holds."""
+
+MOVE_LIFE: Final = 7 * DAY
+"""Seconds for which the certificate of one move holds: connections are begun with it, and mended, as long as it lasts.
+
+A former authority is trusted for as long, so that no move is cut when another takes its place.
+"""
+
+BACKDATED: Final = DAY
+"""Seconds by which certificates begin before they are made: a host's clock may be behind."""
+
+SOON: Final = 30 * DAY
+"""Seconds before its end at which a certificate is replaced, or somebody is told."""
+
+_LONGEST_NAME: Final = 64
+"""Characters that a common name may have (ub-common-name in RFC 5280)."""
+
+
+class Standing(StrEnum):
+    """Whether a certificate can be used."""
+
+    GOOD = "good"
+    SOON = "ends soon"
+    EXPIRED = "expired"
+    EARLY = "does not hold yet"
+
+
+def standing(valid_from: float, valid_until: float, now: float) -> Standing:
+    """Say how a certificate stands at an instant; all are UNIX seconds."""
+    if now < valid_from:
+        return Standing.EARLY
+    if now >= valid_until:
+        return Standing.EXPIRED
+    return Standing.SOON if valid_until - now < SOON else Standing.GOOD
+
+
+def common_name(identifier: str) -> str:
+    """Return the name of a move's certificate: its identifier, or where that is too long its beginning and digest."""
+    if len(identifier) <= _LONGEST_NAME:
+        return identifier
+    digest = hashlib.sha256(identifier.encode()).hexdigest()[:24]
+    return f"{identifier[: _LONGEST_NAME - len(digest) - 1]}-{digest}"
+
+
+def distinguished_name(identifier: str) -> str:
+    """Return what QEMU calls the client of a move: what its list of those it lets in is compared with."""
+    return f"CN={common_name(identifier)}"
+
+
+def verified_name(address: str) -> str:
+    """Return the name that a client checks a server's certificate for, at this address: one without its zone.
+
+    The zone of a link-local address is a matter of the host that says it, and no certificate can hold it.
+    """
+    return address.strip("[]").partition("%")[0]
+
+
+def is_numeric(name: str) -> bool:
+    """Say whether a name is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

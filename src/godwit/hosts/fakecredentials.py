@@ -1,0 +1,185 @@
+"""A simulated certificate authority, and what simulated hosts keep of it: certificates that say in words what they are.
+
+Nothing is enciphered. What is simulated is who trusts whom: an end that lacks its credentials, that trusts another
+authority, has another address or another name than the one that is let in, does not get through.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from godwit.core.trust import (
+    AUTHORITY_LIFE,
+    BACKDATED,
+    HOST_LIFE,
+    MOVE_LIFE,
+    Standing,
+    distinguished_name,
+    standing,
+    verified_name,
+)
+from godwit.errors import HostError, TlsError
+from godwit.model import CertificateFacts, Credentials, Pair
+from godwit.storage.sharedproof import check_token
+
+if TYPE_CHECKING:
+    from godwit.hosts.fakeworld import FakeWorld
+    from godwit.ports import Clock
+
+_ONE_YEAR: Final = HOST_LIFE
+
+
+@dataclass(slots=True)
+class FakeAuthority:
+    """Certifies by writing down what it certifies. Implements `godwit.ports.Authority`."""
+
+    clock: Clock
+    folder: str = "/simulated/tls"
+    authorities: list[CertificateFacts] = field(default_factory=list)
+    certified: dict[str, CertificateFacts] = field(default_factory=dict)
+    off: bool = False
+    name: str = "Godwit"
+    _made: int = 0
+
+    def _facts(self, subject: str, addresses: tuple[str, ...], life: float) -> CertificateFacts:
+        self._made += 1
+        now = self.clock.now()
+        return CertificateFacts(subject, addresses, now - BACKDATED, now + life, f"{self.name}-{self._made}")
+
+    async def ensure(self) -> tuple[CertificateFacts, bool]:
+        """Make the authority where there is none."""
+        made = not self.authorities
+        if made:
+            self.authorities = [self._facts(f"{self.name} {self._made}", (), AUTHORITY_LIFE)]
+        return self.authorities[0], made
+
+    async def pair(self, owner: str, host: str, address: str) -> Pair:
+        """Certify both ends of `owner`'s connections to `host`."""
+        authority, _ = await self.ensure()
+        if standing(authority.valid_from, authority.valid_until, self.clock.now()) is Standing.EXPIRED:
+            message = f"the certificate authority in {self.folder} does not hold now"
+            raise TlsError(message, remedy="godwit tls rotate")
+        known = self.certified.get(host)
+        if known is None or verified_name(address) not in known.addresses:
+            known = await self.certify(host, address)
+        client = self._facts(distinguished_name(owner), (), MOVE_LIFE)
+        trusted = json.dumps([one.fingerprint for one in self.authorities])
+        return Pair(
+            client.subject,
+            Credentials(trusted, _words(authority, known), "key"),
+            Credentials(trusted, _words(authority, client), "key"),
+            max(known.valid_from, client.valid_from),
+            min(known.valid_until, client.valid_until),
+        )
+
+    async def certify(self, host: str, address: str) -> CertificateFacts:
+        """Make out a new certificate for a host."""
+        await self.ensure()
+        self.certified[host] = self._facts(host, (verified_name(address),), _ONE_YEAR)
+        return self.certified[host]
+
+    async def rotate(self, *, at_once: bool = False) -> tuple[CertificateFacts, tuple[str, ...]]:
+        """Put a new authority in place."""
+        former = [] if at_once else self.authorities[:1]
+        self.authorities = [self._facts(f"{self.name} {self._made}", (), AUTHORITY_LIFE), *former]
+        anew = () if at_once else tuple(sorted(self.certified))
+        for name, known in list(self.certified.items()):
+            if at_once:
+                del self.certified[name]
+            else:
+                await self.certify(name, known.addresses[0])
+        return self.authorities[0], anew
+
+    async def trusted(self) -> tuple[CertificateFacts, ...]:
+        """Return the authorities that are trusted."""
+        return tuple(self.authorities)
+
+    async def hosts(self) -> dict[str, CertificateFacts]:
+        """Return the hosts' certificates by name."""
+        return dict(self.certified)
+
+    async def forget(self, host: str) -> None:
+        """Remove what is kept of a host."""
+        self.certified.pop(host, None)
+
+    async def is_off(self) -> bool:
+        """Say whether moves are not to be encrypted."""
+        return self.off
+
+    async def switch(self, *, off: bool) -> None:
+        """Let moves be encrypted, or not."""
+        self.off = off
+
+
+def _words(authority: CertificateFacts, facts: CertificateFacts) -> str:
+    said = {"issuer": authority.fingerprint, "subject": facts.subject, "addresses": list(facts.addresses)}
+    return json.dumps(said | {"from": facts.valid_from, "until": facts.valid_until})
+
+
+def refused(server: Credentials | None, client: Credentials | None, let_in: str, address: str, now: float) -> str:
+    """Return why two ends do not come together, in the words of whoever refuses; empty where they do."""
+    if server is None or client is None:
+        return "" if server is client else "TLS handshake failed: one end speaks plainly, and the other does not"
+    theirs, ours = json.loads(server.certificate), json.loads(client.certificate)
+    name = verified_name(address)
+    both = ((theirs, client), (ours, server))
+    reasons = (
+        (any(one["issuer"] not in json.loads(other.authorities) for one, other in both), "certificate issuer unknown"),
+        (any(not one["from"] <= now < one["until"] for one, _ in both), "The certificate does not hold at this time"),
+        (name not in theirs["addresses"], f"Certificate does not match the hostname {name}"),
+        (let_in != ours["subject"], f"TLS x509 authz check for {ours['subject']} is denied"),
+    )
+    return next((words for holds, words in reasons if holds), "")
+
+
+class FakeKeeping:
+    """The part of the port `Host` that keeps credentials: by owner and role."""
+
+    world: FakeWorld
+
+    def __init__(self) -> None:
+        """Keep nothing yet."""
+        self.credentials: dict[tuple[str, str], Credentials] = {}
+        self.has_tls = True
+
+    @property
+    def name(self) -> str:
+        """The name under which the host is registered."""
+        raise NotImplementedError
+
+    def time(self) -> float:
+        """Return what this host's clock shows."""
+        raise NotImplementedError
+
+    async def _reach(self) -> None:
+        raise NotImplementedError
+
+    async def put_credentials(self, owner: str, role: str, credentials: Credentials, pid: int | None = None) -> str:
+        """Keep one end's credentials for `owner`."""
+        del pid
+        await self._reach()
+        if self.name in self.world.full:
+            message = f"{self.name} cannot keep the keys of {owner}: No space left on device"
+            raise HostError(message)
+        self.credentials[check_token(owner), role] = credentials
+        return f"/run/godwit-tls/{owner}"
+
+    async def remove_credentials(self, owner: str) -> None:
+        """Remove all that is kept for `owner`."""
+        await self._reach()
+        for key in [key for key in self.credentials if key[0] == owner]:
+            del self.credentials[key]
+
+    async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:
+        """Let a server and a client of this host meet."""
+        del port
+        check_token(owner)
+        await self._reach()
+        words = refused(pair.server, pair.client, pair.identity, address, self.time())
+        if not self.has_tls:
+            words = "TLS credentials support requires GNUTLS"
+        if words:
+            message = f"a trial of encryption on {self.name} at {address} failed: {words}"
+            raise TlsError(message, remedy="install a QEMU that is built with GnuTLS there")

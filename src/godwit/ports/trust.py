@@ -1,0 +1,83 @@
+"""Who certifies the two ends of an encrypted connection, and where hosts keep what they are given for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from godwit.model import CertificateFacts, Credentials, Pair
+
+
+class Authority(Protocol):
+    """The certificate authority of one Godwit. Every call may raise TlsError."""
+
+    @property
+    def folder(self) -> str:
+        """Where it lies, for people."""
+        ...
+
+    async def ensure(self) -> tuple[CertificateFacts, bool]:
+        """Make the authority where there is none; says whether it was made now."""
+        ...
+
+    async def pair(self, owner: str, host: str, address: str) -> Pair:
+        """Certify both ends of `owner`'s connections to `host`, which it reaches at `address`.
+
+        The host's certificate is the one that it has, if that holds for the address and for long enough; the client's
+        is always new, and of nobody but `owner`. An authority is made where there is none.
+        """
+        ...
+
+    async def certify(self, host: str, address: str) -> CertificateFacts:
+        """Make out a new certificate for a host, whatever it had."""
+        ...
+
+    async def rotate(self, *, at_once: bool = False) -> tuple[CertificateFacts, tuple[str, ...]]:
+        """Put a new authority in place, and return it with the hosts that were certified anew.
+
+        The former one is trusted until the moves that it has certified are over; not where it is to end `at_once`.
+        """
+        ...
+
+    async def trusted(self) -> tuple[CertificateFacts, ...]:
+        """Return the authorities that are trusted now, the newest first; none before the first use."""
+        ...
+
+    async def hosts(self) -> dict[str, CertificateFacts]:
+        """Return the hosts' certificates by name."""
+        ...
+
+    async def forget(self, host: str) -> None:
+        """Remove what is kept of a host. Idempotent."""
+        ...
+
+    async def is_off(self) -> bool:
+        """Say whether moves are not to be encrypted, for good."""
+        ...
+
+    async def switch(self, *, off: bool) -> None:
+        """Let moves be encrypted from now on, or not any more."""
+        ...
+
+
+class KeepsCredentials(Protocol):
+    """Certificates and keys on a host, as long as something needs them there. Raises HostError."""
+
+    async def put_credentials(self, owner: str, role: str, credentials: Credentials, pid: int | None = None) -> str:
+        """Keep one end's credentials for `owner` where only that user can read them as whom process `pid` runs.
+
+        `role` is "server" or "client"; without a process it is the user as whom Godwit logs in. Returns the folder,
+        as `tls-creds-x509` wants it. What was kept of the same role is replaced.
+        """
+        ...
+
+    async def remove_credentials(self, owner: str) -> None:
+        """Remove all that is kept for `owner`. Idempotent."""
+        ...
+
+    async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:
+        """Let a server at `address`:`port` and its client meet on this host, encrypted.
+
+        Raises TlsError where they do not, or where somebody without a certificate is let in.
+        """
+        ...

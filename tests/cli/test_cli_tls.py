@@ -1,0 +1,152 @@
+"""`godwit tls`: what it makes, what it shows, and what it says where encryption does not work."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from clistage import Stage
+
+from godwit.cli import ground
+from godwit.cli.main import main
+from godwit.core.trust import AUTHORITY_LIFE, DAY
+from godwit.hosts.fakecredentials import FakeAuthority
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from godwit.hosts.fake import FakeHost
+
+Typed = tuple[int, str, str]
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    stage = Stage()
+    monkeypatch.setattr(ground, "opener", stage.opened)
+    return stage
+
+
+@pytest.fixture
+def typed(stage: Stage, capsys: pytest.CaptureFixture[str]) -> Callable[..., Typed]:
+    def typed(*words: str) -> Typed:
+        assert ground.opener == stage.opened
+        capsys.readouterr()
+        status = main(["tls", *words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return typed
+
+
+def host(stage: Stage, name: str) -> FakeHost:
+    return stage.world.hosts[name]
+
+
+def kept(stage: Stage) -> FakeAuthority:
+    authority = stage.service.authority
+    assert isinstance(authority, FakeAuthority)
+    return authority
+
+
+def test_an_authority_is_made_once(typed: Callable[..., Typed]) -> None:
+    first, second = typed("init"), typed("init", "--json")
+
+    assert first[0] == 0
+    assert "made a certificate authority" in first[1]
+    assert json.loads(second[1])["made"] is False
+
+
+def test_all_hosts_are_tried(typed: Callable[..., Typed], stage: Stage) -> None:
+    status, said, _ = typed("check")
+
+    assert status == 0
+    assert said.count("works") == 2
+    assert "198.18.0.1 " in said
+    assert kept(stage).authorities
+    assert not host(stage, "host1").credentials
+
+
+def test_checking_without_hosts_makes_nothing(typed: Callable[..., Typed], stage: Stage) -> None:
+    stage.inventory._hosts.clear()
+    status, said, _ = typed("check")
+
+    assert status == 0
+    assert "no certificate authority yet" in said
+    assert not kept(stage).authorities
+
+
+def test_a_host_whose_qemu_cannot_is_named(typed: Callable[..., Typed], stage: Stage) -> None:
+    host(stage, "host2").has_tls = False
+    status, said, complaint = typed("check")
+
+    assert status == 17
+    assert "fails" in said
+    assert "host2" in complaint
+    assert "GNUTLS" in complaint
+    assert "mend:" in complaint
+
+
+def test_programs_get_the_same(typed: Callable[..., Typed], stage: Stage) -> None:
+    host(stage, "host2").has_tls = False
+    status, said, _ = typed("check", "--json")
+    found: dict[str, Any] = json.loads(said)
+
+    assert status == 17
+    assert found["works"] is False
+    assert [bool(one["trouble"]) for one in found["hosts"]] == [False, True]
+
+
+def test_one_host_alone_is_checked(typed: Callable[..., Typed], stage: Stage) -> None:
+    host(stage, "host2").crashed = True
+    assert typed("check", "host1")[0] == 0
+    assert typed("check", "host2")[0] == 17
+    assert typed("check", "host3")[0] == 2
+
+
+def test_a_new_certificate_for_a_host(typed: Callable[..., Typed], stage: Stage) -> None:
+    assert typed("issue", "host1")[0] == 0
+    before = kept(stage).certified["host1"]
+    status, said, _ = typed("issue", "host1")
+
+    assert status == 0
+    assert "198.18.0.1" in said
+    assert kept(stage).certified["host1"] != before
+
+
+def test_the_end_is_told_beforehand_and_stops_everything_at_last(typed: Callable[..., Typed], stage: Stage) -> None:
+    typed("init")
+    authority = kept(stage)
+    (facts,) = authority.authorities
+    now = facts.valid_until - AUTHORITY_LIFE
+    near, over = (
+        type(facts)(facts.subject, (), now - AUTHORITY_LIFE, end, facts.fingerprint)
+        for end in (now + 3 * DAY, now - 1.0)
+    )
+    authority.authorities = [near]
+    soon = typed("check")
+    authority.authorities = [over]
+    expired = typed("check")
+
+    assert soon[0] == 0
+    assert "warning: the certificate authority ends in" in soon[1]
+    assert expired[0] == 17
+    assert "mend: godwit tls rotate" in expired[2]
+
+
+def test_rotation_says_what_it_did(typed: Callable[..., Typed]) -> None:
+    typed("issue", "host1")
+    gentle, hard = typed("rotate"), typed("rotate", "--at-once")
+
+    assert gentle[0] == hard[0] == 0
+    assert "certified anew: host1" in gentle[1]
+    assert "7 more days" in gentle[1]
+    assert "trusted no more" in hard[1]
+
+
+def test_encryption_off_for_good_is_said_each_time(typed: Callable[..., Typed]) -> None:
+    assert typed("off")[0] == 0
+    assert "switched off" in typed("check")[1]
+    assert typed("on")[0] == 0
+    assert "switched off" not in typed("check")[1]
