@@ -50,7 +50,7 @@ class Inventory(MemoryInventory):
     """Lets its process die when a step has been written."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(MemoryJournal())
         self.dies_at: SendStep | None = None
 
     async def put_send(self, record: SendRecord) -> None:

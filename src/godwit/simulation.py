@@ -101,10 +101,11 @@ async def simulated(workload: Workload | None = None, *, speed: float = 1.0) -> 
     world = FakeWorld(LoopClock(speed=speed), seed=1)
     hosts: dict[str, Host] = {name: FakeHost(world, name) for name in ("host1", "host2")}
     world.add_file(_DISK)
-    inventory = MemoryInventory()
+    journal = MemoryJournal()
+    inventory = MemoryInventory(journal)
     runners = TaskRunners()
     service = Service(
-        journal=MemoryJournal(),
+        journal=journal,
         inventory=inventory,
         hypervisor=_NothingToDefine(),
         runners=runners,

@@ -88,13 +88,14 @@ class Place:
         hosts: dict[str, Host] = {name: FakeHost(world, name) for name in ("host1", "host2")}
         world.add_file("/images/web1.raw")
         vm = world.start_guest("host1", Vm("web1", "host1", LAUNCH, control="/run/web1.qmp", address=ADDRESS))
-        inventory, runners = MemoryInventory(), TaskRunners()
+        journal, runners = MemoryJournal(), TaskRunners()
+        inventory = MemoryInventory(journal)
         for name in hosts:
             await inventory.put_host(HostRecord(name, f"ssh://{name}"))
         await inventory.put_vm(vm)
         hypervisor: Hypervisor = NoHypervisor()
         runners.service = Service(
-            journal=MemoryJournal(),
+            journal=journal,
             inventory=inventory,
             hypervisor=hypervisor,
             runners=runners,

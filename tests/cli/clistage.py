@@ -119,7 +119,7 @@ class Stage:
         self.world.add_file("/images/web1.raw")
         self._workload = workload
         self.journal = MemoryJournal()
-        self.inventory = MemoryInventory()
+        self.inventory = MemoryInventory(self.journal)
         self.runners = ActingRunners(act)
         hypervisor: Hypervisor = NoHypervisor()
         self.service = Service(

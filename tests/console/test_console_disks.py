@@ -98,14 +98,15 @@ async def scene() -> Scene:
     uri = await guest.listen(f"tcp:{two.migration_address}:{PORT}")
     await guest.close()
     two.qemus["web"].stays_stopped, two.qemus["web"].armed = False, True  # somebody started it without -S
-    inventory = MemoryInventory()
+    journal = MemoryJournal()
+    inventory = MemoryInventory(journal)
     opened: dict[str, Host] = {**hosts}
     for host in (one, two):
         await inventory.put_host(
             HostRecord(host.name, f"ssh://root@{host.name}", migration_address=host.migration_address)
         )
     service = Service(
-        journal=MemoryJournal(),
+        journal=journal,
         inventory=inventory,
         hypervisor=None,  # type: ignore[arg-type] # nobody is defined or adopted
         runners=None,  # type: ignore[arg-type] # nobody is started

@@ -37,11 +37,14 @@ class Scene:
     hosts: dict[str, TickingHost]
     vm: Vm
     journal: MemoryJournal = field(default_factory=MemoryJournal)
-    inventory: MemoryInventory = field(default_factory=MemoryInventory)
+    inventory: MemoryInventory = field(init=False)
     deaths: int = 0
     raised: list[BaseException] = field(default_factory=list)
     _died: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.inventory = MemoryInventory(self.journal)
 
     @classmethod
     async def make(cls, workload: Workload = SMALL, **two: object) -> Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +12,7 @@ from godwit.engine.engine import Engine
 from godwit.engine.parts import Parts
 from godwit.errors import JournalError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
+from godwit.hosts.fakecontroller import CONTROLLER, FakeController
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Spec, Tap, Vm
@@ -59,6 +61,7 @@ class HookedJournal(MemoryJournal):
             await one()
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        await awake()
         if self.before is not None:
             await self.before(state)
         write = super().transition
@@ -68,6 +71,7 @@ class HookedJournal(MemoryJournal):
             await self.after(state)
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
+        await awake()
         write = super().conclude
         await self._write(lambda: write(identifier, epoch, outcome))
 
@@ -78,6 +82,13 @@ class HookedJournal(MemoryJournal):
     async def request_cancel(self, identifier: str, by: str, at: float) -> None:
         await super().request_cancel(identifier, by, at)
         self.wished.set()
+
+
+async def awake() -> None:
+    """Return when the process that the present task belongs to runs."""
+    controller = CONTROLLER.get()
+    if controller is not None:
+        await controller.awake()
 
 
 class TickingHost(FakeHost):
@@ -101,11 +112,14 @@ class Stage:
     vm: Vm
     spec: Spec
     journal: HookedJournal = field(default_factory=HookedJournal)
-    inventory: MemoryInventory = field(default_factory=MemoryInventory)
     runners: int = 0
     died: asyncio.Event = field(default_factory=asyncio.Event)
     requested: float = 0.0
     probe_takes: float = 0.0
+    inventory: MemoryInventory = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inventory = MemoryInventory(self.journal)
 
     async def begin(self) -> None:
         """Write to the journal what was asked for."""
@@ -144,6 +158,12 @@ class Stage:
         engine.cancel()
         await asyncio.wait([engine])
         return None
+
+    def start(self, controller: FakeController) -> asyncio.Task[Outcome | None]:
+        """Start a runner in a process of its own."""
+        context = contextvars.copy_context()
+        context.run(CONTROLLER.set, controller)
+        return asyncio.get_running_loop().create_task(self.runner(), context=context)
 
     async def die(self) -> None:
         """End the runner here and now: whoever calls this never goes on."""

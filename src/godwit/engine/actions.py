@@ -38,6 +38,7 @@ from godwit.errors import (
     MigrationFailedError,
     MonitorLostError,
     RefusedError,
+    SupersededError,
 )
 from godwit.model import (
     MIGRATION_PORTS,
@@ -384,15 +385,18 @@ class Actions:
         home = self.parts.vm_on(Side.TARGET)
         launch = self.facts.launch if self.facts else home.launch
         vm = replace(home, host=self.parts.target.name, launch=launch, sibling="")
+        under = self.parts.spec.id, self.parts.epoch
         for _tried in range(_HOME_TRIES):
             try:
-                await self.parts.inventory.put_vm(vm)
+                await self.parts.inventory.put_vm(vm, under=under)
+            except SupersededError:
+                raise
             except JournalError as error:
                 self.note("note", text=f"the guest's new home is not recorded yet: {error.message}")
                 await self.parts.clock.sleep(1.0)
             else:
                 return e.Undone("RecordHome")
-        await self.parts.inventory.put_vm(vm)
+        await self.parts.inventory.put_vm(vm, under=under)
         return e.Undone("RecordHome")
 
     # -- the way back ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
+from godwit.engine.fencing import guard
 from godwit.engine.media import Media
 from godwit.engine.mending import Mending
 from godwit.engine.mirroring import Mirroring
@@ -93,6 +94,7 @@ class Engine:
         Raises JournalError when the journal cannot be written or another runner took over: nothing was done then
         that is not in the journal.
         """
+        guard(self._parts)
         await self._recall()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -243,6 +245,8 @@ class Engine:
             if isinstance(command, _UNDO):
                 await self._settle_forward()
             event = await self._perform(command)
+        except SupersededError:
+            raise
         except GodwitError as error:
             event = e.StepFailed(type(command).__name__, error.code, error.message, error.remedy)
         if event is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import sendings, usual
@@ -14,7 +15,7 @@ from godwit.model import Sending, Side, Strategy, Way
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from godwit.engine.actions import Actions
     from godwit.model import DiskCopy, Features, Forecast, Outcome, Policy, Sample, Spec, Vm
@@ -60,10 +61,10 @@ def left_of(policy: Policy, waited: float) -> Policy:
     return policy if policy.deadline is None else replace(policy, deadline=max(0.0, policy.deadline - waited))
 
 
-async def _or_error(gathered: Awaitable[Known]) -> Known | GodwitError:
+async def _or_error(gather: Callable[[], Awaitable[Known]]) -> Known | GodwitError:
     """Return what was gathered, or why it could not be: an error that a task raises would end the move beside it."""
     try:
-        return await gathered
+        return await gather()
     except GodwitError as error:
         return error
 
@@ -83,14 +84,15 @@ class Expecting:
         if parts.spec.policy.way is not Way.LIVE or parts.spec.upgrade is not None or self.actions.facts is None:
             return
         self._memory = self.actions.facts.memory
-        gathered = known_of(
+        gather = partial(
+            known_of,
             parts.journal,
             parts.source,
             parts.vm_on(Side.SOURCE),
             parts.spec,
             self._memory,
         )
-        self._known = tasks.create_task(_or_error(gathered))
+        self._known = tasks.create_task(_or_error(gather))
 
     async def choose(self, source: Features, target: Features, copies: Sequence[DiskCopy]) -> Strategy:
         """Forecast the move from what is known, and return the strategy that suits its policy best.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.core.saves import READERS, Step, Work
+from godwit.engine.fencing import EpochFence
 from godwit.errors import (
     GodwitError,
     HostUnreachableError,
@@ -63,6 +64,7 @@ class Desk:
         """Return a host, connected; one connection for the whole job."""
         if name not in self._hosts:
             self._hosts[name] = self.open_host(await self.inventory.host(name))
+            self._hosts[name].guard(EpochFence(self.book, self.job.id, self.epoch, name))
             await self._hosts[name].connect()
         return self._hosts[name]
 

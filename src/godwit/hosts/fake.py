@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from godwit.hosts.fakecontroller import FakeController
+    from godwit.ports import Fence, Session
+
 __all__ = ["FakeGuest", "FakeHost", "FakeQemu", "FakeWorld", "Link", "LoopClock", "VirtualTimeLoop", "Workload"]
 
 SILENCE: Final = 3.0
@@ -113,6 +116,8 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
         self.crashed = False
         self.cut_off = False
         self.late = 0.0
+        self.boots = 1
+        self.sessions: dict[Session, FakeController] = {}
         self.saves = FakeSaveFiles(world, name, self._reach)
         world.add_host(self)
 
@@ -169,8 +174,26 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
         """Let the way to the host and back take its time."""
         await self.world.clock.sleep(0.0005 * self.world.chance.uniform(0.8, 1.2) + self.late)
 
+    @property
+    def this_boot(self) -> str:
+        """The name of its present boot."""
+        return f"{self.name}-{self.boots}"
+
+    def end_session(self, session: Session) -> None:
+        """End the process of a connection: its monitors close, and nothing comes through it any more."""
+        controller = self.sessions.pop(session, None)
+        for guest in self.monitors():
+            if controller is not None and guest.controller is controller:
+                guest.lose("its session was ended")
+
     async def _reach(self) -> None:
-        """Take a round trip. Raises HostUnreachableError after SILENCE."""
+        """Take a round trip through a session of ours. Raises HostUnreachableError after SILENCE, JournalError."""
+        controller = self.world.controller
+        await controller.awake()
+        await self._get_through()
+        await controller.enter(self)
+
+    async def _get_through(self) -> None:
         await self.round_trip()
         if not await self.world.until(lambda: self.reachable, SILENCE):
             message = f"{self.name} does not answer within {SILENCE:g} s"
@@ -189,6 +212,10 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
 
     async def close(self) -> None:
         """Let go of the host; monitors that are open stay so. Never raises."""
+
+    def guard(self, fence: Fence) -> None:
+        """Let this process act here only with sessions that `fence` let in."""
+        self.world.controller.guard(self, fence)
 
     async def facts(self, qemu: str | None = None) -> HostFacts:
         """Describe the host."""

@@ -73,6 +73,7 @@ class FakeGuest:
         """Hold the monitor of `qemu`."""
         self._qemu = qemu
         self._world = qemu.world
+        self.controller = qemu.world.controller
         self._streams: list[FakeEvents] = []
         self._unheard: list[GuestEvent] = []
         self._lost: GuestEvent | None = None
@@ -109,6 +110,7 @@ class FakeGuest:
     async def _tell(self, command: str, act: Callable[[], T]) -> T:
         """Carry a command out: a round trip, the faults that were planted, and then QEMU's own mind."""
         qemu = self._qemu
+        await self.controller.awake()
         self._check_open(f"`{command}` was not sent")
         await qemu.host.round_trip()
         answered = await self._world.until(lambda: self._answers(command) or self._lost is not None, COMMAND_DEADLINE)

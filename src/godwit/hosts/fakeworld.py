@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import InputError
 from godwit.hosts.fakeclock import LoopClock
+from godwit.hosts.fakecontroller import CONTROLLER, FakeController
 from godwit.hosts.fakedisks import FakeDisks
 from godwit.hosts.fakestream import Link, Workload
 
@@ -109,6 +110,7 @@ class FakeWorld:
     """Files that guests were saved to, by path; all hosts see them."""
     changed: dict[int, int] = field(default_factory=dict)
     """When a file was last written, by inode, in numbers that only grow."""
+    own_controller: FakeController = field(default_factory=FakeController)
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
@@ -120,6 +122,11 @@ class FakeWorld:
     def __post_init__(self) -> None:
         """Seed chance."""
         self.chance = random.Random(self.seed)  # noqa: S311 - a simulation, no secrets
+
+    @property
+    def controller(self) -> FakeController:
+        """The process that asks."""
+        return CONTROLLER.get() or self.own_controller
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -322,6 +329,8 @@ class FakeWorld:
         """Let a host lose its power: every QEMU on it is gone, and it is silent."""
         host = self.hosts[name]
         host.crashed = True
+        host.boots += 1
+        host.sessions.clear()
         for qemu in list(host.qemus.values()):
             qemu.exit("the host lost its power")
         self._silence(host)
@@ -379,11 +388,15 @@ class FakeWorld:
         """Let nothing be written on a host any more."""
         self.full.add(host)
 
-    def drop_controller(self) -> None:
-        """Let the controller's process die: its connections end, what it leased stays leased."""
+    def drop_controller(self, controller: FakeController | None = None) -> None:
+        """Let a controller's process die: its connections end, what it leased stays leased. By default all of them."""
         for host in self.hosts.values():
+            for session, process in list(host.sessions.items()):
+                if controller in {None, process}:
+                    del host.sessions[session]
             for guest in host.monitors():
-                guest.lose("the controller died")
+                if controller in {None, guest.controller}:
+                    guest.lose("the controller died")
 
     def planted_refusal(self, host: FakeHost, command: str) -> str | None:
         """Return the words with which a command is refused now, or None."""
@@ -436,6 +449,8 @@ class FakeWorld:
     async def _lose_later(self, host: FakeHost) -> None:
         """End the connections to a host that stays silent."""
         if not await self.until(lambda: host.reachable, LOST_AFTER):
+            for controller in {*host.sessions.values()}:
+                controller.lost(host)
             for guest in host.monitors():
                 guest.lose("the host does not answer")
             self.stir()

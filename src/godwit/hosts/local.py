@@ -8,16 +8,23 @@ import errno
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, MonitorBusyError, MonitorLostError, RemoteCommandError
+from godwit.hosts.sessions import end_sessions
 from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, check_arguments, shown
-from godwit.ports import Completed
+from godwit.ports import Completed, Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from godwit.ports import Fence
+
 _NO_SUCH_PROGRAM: Final = 127
+
+_STARTED: Final = 19
+"""Where /proc/PID/stat has the start, counted behind the name of the program; see proc_pid_stat(5)."""
 
 
 class LocalTransport:
@@ -26,14 +33,29 @@ class LocalTransport:
     def __init__(self, name: str) -> None:
         """Serve the host registered as `name`."""
         self._name = name
+        self._fence: Fence | None = None
+        self._entering = asyncio.Lock()
 
     @property
     def where(self) -> str:
         """How messages call the host."""
         return f"{self._name} (this machine)"
 
+    def guard(self, fence: Fence) -> None:
+        """Let `fence` say whether this process may act here, once, before it does."""
+        self._fence = fence
+
     async def connect(self) -> None:
-        """Do nothing: we are there."""
+        """End what a former runner may still do here: it was a process of this machine, as we are."""
+        async with self._entering:
+            fence = self._fence
+            if fence is None:
+                return
+            here = own_session()
+            if former := await fence.enter(here):
+                await end_sessions(LocalTransport(self._name), here, former)
+                await fence.ended(former)
+            self._fence = None
 
     async def close(self) -> None:
         """Do nothing: nothing is held."""
@@ -41,6 +63,7 @@ class LocalTransport:
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE) -> Completed:
         """Run a command in a session of its own, so that a closed terminal or Ctrl-C does not reach it."""
         arguments = check_arguments(argv)
+        await self.connect()
         try:
             process = await asyncio.create_subprocess_exec(
                 *(os.fsencode(argument) for argument in arguments),
@@ -65,6 +88,7 @@ class LocalTransport:
     async def open_unix(self, path: str, *, deadline: float = CONNECT_DEADLINE) -> socket.socket:
         """Connect to a UNIX socket; the kernel answers at once, so `deadline` is never needed here."""
         del deadline
+        await self.connect()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(0)
         try:
@@ -81,6 +105,7 @@ class LocalTransport:
 
     async def reaches(self, address: str, port: int, *, deadline: float = CONNECT_DEADLINE) -> Reach:
         """Open a TCP connection and close it again."""
+        await self.connect()
         try:
             async with asyncio.timeout(deadline):
                 _, writer = await asyncio.open_connection(address, port)
@@ -100,6 +125,13 @@ class LocalTransport:
     async def peer_address(self) -> str:
         """Return nothing: there is no connection that would have an address."""
         return ""
+
+
+def own_session() -> Session:
+    """Return the session of what acts on this machine without a connection: this very process."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+    return Session(boot, os.getpid(), int(fields[_STARTED]))
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         Vm,
         WaitingQemu,
     )
-    from godwit.ports import Completed
+    from godwit.ports import Completed, Fence
     from godwit.qemu.process import ProcessFacts
 
 MONITOR_DEADLINE: Final = 3.0
@@ -177,6 +177,10 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
     async def close(self) -> None:
         """Let go of the host. Never raises."""
         await self._transport.close()
+
+    def guard(self, fence: Fence) -> None:
+        """Use each connection only when `fence` let it in, and what it names has been ended."""
+        self._transport.guard(fence)
 
     async def facts(self, qemu: str | None = None) -> HostFacts:
         """Describe the host; `qemu` names the binary to look at, else the one on the host's PATH."""

@@ -7,14 +7,13 @@ shell, coreutils and grep; some need iproute2.
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from godwit.errors import RemoteCommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from godwit.hosts.transport import Transport
     from godwit.ports import Completed
 
 SCRIPT_DEADLINE: Final = 10.0
@@ -37,8 +36,21 @@ runtime() {
 where the user may not make one, at least a private one."""
 
 
+class Runs(Protocol):
+    """What a script needs of a way to a host; every transport has it."""
+
+    @property
+    def where(self) -> str:
+        """How messages call the host."""
+        ...
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = SCRIPT_DEADLINE) -> Completed:
+        """Run a command to its end, `deadline` seconds at most."""
+        ...
+
+
 async def run_script(
-    transport: Transport,
+    transport: Runs,
     text: str,
     *arguments: str,
     private: Mapping[str, str] | None = None,

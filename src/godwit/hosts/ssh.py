@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import asyncssh
@@ -20,6 +21,7 @@ from godwit.errors import (
     MonitorLostError,
     RemoteCommandError,
 )
+from godwit.hosts.sessions import end_sessions, session_of
 from godwit.hosts.sshbridge import bridge_unix
 from godwit.hosts.sshlogin import Login, dial
 from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, remote_command, shown
@@ -28,6 +30,8 @@ from godwit.ports import Completed
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
+
+    from godwit.ports import Fence
 
 _SESSIONS: Final = 8
 """Commands at a time on one connection: sshd permits 10 sessions (MaxSessions), forwarded sockets not counted."""
@@ -50,12 +54,17 @@ class SshTransport:
         self._connection: asyncssh.SSHClientConnection | None = None
         self._attempt: asyncio.Task[asyncssh.SSHClientConnection] | None = None
         self._sessions = asyncio.Semaphore(_SESSIONS)
+        self._fence: Fence | None = None
         _silence_asyncssh()
 
     @property
     def where(self) -> str:
         """How messages call the host."""
         return self._login.where
+
+    def guard(self, fence: Fence) -> None:
+        """Use each connection from the next one on only when `fence` let it in, and what it names has ended."""
+        self._fence = fence
 
     async def connect(self) -> None:
         """Reach the host, or raise what keeps us from it."""
@@ -77,18 +86,39 @@ class SshTransport:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         if self._attempt is None or self._attempt.done():
-            self._attempt = asyncio.create_task(dial(self._login))
+            self._attempt = asyncio.create_task(self._opened())
             self._attempt.add_done_callback(_retrieve)
         self._connection = await asyncio.shield(self._attempt)
         return self._connection
 
+    async def _opened(self) -> asyncssh.SSHClientConnection:
+        """Make a connection, and end what former ones may still do before it is used."""
+        connection = await dial(self._login)
+        if self._fence is None:
+            return connection
+        try:
+            through = _Through(self, connection)
+            session = await session_of(through)
+            if former := await self._fence.enter(session):
+                await end_sessions(through, session, former)
+                await self._fence.ended(former)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE) -> Completed:
         """Run a command through the user's login shell, every argument quoted once."""
-        command = remote_command(argv)
-        connection = await self._connected()
+        remote_command(argv)  # refuses what no process can be given before anything is opened for it
+        return await self.run_on(await self._connected(), argv, stdin, deadline)
+
+    async def run_on(
+        self, connection: asyncssh.SSHClientConnection, argv: Sequence[str], stdin: bytes, deadline: float
+    ) -> Completed:
+        """Run a command on this very connection; see `run`."""
         try:
             async with asyncio.timeout(deadline), self._sessions:
-                return await self._execute(connection, command, stdin, argv)
+                return await self._execute(connection, remote_command(argv), stdin, argv)
         except TimeoutError:
             message = f"{shown(argv)} on {self.where} did not end within {deadline:g} s"
             raise RemoteCommandError(message, remedy="see whether the host is overloaded or a disk hangs") from None
@@ -196,6 +226,21 @@ class SshTransport:
     def _loss(self, doing: str) -> HostUnreachableError:
         message = f"the connection to {self.where} was lost ({doing}); whether it took effect is unknown"
         return HostUnreachableError(message, remedy=self._login.reach_remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Through:
+    """A connection that nobody else uses yet."""
+
+    transport: SshTransport
+    connection: asyncssh.SSHClientConnection
+
+    @property
+    def where(self) -> str:
+        return self.transport.where
+
+    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE) -> Completed:
+        return await self.transport.run_on(self.connection, argv, stdin, deadline)
 
 
 def _retrieve(attempt: asyncio.Task[asyncssh.SSHClientConnection]) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
-    from godwit.ports import Completed
+    from godwit.ports import Completed, Fence
 
 COMMAND_DEADLINE: Final = 30.0
 """Seconds that a command may take unless the caller says otherwise."""
@@ -40,6 +40,10 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Let go of the host; never raises."""
+        ...
+
+    def guard(self, fence: Fence) -> None:
+        """Use each connection only when `fence` let it in, and what it names has ended; see `godwit.ports.Fence`."""
         ...
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE) -> Completed:

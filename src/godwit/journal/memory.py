@@ -10,11 +10,15 @@ from godwit.core.state import State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import encode
 from godwit.journal.memoryjobs import MemoryJobs
+from godwit.journal.memorysessions import MemorySessions
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.core.sending import SendRecord
     from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.ports import Session
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class MemoryJournal:
         """Begin with nothing."""
         self._stories: dict[str, _Story] = {}
         self._version = 0
+        self._sessions = MemorySessions()
         self.jobs = MemoryJobs(self._migrating)
         self.history = MemoryHistory()
 
@@ -74,12 +79,25 @@ class MemoryJournal:
         self._version += 1
         return story.epoch
 
-    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
-        """Write a step of the machine; see the port."""
-        story = self._story(identifier)
-        if story.epoch != epoch:
+    def check_epoch(self, identifier: str, epoch: int) -> None:
+        """Raise SupersededError where another runner took over."""
+        if self._story(identifier).epoch != epoch:
             message = f"another runner took over {identifier}; this one stops here"
             raise SupersededError(message)
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session of a runner; see the port."""
+        self.check_epoch(identifier, epoch)
+        return self._sessions.enter(identifier, place, session)
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions; see the port."""
+        self._sessions.ended(identifier, place, sessions)
+
+    async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
+        """Write a step of the machine; see the port."""
+        self.check_epoch(identifier, epoch)
+        story = self._story(identifier)
         story.write(entry.kind, entry.at, entry.data)
         story.state = state
         self._version += 1
@@ -93,10 +111,8 @@ class MemoryJournal:
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
         """Write the outcome; see the port."""
+        self.check_epoch(identifier, epoch)
         story = self._story(identifier)
-        if story.epoch != epoch:
-            message = f"another runner took over {identifier}; this one stops here"
-            raise SupersededError(message)
         story.outcome = outcome
         self._version += 1
 
@@ -184,10 +200,11 @@ class MemoryHistory:
 
 
 class MemoryInventory:
-    """See `godwit.ports.Inventory`."""
+    """See `godwit.ports.Inventory`. The journal is asked who may say where a guest lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: MemoryJournal) -> None:
         """Begin with nothing."""
+        self._journal = journal
         self._hosts: dict[str, HostRecord] = {}
         self._vms: dict[str, Vm] = {}
         self._sends: dict[str, SendRecord] = {}
@@ -225,8 +242,10 @@ class MemoryInventory:
             )
         return self._vms[name]
 
-    async def put_vm(self, vm: Vm) -> None:
-        """Add or replace a guest."""
+    async def put_vm(self, vm: Vm, *, under: tuple[str, int] | None = None) -> None:
+        """Add or replace a guest; see the port."""
+        if under is not None:
+            self._journal.check_epoch(*under)
         self._vms[vm.name] = vm
 
     async def remove_vm(self, name: str) -> None:

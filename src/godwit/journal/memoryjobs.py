@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from godwit.errors import BusyError, SupersededError, UnknownMigrationError
+from godwit.journal.memorysessions import MemorySessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from godwit.core.saves import Job
+    from godwit.ports import Session
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class MemoryJobs:
         """Begin with nothing; `migrating` returns the unfinished migration of a guest."""
         self._rows: dict[str, _Row] = {}
         self._migrating = migrating
+        self._sessions = MemorySessions()
 
     def _row(self, identifier: str) -> _Row:
         if identifier not in self._rows:
@@ -50,6 +53,16 @@ class MemoryJobs:
     async def taken_over(self, identifier: str) -> bool:
         """Say whether who began it has been followed by another."""
         return self._row(identifier).epoch > 1
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session; see the port."""
+        if self._row(identifier).epoch != epoch:
+            raise superseded(identifier)
+        return self._sessions.enter(identifier, place, session)
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions; see the port."""
+        self._sessions.ended(identifier, place, sessions)
 
     async def write(self, job: Job, epoch: int, *, durable: bool) -> None:  # noqa: ARG002 - the port has it
         """Write how far it is; see the port."""

@@ -8,14 +8,18 @@ from sqlalchemy import insert, select, update
 
 from godwit.core.saves import Job
 from godwit.core.state import TERMINAL
+from godwit.journal import sqlsessions
 from godwit.journal.codec import dump, load
 from godwit.journal.memoryjobs import busy, superseded, unknown
 from godwit.journal.tables import jobs, migrations
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Row
 
     from godwit.journal.database import Database
+    from godwit.ports import Session
 
 
 class SqlJobs:
@@ -72,6 +76,21 @@ class SqlJobs:
 
         if not await self._database.write(work, durable=durable):
             raise superseded(job.id)
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session, unless another took over; see the port."""
+        others = await self._database.write(
+            lambda connection: sqlsessions.enter(connection, jobs, identifier, epoch, place, session), durable=False
+        )
+        if others is None:
+            raise superseded(identifier)
+        return others
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions; see the port."""
+        await self._database.write(
+            lambda connection: sqlsessions.forget(connection, identifier, place, sessions), durable=False
+        )
 
     async def load(self, identifier: str) -> Job:
         """Return a job; see the port."""

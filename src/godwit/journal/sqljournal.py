@@ -20,6 +20,7 @@ from godwit.errors import (
     UnknownMigrationError,
     UnknownVmError,
 )
+from godwit.journal import sqlsessions
 from godwit.journal.codec import dump, encode, load
 from godwit.journal.sqlhistory import SqlHistory
 from godwit.journal.sqljobs import SqlJobs
@@ -28,9 +29,12 @@ from godwit.model import HostRecord, Outcome, Spec, Vm
 from godwit.ports import Entry, MigrationRow
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection, Row, Table
 
     from godwit.journal.database import Database
+    from godwit.ports import Session
 
 _SOON: Final = 0.15
 """Seconds within which what nobody waits for is written."""
@@ -91,6 +95,22 @@ class SqlJournal:
 
         await self.load(identifier)
         return await self._database.write(work, durable=True)
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session of a runner, unless another took over; see the port."""
+        others = await self._database.write(
+            lambda connection: sqlsessions.enter(connection, migrations, identifier, epoch, place, session),
+            durable=False,  # with the machine that loses power its runners end as well
+        )
+        if others is None:
+            raise _superseded(identifier)
+        return others
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions; see the port."""
+        await self._database.write(
+            lambda connection: sqlsessions.forget(connection, identifier, place, sessions), durable=False
+        )
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
         """Write a step of the machine; see the port."""
@@ -259,6 +279,11 @@ def _update(connection: Connection, identifier: str, epoch: int, **values: str) 
     return done.rowcount == 1
 
 
+def _replace(connection: Connection, table: Table, name: str, record: str) -> None:
+    connection.execute(delete(table).where(table.c.name == name))
+    connection.execute(insert(table).values(name=name, record=record))
+
+
 def _superseded(identifier: str) -> SupersededError:
     return SupersededError(f"another runner took over {identifier}; this one stops here")
 
@@ -312,9 +337,20 @@ class SqlInventory:
             )
         return load(Vm, text)
 
-    async def put_vm(self, vm: Vm) -> None:
-        """Add or replace a guest."""
-        await self._put(vms, vm.name, dump(vm))
+    async def put_vm(self, vm: Vm, *, under: tuple[str, int] | None = None) -> None:
+        """Add or replace a guest, unless another took the migration over that says so; see the port."""
+
+        def work(connection: Connection) -> bool:
+            if under is not None:
+                identifier, epoch = under
+                current = connection.execute(select(migrations.c.epoch).where(migrations.c.id == identifier)).scalar()
+                if current != epoch:
+                    return False
+            _replace(connection, vms, vm.name, dump(vm))
+            return True
+
+        if not await self._database.write(work, durable=True):
+            raise _superseded(under[0] if under else vm.name)
 
     async def remove_vm(self, name: str) -> None:
         """Forget a guest."""
@@ -349,11 +385,7 @@ class SqlInventory:
         return await self._database.read(work)
 
     async def _put(self, table: Table, name: str, record: str) -> None:
-        def work(connection: Connection) -> None:
-            connection.execute(delete(table).where(table.c.name == name))
-            connection.execute(insert(table).values(name=name, record=record))
-
-        await self._database.write(work, durable=True)
+        await self._database.write(lambda connection: _replace(connection, table, name, record), durable=True)
 
     async def _delete(self, table: Table, name: str) -> None:
         def work(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -29,6 +29,16 @@ entries = Table(
     Column("at", Float, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("data", Text, nullable=False),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("migration", String(64), primary_key=True),
+    Column("place", String(128), primary_key=True),
+    Column("boot", String(64), primary_key=True),
+    Column("pid", Integer, primary_key=True),
+    Column("started", BigInteger, primary_key=True),
 )
 
 jobs = Table(

@@ -2,7 +2,7 @@
 
 from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
-from godwit.ports.host import Addresses, Completed, Host, SaveFiles, Transfers
+from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
 from godwit.ports.journal import Entry, History, Inventory, JobBook, Journal, MigrationRow
 from godwit.ports.trust import Authority, KeepsCredentials
 
@@ -12,6 +12,7 @@ __all__ = [
     "Clock",
     "Completed",
     "Entry",
+    "Fence",
     "Guest",
     "GuestEvent",
     "GuestEventKind",
@@ -25,6 +26,7 @@ __all__ = [
     "MigrationRow",
     "Runners",
     "SaveFiles",
+    "Session",
     "Transfers",
     "Watch",
     "Watcher",

@@ -26,6 +26,34 @@ class Completed:
     stderr: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The process on a host through which a connection of ours acts there: with it ends all that is still to come.
+
+    `boot` names the boot of the host, `started` is the process's start in the kernel's ticks since then.
+    """
+
+    boot: str
+    pid: int
+    started: int
+
+
+class Fence(Protocol):
+    """Who may act on a host: a connection is used only when this let it in. Raises JournalError.
+
+    Who takes a migration over ends by it what a former runner, or a connection that was lost, may still do there: a
+    process that was stopped goes on one day, and what waits in a socket arrives.
+    """
+
+    async def enter(self, session: Session) -> tuple[Session, ...]:
+        """Write a new session down; returns those that are to be ended first. Raises SupersededError."""
+        ...
+
+    async def ended(self, sessions: Sequence[Session]) -> None:
+        """Note that these are proven to have ended."""
+        ...
+
+
 class Transfers(Protocol):
     """Whole files and comparisons between hosts, over the migration network. Raises HostError."""
 
@@ -116,6 +144,10 @@ class Host(Transfers, Addresses, KeepsCredentials, Protocol):
 
     async def close(self) -> None:
         """Let go of the host. Never raises."""
+        ...
+
+    def guard(self, fence: Fence) -> None:
+        """Let every connection from now on be used only when `fence` let it in, and what it names has been ended."""
         ...
 
     async def facts(self, qemu: str | None = None) -> HostFacts:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import Phase, State
     from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.ports.host import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,14 @@ class JobBook(Protocol):
 
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[Job]:
         """List jobs, the newest first."""
+        ...
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session at a place, one host; see `Journal`."""
+        ...
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions that are proven to have ended. Idempotent."""
         ...
 
     async def request_cancel(self, identifier: str) -> None:
@@ -110,6 +121,17 @@ class Journal(Protocol):
 
     async def take_over(self, identifier: str) -> int:
         """Return a new epoch: from now on a runner of an earlier one can write no transition any more."""
+        ...
+
+    async def enter(self, identifier: str, epoch: int, place: str, session: Session) -> tuple[Session, ...]:
+        """Keep a session of a runner at a place, one side of a move; returns all others of that migration and place.
+
+        Raises SupersededError for an old epoch: its session may not be used.
+        """
+        ...
+
+    async def ended(self, identifier: str, place: str, sessions: Sequence[Session]) -> None:
+        """Forget sessions that are proven to have ended. Idempotent."""
         ...
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
@@ -197,8 +219,11 @@ class Inventory(Protocol):
         """Return a guest. Raises UnknownVmError, naming those that exist."""
         ...
 
-    async def put_vm(self, vm: Vm) -> None:
-        """Add or replace a guest."""
+    async def put_vm(self, vm: Vm, *, under: tuple[str, int] | None = None) -> None:
+        """Add or replace a guest. `under` names the migration and epoch that say so: SupersededError for an old one.
+
+        A runner that was stopped may have been followed by another, and the guest been moved on since.
+        """
         ...
 
     async def remove_vm(self, name: str) -> None:

@@ -39,6 +39,8 @@ async def spring(trap: Trap) -> None:
     """Do what the trap is there for."""
     if trap["does"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif trap["does"] == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     elif trap["does"] == "kill-all":
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
