@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from godwit.clock import now
 from godwit.identifiers import is_job
 from godwit.runners import RunnerProcesses
 
@@ -24,11 +24,11 @@ HOME_VARIABLE: Final = "GODWIT_HOME"
 
 
 class RealClock:
-    """The machine's own clock; see `godwit.ports.Clock`."""
+    """The controller's clock, which is steady; see `godwit.ports.Clock`."""
 
     def now(self) -> float:
         """Return UNIX seconds."""
-        return time.time()
+        return now()
 
     async def sleep(self, seconds: float) -> None:
         """Let real seconds pass."""

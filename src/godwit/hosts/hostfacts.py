@@ -5,10 +5,10 @@ What QEMU says of itself is kept per binary (path, time and size); whether KVM r
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from godwit.clock import now
 from godwit.errors import HostError
 from godwit.hosts import factsparse
 from godwit.hosts.shell import run_script
@@ -186,9 +186,9 @@ async def ask_clock(transport: Transport) -> factsparse.Clock:
     """Compare the host's clock with ours; the quickest of several answers is the one that says most."""
     answers: list[factsparse.Clock] = []
     for _ in range(_CLOCK_QUESTIONS):
-        before = time.time()
+        before = now()
         completed = await transport.run(["date", "+%s.%N"])
-        answers.append(factsparse.parse_clock(before, completed.stdout.decode(errors="replace"), time.time()))
+        answers.append(factsparse.parse_clock(before, completed.stdout.decode(errors="replace"), now()))
     return min(answers, key=lambda answer: answer.uncertainty)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shlex
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import urlsplit
 
+from godwit.clock import now
 from godwit.core.clocks import Bracket, ClockOffset, estimate_offset
 from godwit.errors import ProbeError
 from godwit.measure.collect import Collector
@@ -305,7 +305,7 @@ class OutsideProbe:
             return  # a login shell may greet before the prober speaks
         message = self._collector.feed(line)
         if message["t"] == "clock" and "id" in message:
-            self._answers.append((message["real_ns"] / 1e9, time.time()))
+            self._answers.append((message["real_ns"] / 1e9, now()))
         async with self._news:
             self._news.notify_all()
 
@@ -316,7 +316,7 @@ class OutsideProbe:
         """Bracket the vantage point's clock; clocks that may well be the same are taken to be the same."""
         brackets = []
         for number in range(1, CLOCK_BRACKETS + 1):
-            sent = time.time()
+            sent = now()
             await self._write(f"clock {number}\n".encode())
             await self._until(lambda: len(self._answers) == number, CLOCK_DEADLINE_S, "does not tell its clock")  # noqa: B023
             remote, received = self._answers[-1]

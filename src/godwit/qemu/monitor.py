@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -26,6 +25,7 @@ from qemu.qmp import (
     StateError,
 )
 
+from godwit import clock
 from godwit.errors import MonitorCommandError, MonitorLostError, MonitorProtocolError
 from godwit.qemu import greeting
 from godwit.qemu.reply import inner, whole
@@ -103,7 +103,7 @@ class Monitor:
         *,
         where: str,
         deadline: float = greeting.CONNECT_DEADLINE,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.now,
     ) -> Self:
         """Speak QMP over a connected socket (which the monitor owns from now on) or the UNIX socket at a path.
 
