@@ -396,7 +396,7 @@ class Service:
         """Yield the journal's lines as they come, until the migration has ended. Raises UnknownMigrationError."""
         seen: int | None = None
         while True:
-            version = await self.journal.version()
+            version = await self.journal.version(identifier)
             if version != seen:
                 seen = version
                 row, state = await self.journal.load(identifier)

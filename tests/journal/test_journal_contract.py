@@ -222,6 +222,24 @@ async def test_whatever_is_written_shows_in_the_version(room: Room) -> None:
     await written()
 
 
+async def test_what_is_written_of_one_story_does_not_show_in_the_version_of_another(room: Room) -> None:
+    journal = room.journal
+    await journal.create(spec(), 1.0)
+    await journal.create(spec("db-1", vm="db"), 1.0)
+    before = {name: await journal.version(name) for name in ("web1-1", "db-1", "nobody")}
+    epoch = await journal.take_over("db-1")
+    changes = [await journal.version("db-1")]
+    journal.note("db-1", "note", 2.0, {"text": "seen"})
+    await journal.flush()
+    changes.append(await journal.version("db-1"))
+    await journal.transition("db-1", epoch, entry(), FAILED, durable=True)
+    changes.append(await journal.version("db-1"))
+    await journal.conclude("db-1", epoch, outcome())
+    changes.append(await journal.version("db-1"))
+    assert len({before["db-1"], *changes}) == 5
+    assert [await journal.version(name) for name in ("web1-1", "nobody")] == [before["web1-1"], before["nobody"]]
+
+
 async def test_an_outcome_ends_a_story(room: Room) -> None:
     epoch = await begun(room.journal)
     await room.journal.transition("web1-1", epoch, entry(), replace(FAILED, phase=Phase.DONE), durable=True)

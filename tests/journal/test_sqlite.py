@@ -93,9 +93,9 @@ async def test_a_durable_transition_is_synced_whoever_writes_it(
     care: list[bool] = []
     write = Database.write
 
-    async def watched(self: Database, work: Callable[[Connection], object], *, durable: bool) -> object:
+    async def watched(self: Database, work: Callable[[Connection], object], *, durable: bool, wait: bool) -> object:
         care.append(durable)
-        return await write(self, work, durable=durable)
+        return await write(self, work, durable=durable, wait=wait)
 
     monkeypatch.setattr(Database, "write", watched)
     async with sql._flushing:
@@ -228,6 +228,117 @@ async def test_a_lock_that_is_never_given_back_is_a_clear_error(
     await journal.transition("web1-1", epoch, entry(n=2), ARMED, durable=True)  # what waited goes first
     assert [line.data["n"] for line in await journal.entries("web1-1")] == [1, 2]
     await journal.close()
+
+
+HOLDER = """
+import fcntl, os, sys, time
+descriptor = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR, 0o600)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+os.utime(descriptor, ns=(time.monotonic_ns(),) * 2)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def turn_held(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold the writers' turn until it is told, or the block ends."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+        holder.communicate()
+
+
+async def test_what_nobody_waits_for_lets_others_write_first(sql: SqlJournal, tmp_path: Path) -> None:
+    epoch = await begun(sql)
+    with turn_held(tmp_path / "journal.turn"):
+        sql.note("web1-1", "sample", 1.0, {})
+        await asyncio.sleep(0.5)
+        assert await sql.entries("web1-1") == []
+        assert not sql._flushing.locked(), "it holds up nothing that must be durable"
+    await sql.transition("web1-1", epoch, entry(), ARMED, durable=True)
+    assert [line.kind for line in await sql.entries("web1-1")] == ["sample", "transition"]
+
+
+async def test_a_turn_is_waited_for(sql: SqlJournal, tmp_path: Path) -> None:
+    epoch = await begun(sql)
+    with turn_held(tmp_path / "journal.turn"):
+        writing = asyncio.create_task(sql.transition("web1-1", epoch, entry(), ARMED, durable=True))
+        await asyncio.sleep(0.3)
+        assert not writing.done()
+    await writing
+    assert (await sql.load("web1-1"))[1] == ARMED
+
+
+async def test_a_turn_that_is_never_given_back_keeps_nobody_from_writing_for_long(
+    sql: SqlJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godwit.journal.turnstile.PATIENCE", 0.2)
+    epoch = await begun(sql)
+    with turn_held(tmp_path / "journal.turn"):
+        await sql.transition("web1-1", epoch, entry(), PRECOPY, durable=True)
+        began = asyncio.get_running_loop().time()
+        await sql.transition("web1-1", epoch, entry(), ARMED, durable=True)
+        assert asyncio.get_running_loop().time() - began < 0.2, "nobody waits for it twice"
+        assert (await sql.load("web1-1"))[1] == ARMED
+    await sql.conclude("web1-1", epoch, outcome())
+
+
+async def test_a_wish_to_cancel_is_seen_without_a_look_at_what_others_write(tmp_path: Path) -> None:
+    mine, other = await opened(tmp_path / "journal.db"), await opened(tmp_path / "journal.db")
+    await begun(mine)
+    assert await mine.cancel_requested("web1-1") is None
+    looks = 0
+    peek = mine._database.peek
+
+    async def counted(query: str, *parameters: object) -> list[tuple[object, ...]]:
+        nonlocal looks
+        looks += 1
+        return await peek(query, *parameters)
+
+    mine._database.peek = counted  # type: ignore[method-assign]
+    other.note("web1-1", "note", 1.0, {})
+    await other.flush()
+    assert await mine.cancel_requested("web1-1") is None
+    assert looks == 0
+    await other.request_cancel("web1-1", "alice", 2.0)
+    assert await mine.cancel_requested("web1-1") == "alice"
+    assert looks == 1
+    for journal in (mine, other):
+        await journal.close()
+
+
+async def test_a_wish_is_seen_although_the_file_that_tells_of_it_cannot_be_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godwit.journal.glances._AT_LEAST", 0.1)
+    monkeypatch.setattr("godwit.journal.glances.Wishes.tell", lambda _: None)
+    mine, other = await opened(tmp_path / "journal.db"), await opened(tmp_path / "journal.db")
+    await begun(mine)
+    assert await mine.cancel_requested("web1-1") is None
+    await other.request_cancel("web1-1", "alice", 2.0)
+
+    async def it_is_seen() -> bool:
+        return await mine.cancel_requested("web1-1") == "alice"
+
+    await eventually(it_is_seen)
+    for journal in (mine, other):
+        await journal.close()
+
+
+async def test_the_log_is_worked_into_the_file_now_and_then(
+    sql: SqlJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godwit.journal.database._WRITES_BETWEEN_CHECKPOINTS", 10)
+    monkeypatch.setattr("godwit.journal.database._LOG_BYTES", 200_000)
+    await begun(sql)
+    for n in range(100):
+        sql.note("web1-1", "sample", float(n), dict(LONG))
+        await sql.flush()
+    assert (tmp_path / "journal.db-wal").stat().st_size < 2_000_000
+    assert (tmp_path / "journal.db").stat().st_size > 2_000_000
 
 
 async def test_readers_follow_while_a_runner_writes(sql: SqlJournal, tmp_path: Path) -> None:

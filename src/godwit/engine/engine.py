@@ -320,12 +320,9 @@ class Engine:
     # -- limits ----------------------------------------------------------------------------------------------------
 
     async def _listen_for_cancel(self) -> None:
-        journal, seen = self._parts.journal, None
         while True:
             try:
-                version = await journal.version()
-                by = await journal.cancel_requested(self._parts.spec.id) if version != seen else None
-                seen = version
+                by = await self._parts.journal.cancel_requested(self._parts.spec.id)
             except JournalError as error:  # a look that failed is no reason to let go of a guest
                 self._actions.note("note", text=f"whether to cancel could not be read: {error.message}")
                 by = None

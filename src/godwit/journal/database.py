@@ -13,13 +13,14 @@ import os
 import random
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError
 
 from godwit.errors import JournalError
 from godwit.journal.tables import metadata
+from godwit.journal.turnstile import Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,17 @@ _LOCKED: Final = -1
 _THREADS: Final = 4
 """For the journal alone: a write never waits for other work of the process."""
 
+_WRITES_BETWEEN_CHECKPOINTS: Final = 200
+_LOG_BYTES: Final = 4 << 20
+"""The log of the write-ahead mode is worked into the file once it is so large, beside the writes."""
+
+_LOG_PAGES: Final = 8000
+"""Where that does not come about, a write that nobody waits for does it, never one that must be durable."""
+
+
+class JournalCrowdedError(Exception):
+    """Somebody else writes, and the caller does not want to wait."""
+
 
 def _pause(attempt: int) -> float:
     """Return the seconds before another try at what was locked: longer each time, and never the same for two."""
@@ -53,10 +65,15 @@ class Database:
         """Remember the path; `open` touches the disk."""
         self.path = path
         self._reserve = path.with_suffix(".reserve")
+        self._turnstile = Turnstile(path.with_suffix(".turn"))
         self._durable = self._engine("FULL")
         self._relaxed = self._engine("NORMAL")
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="journal")
         self._seer: sqlite3.Connection | None = None
+        self._peeper: sqlite3.Connection | None = None
+        self._log = path.with_name(f"{path.name}-wal")
+        self._writes = 0
+        self._checkpointing: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(cls, path: Path) -> Self:
@@ -98,6 +115,7 @@ class Database:
                 f"busy_timeout={_BUSY_MILLISECONDS}",
                 "journal_mode=WAL",
                 f"synchronous={synchronous}",
+                f"wal_autocheckpoint={0 if synchronous == 'FULL' else _LOG_PAGES}",
             ):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
@@ -118,14 +136,18 @@ class Database:
             # No room for a reserve is no reason to refuse work that fits.
             self._reserve.unlink(missing_ok=True)
 
-    async def write(self, work: Callable[[Connection], T], *, durable: bool) -> T:
+    async def write(self, work: Callable[[Connection], T], *, durable: bool, wait: bool = True) -> T:
         """Run `work` in one transaction; on a full disk give up the reserve and try once more.
 
-        Raises JournalError with the mend.
+        Raises JournalError with the mend, and JournalCrowdedError at once when somebody else writes, unless it may
+        `wait`.
         """
 
         def transact() -> T:
-            with (self._durable if durable else self._relaxed).connect() as connection:
+            engine = self._durable if durable else self._relaxed
+            with engine.connect() as connection, self._turnstile.turn(wait=wait) as mine:
+                if not mine:
+                    raise JournalCrowdedError
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
                 result = work(connection)
                 connection.commit()
@@ -133,7 +155,8 @@ class Database:
 
         for attempt in range(_LOCK_RETRIES):
             try:
-                return await self._beside(transact)
+                written = await self._beside(transact)
+                self._checkpoint_now_and_then()
             except DatabaseError as error:
                 reason = str(error.orig)
                 if ("full" in reason or "I/O" in reason) and self._reserve.exists():
@@ -142,8 +165,28 @@ class Database:
                     raise self._translate(reason) from error
                 else:
                     await asyncio.sleep(_pause(attempt))
+            else:
+                return written
         reason = "the disk is full"
         raise self._translate(reason)
+
+    def _checkpoint_now_and_then(self) -> None:
+        """Let the log be worked into the file, in a thread: nobody waits for it, and it keeps nobody from writing."""
+        self._writes += 1
+        if self._writes < _WRITES_BETWEEN_CHECKPOINTS or (self._checkpointing and not self._checkpointing.done()):
+            return
+        self._writes = 0
+        self._checkpointing = asyncio.get_running_loop().run_in_executor(self._threads, self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        try:
+            if self._log.stat().st_size >= _LOG_BYTES:
+                with self._relaxed.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+                    with self._turnstile.turn(wait=True):  # what was written meanwhile; then the log begins anew
+                        connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        except (OSError, DatabaseError):
+            pass  # somebody else does it, or the next write fails of the same, and tells
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a connection that writes nothing. Raises JournalError.
@@ -181,11 +224,14 @@ class Database:
 
     async def close(self) -> None:
         """Let go of the file."""
+        if self._checkpointing is not None:
+            await self._checkpointing
         for engine in (self._durable, self._relaxed):
             await self._beside(engine.dispose)
         self._threads.shutdown(wait=False)
-        if self._seer is not None:
-            self._seer.close()
+        for connection in (self._seer, self._peeper):
+            if connection is not None:
+                connection.close()
 
     async def _beside(self, work: Callable[[], T]) -> T:
         """Do in a thread what may wait for the disk. Who is cancelled leaves; what has begun goes on to its end."""
@@ -203,4 +249,17 @@ class Database:
         except sqlite3.Error as error:
             if "locked" in str(error):
                 return _LOCKED  # the next look tells
+            raise self._translate(str(error)) from error
+
+    async def peek(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query, without what SQLAlchemy adds to it; one at a time. Raises JournalError."""
+
+        def look() -> list[tuple[Any, ...]]:
+            if self._peeper is None:
+                self._peeper = sqlite3.connect(self.path, timeout=1, isolation_level=None, check_same_thread=False)
+            return self._peeper.execute(query, parameters).fetchall()
+
+        try:
+            return await self._beside(look)
+        except sqlite3.Error as error:
             raise self._translate(str(error)) from error

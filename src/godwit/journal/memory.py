@@ -30,6 +30,7 @@ class _Story:
     durable_state: State = field(default_factory=State)
     outcome: Outcome | None = None
     cancel_by: str | None = None
+    version: int = 0
     entries: list[Entry] = field(default_factory=list)
 
     def write(self, kind: str, at: float, data: dict[str, object]) -> None:
@@ -69,14 +70,14 @@ class MemoryJournal:
             if story.spec.vm == spec.vm and not story.state.finished:
                 message = f"{spec.vm} is being migrated already: {story.spec.id}"
                 raise BusyError(message, remedy=f"godwit watch {story.spec.id}, or godwit cancel {story.spec.id}")
-        self._stories[spec.id] = _Story(spec, at)
-        self._version += 1
+        story = self._stories[spec.id] = _Story(spec, at)
+        self._changed(story)
 
     async def take_over(self, identifier: str) -> int:
         """Fence earlier runners off; see the port."""
         story = self._story(identifier)
         story.epoch += 1
-        self._version += 1
+        self._changed(story)
         return story.epoch
 
     def check_epoch(self, identifier: str, epoch: int) -> None:
@@ -100,21 +101,22 @@ class MemoryJournal:
         story = self._story(identifier)
         story.write(entry.kind, entry.at, entry.data)
         story.state = state
-        self._version += 1
+        self._changed(story)
         if durable:
             story.durable_state = state
 
     def note(self, identifier: str, kind: str, at: float, data: dict[str, object]) -> None:
         """Write what nobody acts upon; see the port."""
-        self._story(identifier).write(kind, at, data)
-        self._version += 1
+        story = self._story(identifier)
+        story.write(kind, at, data)
+        self._changed(story)
 
     async def conclude(self, identifier: str, epoch: int, outcome: Outcome) -> None:
         """Write the outcome; see the port."""
         self.check_epoch(identifier, epoch)
         story = self._story(identifier)
         story.outcome = outcome
-        self._version += 1
+        self._changed(story)
 
     async def flush(self) -> None:
         """Nothing waits here."""
@@ -123,7 +125,7 @@ class MemoryJournal:
         """Forget the transitions since the last durable one, as a machine does that loses power."""
         story = self._story(identifier)
         story.state = story.durable_state
-        self._version += 1
+        self._changed(story)
 
     async def load(self, identifier: str) -> tuple[MigrationRow, State]:
         """Return a migration and its last state; see the port."""
@@ -137,9 +139,15 @@ class MemoryJournal:
         """Return the journal's lines; see the port."""
         return self._story(identifier).entries[after:]
 
-    async def version(self) -> int:
+    async def version(self, identifier: str | None = None) -> int:
         """Return what changes with every write; see the port."""
-        return self._version
+        if identifier is None:
+            return self._version
+        return self._stories[identifier].version if identifier in self._stories else 0
+
+    def _changed(self, story: _Story) -> None:
+        story.version += 1
+        self._version += 1
 
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations; see the port."""
@@ -148,8 +156,9 @@ class MemoryJournal:
 
     async def request_cancel(self, identifier: str, by: str, at: float) -> None:  # noqa: ARG002 - the port has it
         """Ask the runner to cancel; see the port."""
-        self._story(identifier).cancel_by = by
-        self._version += 1
+        story = self._story(identifier)
+        story.cancel_by = by
+        self._changed(story)
 
     async def cancel_requested(self, identifier: str) -> str | None:
         """Return who asked to cancel; see the port."""

@@ -22,6 +22,8 @@ from godwit.errors import (
 )
 from godwit.journal import sqlsessions
 from godwit.journal.codec import dump, encode, load
+from godwit.journal.database import JournalCrowdedError
+from godwit.journal.glances import Glances, Wishes
 from godwit.journal.sqlhistory import SqlHistory
 from godwit.journal.sqljobs import SqlJobs
 from godwit.journal.tables import entries, hosts, migrations, sends, vms
@@ -39,19 +41,26 @@ if TYPE_CHECKING:
 _SOON: Final = 0.15
 """Seconds within which what nobody waits for is written."""
 
+_GIVES_WAY: Final = 5
+"""How often it gives way to others who write, twice as long each time, before it waits for its turn as they do."""
+
 _ENDED: Final = [phase.value for phase in TERMINAL]
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """One line that waits to be written, as text: what cannot be stored is refused where it is given."""
+    """One line that waits to be written, as text: what cannot be stored is refused where it is given.
+
+    Nor is text made while others wait for the journal.
+    """
 
     identifier: str
     at: float
     kind: str
     data: str
     epoch: int = 0
-    state: State | None = None
+    phase: str = ""
+    state: str | None = None
     durable: bool = False
 
 
@@ -63,6 +72,8 @@ class SqlJournal:
         self._database = database
         self.jobs = SqlJobs(database)
         self.history = SqlHistory(database)
+        self._glances = Glances(database)
+        self._wishes = Wishes(database, database.path.with_suffix(".wishes"))
         self._waiting: list[_Write] = []
         self._fenced: set[tuple[str, int]] = set()
         self._flushing = asyncio.Lock()
@@ -72,6 +83,8 @@ class SqlJournal:
 
     async def create(self, spec: Spec, at: float) -> None:
         """Begin a story; see the port."""
+        row = {"id": spec.id, "vm": spec.vm, "created": at, "spec": dump(spec), "epoch": 0}
+        begun = insert(migrations).values(**row, phase=Phase.PENDING.value, state=dump(State()))
 
         def work(connection: Connection) -> None:
             busy = select(migrations.c.id).where(migrations.c.vm == spec.vm, migrations.c.phase.not_in(_ENDED))
@@ -79,8 +92,7 @@ class SqlJournal:
             if other is not None:
                 message = f"{spec.vm} is being migrated already: {other}"
                 raise BusyError(message, remedy=f"godwit watch {other}, or godwit cancel {other}")
-            row = {"id": spec.id, "vm": spec.vm, "created": at, "spec": dump(spec), "epoch": 0}
-            connection.execute(insert(migrations).values(**row, phase=Phase.PENDING.value, state=dump(State())))
+            connection.execute(begun)
 
         await self._database.write(work, durable=True)
 
@@ -114,7 +126,8 @@ class SqlJournal:
 
     async def transition(self, identifier: str, epoch: int, entry: Entry, state: State, *, durable: bool) -> None:
         """Write a step of the machine; see the port."""
-        self._waiting.append(_Write(identifier, entry.at, entry.kind, encode(entry.data), epoch, state, durable))
+        line = identifier, entry.at, entry.kind, encode(entry.data)
+        self._waiting.append(_Write(*line, epoch, state.phase.value, dump(state), durable))
         if durable:
             await self.flush()
         else:
@@ -133,8 +146,10 @@ class SqlJournal:
         """Write the outcome; see the port."""
         await self.flush()
 
+        text = dump(outcome)
+
         def work(connection: Connection) -> bool:
-            return _update(connection, identifier, epoch, outcome=dump(outcome))
+            return _update(connection, identifier, epoch, outcome=text)
 
         if not await self._database.write(work, durable=True):
             raise _superseded(identifier)
@@ -144,12 +159,16 @@ class SqlJournal:
             self._later = asyncio.create_task(self._flush_later(), name="journal-flush")
 
     async def _flush_later(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), _SOON)
-        try:
-            await self.flush()
-        except JournalError as error:  # told to the next caller, who can act on it
-            self._broken = error
+        for attempt in range(_GIVES_WAY + 1):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _SOON * 2**attempt)
+            try:
+                await self._flush(wait=attempt == _GIVES_WAY or self._closing.is_set())
+            except JournalCrowdedError:
+                continue
+            except JournalError as error:  # told to the next caller, who can act on it
+                self._broken = error
+            return
 
     async def flush(self) -> None:
         """Write what waits, all of it durably if any of it must be. What cannot be written goes on waiting.
@@ -163,15 +182,18 @@ class SqlJournal:
             writing.add_done_callback(_retrieve)
             raise
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, wait: bool = True) -> None:
+        """Write what waits; see `flush`. Unless it may `wait`, raises JournalCrowdedError when others write."""
         async with self._flushing:
             batch, self._waiting = self._waiting, []
             if not batch:
                 return
             try:
                 durable = any(write.durable for write in batch)
-                await self._database.write(lambda connection: self._write(connection, batch), durable=durable)
-            except JournalError:
+                await self._database.write(
+                    lambda connection: self._write(connection, batch), durable=durable, wait=wait or durable
+                )
+            except (JournalError, JournalCrowdedError):
                 self._waiting = batch + self._waiting
                 raise
             self._broken = None
@@ -181,11 +203,11 @@ class SqlJournal:
         sequences: dict[str, int] = {}
         rows: list[dict[str, Any]] = []
         for write in batch:
-            if write.state is not None:
-                values = {"phase": write.state.phase.value, "state": dump(write.state)}
-                if not _update(connection, write.identifier, write.epoch, **values):
-                    self._fenced.add((write.identifier, write.epoch))
-                    continue
+            if write.state is not None and not _update(
+                connection, write.identifier, write.epoch, phase=write.phase, state=write.state
+            ):
+                self._fenced.add((write.identifier, write.epoch))
+                continue
             if write.identifier not in sequences:
                 newest = select(func.max(entries.c.sequence)).where(entries.c.migration == write.identifier)
                 sequences[write.identifier] = connection.execute(newest).scalar() or 0
@@ -220,9 +242,11 @@ class SqlJournal:
 
         return await self._database.read(work)
 
-    async def version(self) -> int:
+    async def version(self, identifier: str | None = None) -> int:
         """Return what changes with every write; see the port."""
-        return self._database.version()
+        if identifier is None:
+            return self._database.version()
+        return (await self._glances.of(identifier)).version
 
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
         """List migrations; see the port."""
@@ -244,16 +268,11 @@ class SqlJournal:
             connection.execute(asked)
 
         await self._database.write(work, durable=True)
+        self._wishes.tell()
 
     async def cancel_requested(self, identifier: str) -> str | None:
         """Return who asked to cancel; see the port."""
-
-        def work(connection: Connection) -> str | None:
-            chosen = select(migrations.c.cancel_by).where(migrations.c.id == identifier)
-            by: str | None = connection.execute(chosen).scalar()
-            return by
-
-        return await self._database.read(work)
+        return await self._wishes.of(identifier)
 
     async def close(self) -> None:
         """Write what waits and let go."""

@@ -161,8 +161,11 @@ class Journal(Protocol):
         """Return the journal's lines after that sequence number."""
         ...
 
-    async def version(self) -> int:
-        """Return a number that is another one after every write: who follows need not read what nobody wrote."""
+    async def version(self, identifier: str | None = None) -> int:
+        """Return a number that is another one after every write: who follows need not read what nobody wrote.
+
+        With an identifier, after every write of what concerns that migration.
+        """
         ...
 
     async def rows(self, *, unfinished: bool = False, limit: int = 50) -> list[MigrationRow]:
@@ -174,7 +177,7 @@ class Journal(Protocol):
         ...
 
     async def cancel_requested(self, identifier: str) -> str | None:
-        """Return who asked to cancel, or None."""
+        """Return who asked to cancel, or None. It may be asked for often."""
         ...
 
     async def close(self) -> None:
