@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, Workload
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.model import HostRecord, Launch, Vm
 from godwit.qemu.hypervisor import QemuHypervisor
@@ -59,6 +60,7 @@ class Fleet:
             watcher=FakeWatcher(self.world, addresses),
             clock=clock or self.world.clock,
             open_host=self.opener(),
+            authority=FakeAuthority(self.world.clock),
         )
         runners.service = service
         await self.register(inventory)

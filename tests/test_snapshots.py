@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from godwit.engine.sending import Told
+    from godwit.ports import Log
 
 DISK, RAW = "/images/web.qcow2", "/images/extra.raw"
 SMALL = Workload(memory=64 * MIB, used=40 * MIB)
@@ -68,6 +69,12 @@ class Runners:
 
     def alive(self, vm: str) -> bool:
         return vm in self.held
+
+    def logs(self) -> dict[str, Log]:
+        return {}
+
+    def remove_log(self, identifier: str) -> None:
+        raise NotImplementedError
 
     @asynccontextmanager
     async def hold(self, vm: str) -> AsyncIterator[None]:

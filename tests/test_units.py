@@ -69,13 +69,22 @@ def test_what_is_no_bandwidth_is_refused_with_an_example(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30ms", 0.03), ("250us", 0.00025), ("1.5s", 1.5), ("2 m", 120), ("10min", 600), ("1h", 3600), ("5 S", 5)],
+    [
+        ("30ms", 0.03),
+        ("250us", 0.00025),
+        ("1.5s", 1.5),
+        ("2 m", 120),
+        ("10min", 600),
+        ("1h", 3600),
+        ("30d", 2592000),
+        ("5 S", 5),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "30", "ms", "-1s", "1d", "1s30"])
+@pytest.mark.parametrize("text", ["", "30", "ms", "-1s", "1y", "1s30"])
 def test_a_duration_without_its_unit_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="30ms"):
         parse_duration(text)

@@ -128,6 +128,9 @@ async def run_migration(identifier: str) -> None:
             await Engine(parts, state).run()
         finally:
             await asyncio.gather(parts.source.close(), parts.target.close())
+        from godwit.pruning import keep_bounded  # noqa: PLC0415 - start-up time
+
+        await keep_bounded(service)
 
 
 async def _run_job(identifier: str) -> None:

@@ -8,6 +8,7 @@ the journal left it. The lock is an flock that both processes share, so it lasts
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Final
 
 from godwit import app
 from godwit.errors import GodwitError, SupersededError
+from godwit.logs import keep_short
 from godwit.runners import GO, WAIT, lock_path, take_lock
 
 RESTARTS: Final = 8
@@ -42,7 +44,10 @@ def supervise(identifier: str, vm: str, *, wait: bool = False) -> int:
         _say(f"another runner holds {vm}")
         return _EXIT_BUSY
     app.preload()
+    gc.collect()
+    gc.freeze()  # what is loaded is no garbage: looking for some would give each process pages of its own
     for restart in range(RESTARTS):
+        keep_short(sys.stderr.fileno())
         child = os.fork()
         if child == 0:
             os._exit(_run(identifier))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import BusyError
 from godwit.identifiers import is_name
+from godwit.ports import Log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +30,8 @@ WAIT: Final = "--wait"
 """What tells a supervisor to load everything and then to wait for GO on its standard input."""
 
 GO: Final = b"go\n"
+
+_OTHER_LOGS: Final = frozenset({"cli"})
 
 _PREPARED: Final[dict[str, tuple[str, subprocess.Popen[bytes]]]] = {}
 """Supervisors that wait to be told, and their identifiers, by guest."""
@@ -104,6 +107,20 @@ class RunnerProcesses:
             except BlockingIOError:
                 return True
         return False
+
+    def logs(self) -> dict[str, Log]:
+        """Return the runners' logs, by identifier."""
+        found = {}
+        for path in (self.home / "log").glob("*.log"):
+            if path.stem not in _OTHER_LOGS:
+                with suppress(FileNotFoundError):
+                    looked = path.stat()
+                    found[path.stem] = Log(looked.st_size, looked.st_mtime)
+        return found
+
+    def remove_log(self, identifier: str) -> None:
+        """Remove a runner's log; see `godwit.ports.Runners`."""
+        self._log(identifier).unlink(missing_ok=True)
 
     @asynccontextmanager
     async def hold(self, vm: str) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from godwit.core.snapshots import DiskSnapshots
     from godwit.model import HostFacts
-    from godwit.ports import Host
+    from godwit.ports import Host, Log
 
 ADDRESS: Final = "198.18.0.100"
 _DISK: Final = "/images/web1.raw"
@@ -64,6 +64,13 @@ class TaskRunners:
         """Say whether a runner holds this guest."""
         task = self.tasks.get(vm)
         return task is not None and not task.done()
+
+    def logs(self) -> dict[str, Log]:
+        """Tasks say nothing."""
+        return {}
+
+    def remove_log(self, identifier: str) -> None:
+        """There is none."""
 
     @asynccontextmanager
     async def hold(self, vm: str) -> AsyncIterator[None]:

@@ -13,8 +13,8 @@ _BINARY: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*$", re.IGNORECASE)
 _BIT_RATE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(bit|bit/s|bps)\s*$", re.IGNORECASE)
 _BYTE_RATE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?(?:/s)?\s*$", re.IGNORECASE)
-_DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|min|h)\s*$", re.IGNORECASE)
-_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|min|h|d)\s*$", re.IGNORECASE)
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _STEP: Final = 1024.0
 
 
@@ -46,10 +46,10 @@ def parse_bandwidth(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds that `text` means: "30ms", "1.5s", "10min". A bare number is refused as ambiguous."""
+    """Return the seconds that `text` means: "30ms", "1.5s", "10min", "30d". A bare number is refused as ambiguous."""
     match = _DURATION.match(text)
     if match is None:
-        message = f"{text!r} is no duration; write a number with us, ms, s, min or h, for example 30ms"
+        message = f"{text!r} is no duration; write a number with us, ms, s, min, h or d, for example 30ms"
         raise ValueError(message)
     return float(match[1]) * _SECONDS[match[2].lower()]
 

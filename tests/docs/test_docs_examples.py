@@ -62,6 +62,8 @@ def parsed(words: list[str]) -> None:
                     READERS[name](value)
             return
         remaining = [*getattr(context, "_protected_args", []), *context.args]
+        if not remaining and getattr(command, "invoke_without_command", False):
+            return
         name, command, rest = command.resolve_command(context, remaining)
         if path == "godwit" and name in groups():
             command = groups()[name]

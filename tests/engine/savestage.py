@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from godwit.core.saves import Job, Step
     from godwit.hosts.fake import Workload
+    from godwit.ports import Log
 
 FILE = "/images/web.save"
 RESTARTS = 8
@@ -81,6 +82,12 @@ class Scene:
 
     def alive(self, vm: str) -> bool:
         return vm in self._tasks and not self._tasks[vm].done()
+
+    def logs(self) -> dict[str, Log]:
+        return {}
+
+    def remove_log(self, identifier: str) -> None:
+        raise NotImplementedError
 
     @asynccontextmanager
     async def hold(self, vm: str) -> AsyncIterator[None]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 async def room(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Room]:
     """Give each implementation in turn: one suite holds them to the same behaviour."""
     if request.param == "memory":
-        journal = MemoryJournal()
-        yield Room(journal, MemoryInventory(journal))
+        memory = MemoryJournal()
+        yield Room(memory, MemoryInventory(memory))
         return
     database = await Database.open(tmp_path / "journal.db")
     journal = SqlJournal(database)

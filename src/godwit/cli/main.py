@@ -16,11 +16,25 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
-from godwit.cli import forecasting, hosts, monitor, moves, profiling, saving, snapshots, tls, upgrades, vms, watching
+from godwit.cli import (
+    forecasting,
+    hosts,
+    monitor,
+    moves,
+    profiling,
+    pruning,
+    saving,
+    snapshots,
+    tls,
+    upgrades,
+    vms,
+    watching,
+)
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.cli.start import keep_descriptors
 from godwit.errors import GodwitError
+from godwit.logs import keep_short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +84,7 @@ app.command("status", rich_help_panel=_MOVE)(watching.status)
 app.command("cancel", rich_help_panel=_MOVE)(moves.cancel)
 app.command("report", rich_help_panel=_MOVE)(watching.report)
 app.command("watch", rich_help_panel=_LOOK)(watching.watch)
-app.command("history", rich_help_panel=_LOOK)(watching.history)
+app.add_typer(pruning.app, name="history", rich_help_panel=_LOOK)
 app.command("show", rich_help_panel=_LOOK)(watching.show)
 app.command("probe", rich_help_panel=_LOOK)(watching.probe)
 app.command("forecast", rich_help_panel=_LOOK)(forecasting.forecast)
@@ -218,6 +232,7 @@ def _log(error: BaseException, trace: TracebackType | None, words: Sequence[str]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as log:
+            keep_short(log.fileno())
             log.write(f"{datetime.now(UTC).isoformat()} godwit {__version__} {list(words)!r}\n")
             log.writelines(traceback.format_exception(type(error), error, trace))
     except OSError:

@@ -146,11 +146,7 @@ def _view_words(view: GuestView | None) -> str:
 # -- history, show, watch ------------------------------------------------------------------------------------------
 
 
-def history(
-    *,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many.")] = 20,
-    json: Json = False,
-) -> None:
+def history(*, limit: int, json: bool) -> None:
     """List migrations, the newest first."""
     run(_history(limit, json))
 

@@ -38,6 +38,10 @@ _RESERVE_BYTES: Final = 1 << 20
 _BUSY_MILLISECONDS: Final = 5000
 _LOCK_RETRIES: Final = 6
 _LOCKED: Final = -1
+_AUTO_VACUUM: Final = "INCREMENTAL"
+_INCREMENTAL: Final = 2
+"""How a file says that its free pages can be given back one by one."""
+
 _THREADS: Final = 4
 """For the journal alone: a write never waits for other work of the process."""
 
@@ -112,6 +116,7 @@ class Database:
             connection.isolation_level = None
             cursor = connection.cursor()
             for pragma in (
+                f"auto_vacuum={_AUTO_VACUUM}",  # of a file that is new, or that is written anew
                 f"busy_timeout={_BUSY_MILLISECONDS}",
                 "journal_mode=WAL",
                 f"synchronous={synchronous}",
@@ -250,6 +255,46 @@ class Database:
             if "locked" in str(error):
                 return _LOCKED  # the next look tells
             raise self._translate(str(error)) from error
+
+    def size(self) -> int:
+        """Return the bytes that the file and its log take on the disk."""
+        return sum(path.stat().st_size for path in (self.path, self._log) if path.exists())
+
+    async def shrink(self, pages: int, *, alone: bool) -> bool:
+        """Give free pages back, so many at a time; `alone` permits to write a file anew that cannot do that.
+
+        Returns whether none is left. Raises JournalError.
+        """
+
+        def look(connection: Connection) -> tuple[bool, int]:
+            way = connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one()
+            return way == _INCREMENTAL, int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+
+        def give_back(connection: Connection) -> None:
+            # Each page is a row that has to be asked for; SQLAlchemy does not know of them.
+            driver = connection.connection.driver_connection
+            assert driver is not None  # noqa: S101 - it is connected; for the type checker
+            driver.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+
+        incremental, free = await self.read(look)
+        while incremental and free:
+            before = free
+            await self.write(give_back, durable=False)
+            _, free = await self.read(look)
+            if free >= before:
+                break
+        try:
+            await self._beside(lambda: self._settle(anew=alone and not incremental))
+        except DatabaseError as error:
+            raise self._translate(str(error.orig)) from error
+        return (await self.read(look))[1] == 0
+
+    def _settle(self, *, anew: bool) -> None:
+        """Write the file anew, if that is wanted, and work the log into it, so that both take what they need."""
+        with self._relaxed.connect() as connection, self._turnstile.turn(wait=True):
+            if anew:
+                connection.exec_driver_sql("VACUUM")
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def peek(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query, without what SQLAlchemy adds to it; one at a time. Raises JournalError."""

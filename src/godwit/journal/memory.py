@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from godwit.core.state import State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import encode
+from godwit.journal.kinds import CURVES, THINNED
+from godwit.journal.memoryarchive import MemoryArchive
 from godwit.journal.memoryjobs import MemoryJobs
 from godwit.journal.memorysessions import MemorySessions
 from godwit.ports import Entry, MigrationRow
@@ -35,7 +38,17 @@ class _Story:
 
     def write(self, kind: str, at: float, data: dict[str, object]) -> None:
         """Keep a copy, as a file would."""
-        self.entries.append(Entry(len(self.entries) + 1, at, kind, json.loads(encode(data))))
+        last = self.entries[-1].sequence if self.entries else 0
+        self.entries.append(Entry(last + 1, at, kind, json.loads(encode(data))))
+
+    def thin(self, at: float) -> int:
+        """Leave out what curves are drawn from, and note it; return how many lines went."""
+        kept = [entry for entry in self.entries if entry.kind not in CURVES]
+        gone = len(self.entries) - len(kept)
+        if gone:
+            last = self.entries[-1].sequence
+            self.entries = [*kept, Entry(last + 1, at, "note", {"text": THINNED})]
+        return gone
 
     @property
     def unfinished(self) -> bool:
@@ -53,10 +66,22 @@ class MemoryJournal:
         self._sessions = MemorySessions()
         self.jobs = MemoryJobs(self._migrating)
         self.history = MemoryHistory()
+        self.archive = MemoryArchive(self)
 
     def _migrating(self, vm: str) -> str | None:
         stories = (story for story in self._stories.values() if story.spec.vm == vm and not story.state.finished)
         return next((story.spec.id for story in stories), None)
+
+    def over(self) -> list[_Story]:
+        """Return the stories in which nothing is left to do."""
+        return [story for story in self._stories.values() if not story.unfinished]
+
+    def remove(self, identifiers: Sequence[str]) -> None:
+        """Remove stories in which nothing is left to do."""
+        for story in self.over():
+            if story.spec.id in identifiers:
+                del self._stories[story.spec.id]
+        self._version += 1
 
     def _story(self, identifier: str) -> _Story:
         if identifier not in self._stories:
@@ -137,7 +162,8 @@ class MemoryJournal:
 
     async def entries(self, identifier: str, after: int = 0) -> list[Entry]:
         """Return the journal's lines; see the port."""
-        return self._story(identifier).entries[after:]
+        written = self._story(identifier).entries
+        return written[bisect_right(written, after, key=lambda entry: entry.sequence) :]
 
     async def version(self, identifier: str | None = None) -> int:
         """Return what changes with every write; see the port."""
@@ -193,6 +219,16 @@ class MemoryHistory:
     async def moves(self, limit: int = 200) -> list[MoveRecord]:
         """List moves; see the port."""
         return sorted(self._moves.values(), key=lambda record: record.at, reverse=True)[:limit]
+
+    def older(self, before: float) -> int:
+        """Count profiles and moves from before that instant."""
+        instants = [*(one.at for one in self._profiles), *(one.at for one in self._moves.values())]
+        return sum(at < before for at in instants)
+
+    def unlearn(self, before: float) -> None:
+        """Remove them."""
+        self._profiles = [profile for profile in self._profiles if profile.at >= before]
+        self._moves = {name: move for name, move in self._moves.items() if move.at >= before}
 
     async def forget(self, vm: str) -> None:
         """Forget a guest; see the port."""

@@ -80,6 +80,14 @@ class MemoryJobs:
         found = sorted((row.job for row in self._rows.values()), key=lambda job: job.created, reverse=True)
         return [job for job in found if not (unfinished and job.finished)][:limit]
 
+    def over(self) -> list[Job]:
+        """Return those that have ended."""
+        return [row.job for row in self._rows.values() if row.job.finished]
+
+    def remove(self, identifiers: Sequence[str]) -> None:
+        """Remove those of these that have ended."""
+        self._rows = {name: row for name, row in self._rows.items() if not (row.job.finished and name in identifiers)}
+
     async def request_cancel(self, identifier: str) -> None:
         """Ask to go back; see the port."""
         self._row(identifier).cancel = True

@@ -24,6 +24,7 @@ from godwit.journal import sqlsessions
 from godwit.journal.codec import dump, encode, load
 from godwit.journal.database import JournalCrowdedError
 from godwit.journal.glances import Glances, Wishes
+from godwit.journal.sqlarchive import SqlArchive
 from godwit.journal.sqlhistory import SqlHistory
 from godwit.journal.sqljobs import SqlJobs
 from godwit.journal.tables import entries, hosts, migrations, sends, vms
@@ -72,6 +73,7 @@ class SqlJournal:
         self._database = database
         self.jobs = SqlJobs(database)
         self.history = SqlHistory(database)
+        self.archive = SqlArchive(database)
         self._glances = Glances(database)
         self._wishes = Wishes(database, database.path.with_suffix(".wishes"))
         self._waiting: list[_Write] = []

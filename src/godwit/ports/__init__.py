@@ -1,16 +1,18 @@
 """What the engine needs of the world. Each port has a real implementation and one that ships for the simulation."""
 
-from godwit.ports.around import Clock, Hypervisor, Runners, Watch, Watcher
+from godwit.ports.around import Clock, Hypervisor, Log, Runners, Watch, Watcher
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
-from godwit.ports.journal import Entry, History, Inventory, JobBook, Journal, MigrationRow
+from godwit.ports.journal import Archive, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
 from godwit.ports.trust import Authority, KeepsCredentials
 
 __all__ = [
     "Addresses",
+    "Archive",
     "Authority",
     "Clock",
     "Completed",
+    "Ended",
     "Entry",
     "Fence",
     "Guest",
@@ -23,6 +25,7 @@ __all__ = [
     "JobBook",
     "Journal",
     "KeepsCredentials",
+    "Log",
     "MigrationRow",
     "Runners",
     "SaveFiles",

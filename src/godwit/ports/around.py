@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -78,6 +79,14 @@ class Hypervisor(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A runner's log: its bytes, and when it was last written, in UNIX seconds."""
+
+    size: int
+    written: float
+
+
 class Runners(Protocol):
     """The processes that carry migrations."""
 
@@ -87,6 +96,14 @@ class Runners(Protocol):
 
     def alive(self, vm: str) -> bool:
         """Say whether a runner holds this guest."""
+        ...
+
+    def logs(self) -> dict[str, Log]:
+        """Return what runners have said, by identifier, each file with its size."""
+        ...
+
+    def remove_log(self, identifier: str) -> None:
+        """Remove what the runners of one migration, save or restore have said. Idempotent."""
         ...
 
     def hold(self, vm: str) -> AbstractAsyncContextManager[None]:

@@ -112,6 +112,60 @@ class History(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A migration, save or restore of which nothing is left to do, and its guest."""
+
+    id: str
+    vm: str
+
+
+class Archive(Protocol):
+    """What has ended, and how it goes. Unfinished work, and what is in LIMBO, is never touched. Raises JournalError.
+
+    It goes in small steps, so that runners come to write between them.
+    """
+
+    async def ended(self, before: float, keep: int) -> list[Ended]:
+        """List what was asked for before that instant, the oldest first, but for the `keep` newest.
+
+        Those are the `keep` newest migrations that have ended, and as many saves and restores.
+        """
+        ...
+
+    async def remove(self, identifiers: Sequence[str]) -> None:
+        """Remove migrations, saves and restores that have ended, and their lines."""
+        ...
+
+    async def learned(self, before: float) -> int:
+        """Count what was measured of guests and moves before that instant, which forecasts learn from."""
+        ...
+
+    async def unlearn(self, before: float) -> None:
+        """Remove what was measured before that instant."""
+        ...
+
+    async def thin(self, before: float, at: float, most: int) -> int:
+        """Remove what a report draws curves from, of moves that were asked for before that instant.
+
+        What is left is how they went and ended. It is noted in the story, as of `at`. Stops after about `most` lines;
+        the next call goes on. Returns how many lines went.
+        """
+        ...
+
+    async def shrink(self, *, alone: bool) -> bool:
+        """Give what is free in the file back to the disk, as far as that is possible beside others.
+
+        With `alone` nobody else is at work, so that the file may be written anew. Returns whether it is as small as it
+        can be.
+        """
+        ...
+
+    async def size(self) -> int:
+        """Return the bytes that the journal takes on its disk."""
+        ...
+
+
 class Journal(Protocol):
     """The story of every migration, written before it is acted upon. Raises JournalError."""
 
@@ -192,6 +246,11 @@ class Journal(Protocol):
     @property
     def jobs(self) -> JobBook:
         """The saves and restores that are under way, and those that were."""
+        ...
+
+    @property
+    def archive(self) -> Archive:
+        """What has ended, and how it goes."""
         ...
 
 
