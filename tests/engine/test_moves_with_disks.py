@@ -250,3 +250,17 @@ def test_what_the_guest_writes_to_copied_disks_comes_out_of_memorys_share(disk_r
             seen.add(int(qemu.parameters["max-bandwidth"]))
 
     simulate(scenario)
+
+
+def test_a_connection_that_is_lost_while_disks_are_copied_is_made_anew() -> None:
+    scene, outcome = moved(lambda made: made.at(Phase.MIRRORING, made.world.drop_controller, delay=0.5))
+    assert outcome.status is COMPLETED, outcome
+    assert scene.runners == 1
+    assert scene.phases().count(Phase.MIRRORING) == 1
+
+
+def test_a_copy_that_gets_nothing_over_its_link_is_given_up() -> None:
+    _, outcome = moved(lambda made: made.at(Phase.MIRRORING, lambda: made.world.cut("one", "two"), delay=0.5))
+    assert outcome.status is FAILED
+    assert "not a byte of a disk was copied" in outcome.error
+    assert "migration link" in outcome.remedy

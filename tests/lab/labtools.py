@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -69,12 +69,16 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """Something that shall happen to a runner when it is about to do, or has just done, what `at` names."""
+    """Something that shall happen to a runner when it is about to do, or has just done, what `at` names.
+
+    One that "set"s gives the module's constant `at` another `value`.
+    """
 
     does: str
     phase: str = ""
     when: str = "after"
     at: str = JOURNAL
+    value: float = 0
 
 
 @dataclass(slots=True)
@@ -87,10 +91,7 @@ class Traps:
     def __post_init__(self) -> None:
         """Lay them out."""
         self.folder.mkdir(parents=True)
-        rows = [
-            {"at": t.at, "phase": t.phase, "when": t.when, "does": t.does, "mark": str(self.mark(n))}
-            for n, t in enumerate(self.traps)
-        ]
+        rows = [{**asdict(t), "mark": str(self.mark(n))} for n, t in enumerate(self.traps)]
         (self.folder / "traps.json").write_text(json.dumps(rows))
 
     def mark(self, number: int = 0) -> Path:
@@ -345,6 +346,10 @@ class Ground:
 
     def tell(self, qemu: int, command: str) -> dict[str, Any]:
         """Say something to a QEMU's second monitor and return the answer."""
+        return dict(self.ask(qemu, command))
+
+    def ask(self, qemu: int, command: str) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Ask a QEMU's second monitor something that is answered with anything at all."""
         words = Path(f"/proc/{qemu}/cmdline").read_bytes().decode().split("\0")
         monitor = next(word for word in words if word.startswith("socket,id=observe,path="))
         path = f"/proc/{qemu}/root{monitor.split(',')[2].removeprefix('path=')}"
@@ -358,7 +363,7 @@ class Ground:
                 stream.flush()
                 while "return" not in (said := json.loads(stream.readline())):
                     pass
-        return dict(said["return"])
+        return said["return"]
 
     def left_on(self, machine: str) -> list[str]:
         """Return what is left of the guest on a host: processes, taps, sockets."""

@@ -303,6 +303,26 @@ def test_diskwriter_keeps_its_rate(guest: Guest, keys: Path, sync: str) -> None:
 
 
 @pytest.mark.lab
+def test_ackwriter_says_what_is_on_the_disk_and_goes_on_after_its_end(guest: Guest, keys: Path) -> None:
+    said = guest.ssh(
+        keys,
+        "for token in 77 78; do ackwriter --file /data/acked --port 7002 & p=$!; "
+        "until [ -e /data/acked ]; do usleep 50000; done; usleep 500000; "
+        "(echo $token; sleep 1; echo dump 1; sleep 1) | nc 127.0.0.1 7002; kill $p; wait $p; echo over; done",
+    )
+    first, second = ([line.split() for line in part.splitlines() if line] for part in said.split("over")[:2])
+    acked = [int(words[0]) for words in first if len(words) == 2]
+    found = {int(words[1]): int(words[2]) for words in first if words[0] == "="}
+    assert acked == list(range(acked[0], acked[0] + len(acked)))
+    assert len(acked) > 20
+    assert {found[number] for number in acked[5:-60]} == {77}
+    again = {int(words[1]): int(words[2]) for words in second if words[0] == "="}
+    assert again.items() >= found.items(), "what was written before is still there"
+    assert max(again) > max(found)
+    assert again[max(again)] == 78
+
+
+@pytest.mark.lab
 def test_memwriter_notices_a_page_that_was_changed(guest: Guest, keys: Path) -> None:
     overwrite = (
         "memwriter --rate 4M --set 8M --verify >/run/log/second 2>&1 & p=$!; usleep 1500000;"

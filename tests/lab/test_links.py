@@ -62,6 +62,7 @@ async def test_cut_in_precopy_and_healed_after_two_seconds_it_goes_on(ground: Gr
     await ground.assert_settled(there)
 
 
+@pytest.mark.long  # the matrix has it with less patience
 async def test_cut_in_precopy_for_good_the_guest_stays(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)

@@ -1,4 +1,4 @@
-"""SIGKILL and SIGSTOP of either QEMU before, during and at the switchover, and the crash of a host.
+"""SIGKILL and SIGSTOP of either QEMU before the switchover, and the crash of a host; test_fault_matrix.py has more.
 
 Each row says what the law demands. The source owns the guest until it was handed over; a guest whose only process
 dies is gone, and is reported as gone; a target that was told to run and died is never replaced by the stale source.
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from labtools import CRAWL, Trap, until
 
-from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
@@ -109,65 +108,6 @@ async def test_a_source_that_hangs_for_a_while_goes_on(ground: Ground) -> None:
         await ground.assert_settled(there if outcome.owner is Owner.TARGET else here)
 
 
-AT_THE_SWITCHOVER: Final = {
-    # The target dies with what it received; the source takes the guest back.
-    "target killed": Fault("target", signal.SIGKILL, "switchover", FAILED, Owner.SOURCE, survives=True),
-    # It answers nobody, and nobody told it to run: its process is ended, the source takes the guest back.
-    "target stopped": Fault("target", signal.SIGSTOP, "switchover", FAILED, Owner.SOURCE, survives=True),
-    # The guest's last pages die with the source.
-    "source killed": Fault("source", signal.SIGKILL, "switchover", FAILED, Owner.SOURCE, survives=False),
-}
-
-
-@pytest.mark.parametrize("row", AT_THE_SWITCHOVER)
-async def test_at_the_switchover(ground: Ground, row: str) -> None:
-    """The source has stopped the guest and the last pages are on their way: held there by a link that crawls."""
-    fault = AT_THE_SWITCHOVER[row]
-    ways = await ground.whereabouts()
-    if fault.survives:
-        async with ground.client():
-            move = await struck_at_the_switchover(ground, ways, fault)
-            await assert_end(ground, move, ways, fault)
-    else:
-        move = await struck_at_the_switchover(ground, ways, fault)
-        await assert_end(ground, move, ways, fault)
-    assert "switchover" in await move.phases()
-    assert "committing" not in await move.phases()
-
-
-async def struck_at_the_switchover(ground: Ground, ways: tuple[str, str], fault: Fault) -> Move:
-    """Let the last pages crawl from the very instant at which the source stops, and strike then."""
-    here, there = ways
-    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"))
-    move = await ground.begin(there, "--qemu-defaults", traps=traps)
-    await until(traps.sprung, "the target listens")
-    victim = await ground.qemu(there if fault.side == "target" else here)
-    script = f"kill -{fault.number.value} {victim}\n"
-    traps.runs(script, 1)
-    ground.lab.set_rate(200_000_000)
-    async with ground.dirtying("8M", "16M"):
-        traps.release()
-        await until(lambda: traps.sprung(1), "the switchover")
-    return move
-
-
-async def test_a_target_that_was_told_to_run_and_died_is_a_crashed_guest(ground: Ground) -> None:
-    here, there = await ground.whereabouts()
-    traps = ground.lay(Trap("hold", "precopy"), Trap("run", at=f"{GUEST}.resume"))
-    move = await ground.begin(there, traps=traps)
-    await until(traps.sprung, "the target listens")
-    traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
-    traps.release()
-    outcome = await move.outcome()
-    assert (outcome.status, outcome.owner) == (OutcomeStatus.GUEST_CRASHED, Owner.TARGET)
-    qemus = ground.qemus()
-    assert qemus[there] == ()
-    assert all(ground.run_state(one.pid) != "running" for one in qemus[here]), "the stale source must not run"
-    assert ground.send_queue(here)[1] == []
-    ran = await ground.godwit("watch", move.id)
-    assert ran.status == 10
-
-
 @pytest.mark.parametrize("phase", ["precopy", "switchover"])
 async def test_the_target_host_crashes(ground: Ground, phase: str) -> None:
     here, there = await ground.whereabouts()
@@ -204,19 +144,3 @@ async def test_the_source_host_crashes_in_precopy_and_boots_again(ground: Ground
     assert "died" in outcome.error
     assert ground.qemus()[there] == ()
     assert ground.left_on(there) == []
-
-
-async def test_the_source_host_crashes_when_the_target_has_everything(ground: Ground) -> None:
-    """After the commit the source is not needed: the guest runs on the target."""
-    here, there = await ground.whereabouts()
-    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "finishing"))
-    async with ground.client():
-        move = await ground.begin(there, traps=traps)
-        await until(traps.sprung, "the target listens")
-        traps.runs(f"kill -KILL {ground.init(here)}\n", 1)
-        traps.release()
-        outcome = await move.outcome(90)
-        assert (outcome.status, outcome.owner) == (OutcomeStatus.COMPLETED, Owner.TARGET)
-        assert ground.run_state(await ground.qemu(there)) == "running"
-    ground.lab.restart(here)
-    assert (await move.state()).phase is Phase.DONE

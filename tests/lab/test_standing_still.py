@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -59,15 +57,6 @@ async def test_cancel_in_the_middle_lets_it_run_on_where_it_was(ground: Ground) 
         assert ground.run_state(ground.qemus()[here][0].pid) == "paused"
         assert (await ground.godwit("cancel", move.id)).status == 0
         await assert_as_before(ground, move, here, OutcomeStatus.CANCELLED)
-
-
-async def test_a_target_that_is_killed_in_the_middle(ground: Ground) -> None:
-    here, there = await ground.whereabouts()
-    ground.lab.set_rate(CRAWL)
-    async with ground.client():
-        move = await (await ground.begin(there, "--static")).streams(1)
-        os.kill(ground.qemus()[there][0].pid, signal.SIGKILL)
-        await assert_as_before(ground, move, here, OutcomeStatus.FAILED)
 
 
 async def test_a_runner_that_is_killed_in_the_middle(ground: Ground) -> None:

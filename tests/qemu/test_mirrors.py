@@ -1,11 +1,17 @@
-"""Mirrors: how finely what is still to be copied is marked."""
+"""Mirrors: how finely what is still to be copied is marked, and whose node is whose while a job ends."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from godwit.errors import HypervisorError
 from godwit.model import DiskCopy, ImageFacts
-from godwit.qemu.mirrors import granularity
+from godwit.qemu.mirrors import granularity, own_node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 GIB = 1 << 30
 
@@ -16,3 +22,34 @@ GIB = 1 << 30
 )
 def test_no_disk_needs_more_marks_than_one_of_a_tebibyte(size: int, marked: int) -> None:
     assert granularity(DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", size, 1), "job")) == marked
+
+
+COPY = DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", GIB, 1), "job")
+
+
+class Ending:
+    """A QEMU whose mirror ends, its node with it, when it has been asked for its disks so many times."""
+
+    version = (10, 0, 2)
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    async def execute(self, command: str, _arguments: Mapping[str, object] | None = None) -> object:
+        mirrors = self.left > 0
+        if command == "query-block":
+            self.left -= 1
+            return [{"qdev": "disk0", "inserted": {"node-name": "job-mirror" if mirrors else "disk0-format"}}]
+        if command == "query-named-block-nodes":
+            return [{"node-name": "disk0-format"}]
+        assert command == "x-debug-query-block-graph"
+        return {"nodes": [{"id": 1, "name": "disk0-format"}], "edges": []}
+
+
+async def test_a_mirror_that_ends_between_two_questions_is_no_trouble() -> None:
+    assert await own_node(Ending(1), COPY) == "disk0-format"
+
+
+async def test_a_mirror_of_which_qemu_says_nothing_is_named() -> None:
+    with pytest.raises(HypervisorError, match="lies below job-mirror"):
+        await own_node(Ending(9), COPY)

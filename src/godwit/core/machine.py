@@ -44,6 +44,8 @@ class IllegalTransitionError(Exception):
 Handler = Callable[[State, e.Event], Step]
 
 _STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
+_OUT_OF_SIGHT: Final = frozenset({"monitor-lost", "host-unreachable"})
+_LOOKS_AGAIN: Final = 0.3
 
 
 def step(state: State, event: e.Event) -> Step:
@@ -134,6 +136,13 @@ def _mirrors_ended(state: State, _: e.Event) -> Step:
 def _mirror_lost(state: State, event: e.Event) -> Step:
     """Go back with the disks that the guest has; what ended as it should has nothing to lose any more."""
     return Step(state) if state.mirrored else rollback.go_back(state, event)
+
+
+def _mirroring_step_failed(state: State, event: e.Event) -> Step:
+    """Go back, unless only the way to a monitor was lost: the copies go on without us, some of them for hours."""
+    if isinstance(event, e.StepFailed) and event.step == "StartMirrors" and event.code in _OUT_OF_SIGHT:
+        return Step(state, (e.Observe(_LOOKS_AGAIN),))
+    return rollback.go_back(state, event)
 
 
 def _nothing(state: State, _: e.Event) -> Step:
@@ -302,9 +311,9 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
 
 
 def _observed_while_mirroring(state: State, event: e.Event) -> Step:
-    """Follow copies that outlived their runner, or begin them."""
+    """Follow copies that outlived their runner or its connection, or begin them; those that are followed are left."""
     ruled = _observed(state, event)
-    goes_on = isinstance(event, e.Observed) and event.restarted and ruled == Step(state)
+    goes_on = ruled == Step(state)
     return Step(state, (e.StartMirrors(state.disks_uri, state.copies),)) if goes_on else ruled
 
 
@@ -349,7 +358,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PREPARING, e.Observed): _observed,
     (_P.MIRRORING, e.MirrorsReady): _start_stream,
     (_P.MIRRORING, e.MirrorLost): _mirror_lost,
-    (_P.MIRRORING, e.StepFailed): rollback.go_back,
+    (_P.MIRRORING, e.StepFailed): _mirroring_step_failed,
     (_P.MIRRORING, e.CancelRequested): rollback.go_back,
     (_P.MIRRORING, e.GiveUp): rollback.go_back,
     (_P.MIRRORING, e.TargetRunning): _observe,

@@ -1,7 +1,9 @@
 """The way back: everything that a migration holds is released, newest first, each step with proof. Pure.
 
 A step that fails is tried again when both sides have been looked at; what fails twice is named to the user as a
-leftover, and the way back goes on. On the target it is tried once: a copy there is paused and stays so.
+leftover, and the way back goes on. On the target it is tried once: a copy there is paused and stays so. A guest that
+cannot be told to run on, its host being out of reach, is not left for a leftover: the migration is in LIMBO until it
+can be seen again.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ UNDO_STEPS: Final = {
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})
+_OWED: Final = frozenset({Held.SOURCE_STOPPED, Held.POWER})
+"""What the guest itself is owed: to run."""
+
 _RETRY_DELAY: Final = 0.3
+SEEN: Final = "see to it that the source's host can be reached; the next godwit command lets the guest run on"
 LOOK_AND_RETRY: Final = "the guest runs on; look at both QEMUs' logs and at the migration link, then migrate again"
 
 
@@ -79,6 +85,9 @@ def undone(state: State, event: e.Event) -> Step:
         # Whatever has them open may still be there.
         images = ", ".join(copy.image.path for copy in state.made)
         state = with_leftover(replace(state, held=state.held - {Held.IMAGES}), f"images made on the target: {images}")
+    if isinstance(event, e.StepFailed) and held in _OWED:
+        failure = Failure("limbo", f"the guest belongs to the source, and may stand still there: {event.message}", SEEN)
+        return Step(replace(state, phase=Phase.LIMBO, owner=Owner.UNKNOWN, failure=failure), (e.Finish(),))
     # What fails at its second try was given all the patience that there is: the others are not waited for once more.
     again = isinstance(event, e.StepFailed) and held in state.tried
     return next_undo(with_leftover(replace(state, held=state.held - {held}), leftover), again=again)

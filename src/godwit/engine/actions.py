@@ -66,6 +66,9 @@ if TYPE_CHECKING:
 CONTINUE_PATIENCE: Final = 60.0
 """Seconds for which a target that does not run is told to, before that is left to a person."""
 
+_QUEUE_PAUSES: Final = (0.5, 1.0, 2.0)
+"""Seconds between attempts to give the send queue back."""
+
 _HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
@@ -407,7 +410,8 @@ class Actions:
         if view.state is RunState.ABSENT:
             return e.Undone("CancelStream")
         if view.state is RunState.UNREACHABLE and uri.startswith("tcp:"):
-            view = await self._break_stream(uri.removeprefix("tcp:"))
+            await self.break_connection(uri.removeprefix("tcp:"))
+            view = await self.sides.look(Side.SOURCE)
         self._require_answer(view)
         if view.stream in _LIVE_STREAMS:
             guest = await self.sides.attach(Side.SOURCE)
@@ -417,8 +421,8 @@ class Actions:
             await (await self.sides.attach(Side.SOURCE)).forget_hand_over()
         return e.Undone("CancelStream")
 
-    async def _break_stream(self, destination: str) -> GuestView:
-        """End the stream's socket on the source, whose QEMU does not answer, and look again.
+    async def break_connection(self, destination: str) -> None:
+        """End the source's sockets to where memory or a disk is sent: what waits for that host is told at last.
 
         The end of a stream is sent under QEMU's big lock (migration_completion() in migration/migration.c): behind a
         silently cut link it blocks the monitor, too, as long as TCP goes on trying, and the guest stands still. With
@@ -427,10 +431,9 @@ class Actions:
         try:
             done = await self.parts.source.run(["ss", "--tcp", "--kill", "dst", destination], deadline=3.0)
         except GodwitError as error:
-            self.note("note", text=f"the stream's socket on the source could not be ended: {error.message}")
+            self.note("note", text=f"the source's connection to {destination} could not be ended: {error.message}")
         else:
-            self.note("note", text=f"the stream's socket on the source was ended: {done.stdout.decode().strip()}")
-        return await self.sides.look(Side.SOURCE)
+            self.note("note", text=f"the source's connection was ended: {done.stdout.decode().strip()}")
 
     async def destroy_target(self, _: e.DestroyTarget) -> e.Event:
         """End the target's QEMU; where its host is silent, name what is left: it is paused and stays so."""
@@ -467,12 +470,16 @@ class Actions:
             raise HostUnreachableError(message)
 
     async def restore_send_queue(self, _: e.RestoreSendQueue) -> e.Event:
-        """Give the source host's send queue back."""
-        try:
-            await self.parts.source.restore_send_queue(self.parts.spec.id)
-        except GodwitError as error:
-            return e.Undone("RestoreSendQueue", f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}")
-        return e.Undone("RestoreSendQueue")
+        """Give the source host's send queue back; a host that is out of reach for moments is asked again."""
+        for pause in (*_QUEUE_PAUSES, 0.0):
+            try:
+                await self.parts.source.restore_send_queue(self.parts.spec.id)
+            except GodwitError as error:
+                left = f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}"
+                await self.parts.clock.sleep(pause)
+            else:
+                return e.Undone("RestoreSendQueue")
+        return e.Undone("RestoreSendQueue", left)
 
     def warn(self, code: str, found: str, why: str, mend: str = "") -> None:
         """Keep a finding that came up on the way."""

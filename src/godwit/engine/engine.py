@@ -277,7 +277,7 @@ class Engine:
             e.ContinueStream: m.go_on,
             e.KeepImages: m.keep,
             e.LeaveOldCopies: m.leave,
-            e.CancelMirrors: m.cancel,
+            e.CancelMirrors: lambda command: m.cancel(command, self._state.disks_uri),
             e.RemoveImages: m.remove,
             e.Check: a.check,
             e.PrepareTarget: self._prepare_target,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.engine.media import Media
 from godwit.engine.shares import Shares
-from godwit.errors import GodwitError, HostError, HypervisorError
+from godwit.errors import GodwitError, HostError, HypervisorError, MonitorLostError
 from godwit.model import Allocation, RunState, Side
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 0.25
 """Seconds between looks at how far the copies are."""
+
+STALLED: Final = 30.0
+"""Seconds without a byte copied after which the copies of disks count as dead: what took hours is worth some more."""
 
 _END_DEADLINE: Final = 4.0
 
@@ -60,10 +63,17 @@ class Mirroring:
         for copy in command.copies:
             await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
         alike: set[str] = set()
+        clock = self.actions.parts.clock
+        sent, since = -1, clock.now()
         while True:
             views = await guest.mirrors(command.copies)
             self._note(views)
             self._check(command.copies, views)
+            if (done := sum(view.done for view in views)) != sent:
+                sent, since = done, clock.now()
+            elif clock.now() - since >= STALLED:
+                message = f"not a byte of a disk was copied for {STALLED:.0f} s"
+                raise HypervisorError(message, remedy="look at the migration link and at the target's QEMU")
             for copy, view in zip(command.copies, views, strict=True):
                 if view.ready and copy.job not in alike:
                     alike.add(copy.job)
@@ -71,7 +81,7 @@ class Mirroring:
             await shares.hand_on(guest, [copy for copy in command.copies if copy.job not in alike])
             if all(view.ready for view in views):
                 return e.MirrorsReady()
-            await self.actions.parts.clock.sleep(PERIOD)
+            await clock.sleep(PERIOD)
 
     async def _keep_alike(self, guest: Guest, copy: DiskCopy) -> None:
         if not await guest.keep_alike(copy):
@@ -141,13 +151,23 @@ class Mirroring:
         except GodwitError as error:  # they end with the source's QEMU
             self.actions.note("note", text=f"the connection of a copied disk was not closed: {error.message}")
 
-    async def cancel(self, command: e.CancelMirrors) -> e.Event:
-        """End the copies before their time. Raises GodwitError where the source does not answer."""
+    async def cancel(self, command: e.CancelMirrors, uri: str = "") -> e.Event:
+        """End the copies to `uri`, an address:port, before their time.
+
+        One that waits for a host that has fallen silent ends with its connection. Raises GodwitError where the source
+        does not answer.
+        """
         self._copies = ()
         if (await self.actions.sides.look(Side.SOURCE)).state is RunState.ABSENT:  # its copies ended with it
             return e.Undone("CancelMirrors")
         guest = await self.actions.sides.attach(Side.SOURCE)
-        await guest.cancel_mirrors(command.copies)
+        try:
+            await guest.cancel_mirrors(command.copies)
+        except MonitorLostError:
+            if not uri:
+                raise
+            await self.actions.break_connection(uri)
+            await (await self.actions.sides.attach(Side.SOURCE)).cancel_mirrors(command.copies)
         return e.Undone("CancelMirrors")
 
     async def make(self, copies: Sequence[DiskCopy]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ append = "{append}"
 address = "{address}"
 agent = {agent}
 hotplug_ports = {hotplug_ports}
-{balloon}
+balloon = {balloon}
+extra_arguments = {extra}
 
 [[disks]]
 path = "/mnt/images/{name}.qcow2"
@@ -49,9 +51,7 @@ bridge = "br0"
 """
 
 
-_SILENT_BALLOON: Final = """\
-balloon = false
-extra_arguments = ["-device", "virtio-balloon-pci,id=balloon0,addr=0x5,disable-legacy=on,deflate-on-oom=on"]"""
+_SILENT_BALLOON: Final = ("-device", "virtio-balloon-pci,id=balloon0,addr=0x5,disable-legacy=on,deflate-on-oom=on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class GuestPlan:
     Under TCG every device lengthens the pause of a move; so the guest agent's channel and the ports for hot-plugging
     are there only when asked for. A guest whose balloon does not report (`reports`) what is free keeps all memory that
     it has ever used; it takes memory back from its balloon when that runs short.
+    `extra` goes to its QEMU, with its name in place of {name}.
     """
 
     name: str = "web1"
@@ -71,6 +72,7 @@ class GuestPlan:
     hotplug_ports: int = 0
     reports: bool = True
     disk: int = DISK
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
     """Define a guest with redis, SSH and a ticking program, and start it. Raises LabError, HypervisorError."""
     image = await place_image(lab, assets, plan, host)
     name = image.name
+    more = [argument.format(name=name) for argument in plan.extra]
     text = _DEFINITION.format(
         name=name,
         memory=plan.memory // MIB,
@@ -141,7 +144,8 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         append=image.append,
         agent=str(plan.agent).lower(),
         hotplug_ports=plan.hotplug_ports,
-        balloon="balloon = true" if plan.reports else _SILENT_BALLOON,
+        balloon=str(plan.reports).lower(),
+        extra=json.dumps([*more, *(() if plan.reports else _SILENT_BALLOON)]),
     )
     vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
     return await service.start_vm(vm.name)

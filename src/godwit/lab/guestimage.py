@@ -230,9 +230,9 @@ def build(archive: Archive, destination: Path, work: Path) -> list[Package]:
         *_skeleton(),
         *_busybox(programs),
         *_programs(programs),
-        # A name of its own: `killall memwriter` goes by a process's program, too, and that is the same for all three.
+        # A name of its own: `killall memwriter` goes by a process's program, too, and that is the same for all of them.
         regular("usr/bin/godwit-tools", tools.read_bytes(), 0o755),
-        *(symlink(f"usr/bin/{name}", "godwit-tools") for name in ("diskwriter", "memwriter", "tick")),
+        *(symlink(f"usr/bin/{name}", "godwit-tools") for name in ("ackwriter", "diskwriter", "memwriter", "tick")),
         *_modules(modules / "usr/lib/modules" / version, version),
     ]
     archive_bytes = cpio(with_parents(entries))

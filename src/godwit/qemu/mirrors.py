@@ -191,7 +191,15 @@ async def nodes_of(monitor: Asks) -> dict[str, str]:
 
 async def own_node(monitor: Asks, copy: DiskCopy) -> str:
     """Return the node of the disk itself, whatever a mirror or a fill-up has put above it."""
-    return await fillup.below(monitor, copy, found(await nodes_of(monitor), copy.name))
+    top = found(await nodes_of(monitor), copy.name)
+    while True:
+        try:
+            return await fillup.below(monitor, copy, top)
+        except HypervisorError:
+            now = found(await nodes_of(monitor), copy.name)
+            if now == top:
+                raise
+            top = now  # a job that ended between the two questions took its node along
 
 
 def found(known: Mapping[str, T], disk: str) -> T:

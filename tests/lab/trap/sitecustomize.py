@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 VARIABLE = "GODWIT_TEST_TRAPS"
 HOLD_DEADLINE = 60.0
 
-Trap = dict[str, str]
+Trap = dict[str, Any]
 
 
 def sprung(trap: Trap) -> bool:
@@ -46,6 +47,10 @@ async def spring(trap: Trap) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif trap["does"] == "run":
         subprocess.run(["sh", trap["mark"] + ".sh"], check=True)  # noqa: ASYNC221 - the world must wait for it
+    elif trap["does"] == "ask":
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(trap["mark"] + ".sock")
+            asking.recv(1)  # the world is changed meanwhile
     elif trap["does"] == "hold":
         for _ in range(int(HOLD_DEADLINE / 0.01)):
             if Path(trap["mark"] + ".go").exists():  # noqa: ASYNC240 - a look at a local file
@@ -81,6 +86,10 @@ def armed(call: Callable[..., Awaitable[Any]], trap: Trap) -> Callable[..., Awai
 def arm(path: Path) -> None:
     """Arm every trap of the file: each names a method as module:Class.method."""
     for trap in json.loads(path.read_text()):
+        if trap["does"] == "set":
+            module, _, name = trap["at"].partition(":")
+            setattr(import_module(module), name, trap["value"])
+            continue
         module, _, place = trap["at"].partition(":")
         owner, _, method = place.partition(".")
         kind = getattr(import_module(module), owner)
