@@ -1,9 +1,9 @@
 """The fault matrix over real QEMU: a phase, a fault, and where the guest must be afterwards; see docs/reliability.md.
 
-`python -m bench.matrix` carries out each cell of tests/lab/faultcells.py in each of three rounds, in two laboratories
-side by side: one whose hosts share their storage, one whose hosts share nothing. Each cell is a line in a file; a run
-that was ended goes on where it was. `--figures` measures how soon a guest gets memory again after a link's return.
-`--page` writes the results into docs/reliability.md.
+`python -m bench.matrix` carries out each cell of tests/lab/faultcells.py in each of three rounds, in three
+laboratories side by side: two whose hosts share their storage, one whose hosts share nothing. Each cell is a line in a
+file; a run that was ended goes on where it was. `--figures` measures how soon a guest gets memory again after a link's
+return. `--page` writes the results into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -32,10 +32,18 @@ from godwit.lab.plan import LabPlan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+STORIES: Final = ROOT / "build" / "matrix"
+"""Where the whole stories of cells go that were not as they must be."""
+
 FIGURES: Final = 20
 """How often what is measured is measured."""
 
-_SIDES: Final = {"shared": False, "apart": True}
+_SIDES: Final = {
+    "shared": (Mode.PRECOPY,),
+    "over": (Mode.STATIC, Mode.POSTCOPY),
+    "apart": (Mode.MIRROR,),
+}
+"""The modes that each laboratory is for, in their order: guests that go over need another guest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +54,24 @@ class Wanted:
     results: Path
 
 
-def wanted(options: argparse.Namespace, *, apart: bool) -> Wanted:
+def wanted(options: argparse.Namespace, side: str) -> Wanted:
     """Return the cells that are still to be carried out: those without a result, and those whose last one was bad."""
     if options.figures:
-        cells = [] if apart else [(number + 1, RETURNS) for number in range(FIGURES)]
+        cells = [] if side != "over" else [(number + 1, RETURNS) for number in range(FIGURES)]
     else:
-        order = {mode: number for number, mode in enumerate((Mode.PRECOPY, Mode.STATIC, Mode.MIRROR, Mode.POSTCOPY))}
-        these = [cell for cell in CELLS if re.search(options.only, cell.id) and (cell.mode is Mode.MIRROR) is apart]
-        these.sort(key=lambda cell: order[cell.mode])
+        these = [
+            cell for mode in _SIDES[side] for cell in CELLS if cell.mode is mode and re.search(options.only, cell.id)
+        ]
         cells = [(number + 1, cell) for number in range(options.rounds) for cell in these]
     good = {key for key, line in latest(read(options.results)).items() if not line["wrong"]}
     return Wanted([(number, cell) for number, cell in cells if (number, cell.id) not in good], options.results)
 
 
-async def carry_out(work: Wanted, *, apart: bool) -> bool:
+async def carry_out(work: Wanted, side: str) -> bool:
     """Build a laboratory and carry all cells out in it; say whether all was as it must be."""
     assets = await asyncio.to_thread(prepare, cache_folder(), print)
-    name = "matrixb" if apart else "matrixa"
     good = True
-    plan = LabPlan(name, link_rate=None, shared_storage=not apart)
+    plan = LabPlan(f"matrix{side}", link_rate=None, shared_storage=side != "apart")
     async with laboratory(plan, assets.hosttree) as lab:
         home = Path(tempfile.mkdtemp(prefix="godwit-matrix-"))
         with Field.on(Ground(lab, assets, home)) as field:
@@ -83,14 +90,15 @@ async def _one(field: Field, number: int, cell: Cell, results: Path) -> bool:
     print(f"{'BAD ' if verdict.wrong else 'good'} {number} {verdict.seconds:5.1f} s  {cell.id}: {said}", flush=True)
     if verdict.wrong:
         print("\n".join(f"     {words}" for words in verdict.wrong), flush=True)
-        kept = results.with_suffix(f".{number}.{re.sub('[^a-z0-9]+', '-', cell.id.lower())}.txt")
+        kept = STORIES / f"{number}-{re.sub('[^a-z0-9]+', '-', cell.id.lower())}.txt"
+        kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(field.ground.story(), encoding="utf-8")
         print(f"     the whole story: {kept}", flush=True)
     return not verdict.wrong
 
 
 async def side_by_side(arguments: Sequence[str]) -> bool:
-    """Let one process each work on the two laboratories: what one of them waits for does not delay the other."""
+    """Let one process each work on a laboratory: what one of them waits for does not delay the other."""
     command = [sys.executable, "-m", "bench.matrix", *arguments, "--side"]
     children = [await asyncio.create_subprocess_exec(*command, side, cwd=ROOT) for side in _SIDES]
     try:
@@ -122,9 +130,8 @@ def main() -> int:
     try:
         if options.side is None:
             return 0 if asyncio.run(side_by_side(sys.argv[1:])) else 1
-        apart = _SIDES[options.side]
-        work = wanted(options, apart=apart)
-        return 0 if not work.cells or asyncio.run(carry_out(work, apart=apart)) else 1
+        work = wanted(options, options.side)
+        return 0 if not work.cells or asyncio.run(carry_out(work, options.side)) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
 

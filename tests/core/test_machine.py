@@ -207,6 +207,49 @@ def test_a_step_that_failed_late_is_no_leftover() -> None:
     assert not state.leftovers
 
 
+def test_a_guest_that_nobody_reaches_is_looked_at_before_it_is_said_to_have_moved() -> None:
+    state, commands = told((*TO_FINISHING, e.Verified(alive=False)))
+    assert names(commands)[-1] == "Observe"
+
+    crashed, _ = told([e.Observed(GAVE, GONE, 0.1)], state)
+    assert crashed.failure is not None
+    assert crashed.failure.code == "guest-crashed"
+
+    runs, _ = told([e.Observed(GAVE, RUNS, 0.1)], state)
+    assert runs.failure is None
+    assert runs.alive is False
+    assert "Verify" not in runs.duties
+
+
+def test_a_guest_that_cannot_be_told_to_run_on_is_no_leftover() -> None:
+    silent = GuestView(RunState.UNREACHABLE)
+    back = (e.GiveUp("stuck", "it does not end"), e.Undone("CancelStream"), e.Undone("DestroyTarget"))
+    fails = e.StepFailed("ResumeSource", "host-unreachable", "one does not answer")
+    tidied = (e.Undone("RestoreGuest"), e.Undone("RestoreSendQueue"))
+    state, commands = told((*TO_SWITCHOVER, *back, fails, *tidied, e.Observed(silent, GONE, 90.0), fails))
+
+    assert state.phase is Phase.LIMBO
+    assert state.failure is not None
+    assert "may stand still" in state.failure.message
+    assert names(commands)[-1] == "Finish"
+
+    stands = GuestView(RunState.POSTMIGRATE, StreamStatus.COMPLETED)
+    state, commands = told([e.Observed(stands, GONE, 0.1, restarted=True), e.Undone("ResumeSource")], state)
+    assert names(commands)[:1] == ["ResumeSource"]
+    assert state.phase is Phase.FAILED
+    assert state.owner is Owner.SOURCE
+
+
+def test_copies_of_disks_go_on_when_only_the_way_to_them_is_lost() -> None:
+    mirroring = State(phase=Phase.MIRRORING, held=frozenset({Held.TARGET, Held.MIRRORS}))
+    state, commands = told([e.StepFailed("StartMirrors", "monitor-lost", "it went away")], mirroring)
+    assert (state.phase, names(commands)) == (Phase.MIRRORING, ["Observe"])
+    state, commands = told([e.Observed(RUNS, WAITS, 0.1)], state)
+    assert (state.phase, names(commands)) == (Phase.MIRRORING, ["StartMirrors"])
+    state, _ = told([e.StepFailed("StartMirrors", "hypervisor", "no room")], state)
+    assert state.phase is Phase.ROLLING_BACK
+
+
 def test_limbo_remembers_that_the_guest_was_never_sent() -> None:
     """A guest of the same name runs on the target: that ours is paused later makes it no move."""
     foreign = GuestView(RunState.RUNNING)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import DISK, ID, SMALL, Stage, simulate, stage
+from stage import DISK, ID, SMALL, Stage, TickingHost, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.engine.gather import prove_disks
 from godwit.engine.parts import Parts
 from godwit.hosts.fake import Workload
+from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.model import OutcomeStatus, Permission, Policy, RunState
+from godwit.ports import Completed
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from godwit.model import Outcome
+    from godwit.model import DiskCopy, Outcome
 
 COMPLETED, FAILED, CANCELLED = OutcomeStatus.COMPLETED, OutcomeStatus.FAILED, OutcomeStatus.CANCELLED
 WAY = (Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER)
@@ -257,6 +260,32 @@ def test_a_connection_that_is_lost_while_disks_are_copied_is_made_anew() -> None
     assert outcome.status is COMPLETED, outcome
     assert scene.runners == 1
     assert scene.phases().count(Phase.MIRRORING) == 1
+
+
+def test_a_copy_that_cannot_be_cancelled_for_a_silent_host_loses_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """QEMU waits for an answer from there until TCP has given up, and the job with it."""
+    ended: list[str] = []
+    told = asyncio.Event()
+    cancel = FakeGuest.cancel_mirrors
+
+    async def waits(self: FakeGuest, copies: Sequence[DiskCopy]) -> None:
+        await told.wait()
+        await cancel(self, copies)
+
+    async def run(_: TickingHost, argv: Sequence[str], **_options: object) -> Completed:
+        ended.append(" ".join(argv))
+        told.set()
+        return Completed(0, b"", b"")
+
+    monkeypatch.setattr(FakeGuest, "cancel_mirrors", waits)
+    monkeypatch.setattr(TickingHost, "run", run)
+    _, outcome = moved(lambda made: made.at(Phase.MIRRORING, made.cancel, delay=0.5))
+    assert outcome.status is CANCELLED
+    assert outcome.leftovers == ()
+    assert len(ended) == 1
+    assert ended[0].startswith("ss --tcp --kill dst ")
 
 
 def test_a_copy_that_gets_nothing_over_its_link_is_given_up() -> None:

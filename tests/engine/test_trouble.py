@@ -10,7 +10,7 @@ from stage import ID, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.engine.actions import CONTINUE_PATIENCE
-from godwit.errors import JournalError
+from godwit.errors import HostUnreachableError, JournalError
 from godwit.model import OutcomeStatus, Owner, RunState
 
 if TYPE_CHECKING:
@@ -213,6 +213,45 @@ def test_limbo_ends_when_the_silent_host_is_back() -> None:
         outcome = await scene.go_on()
         await scene.assert_settled(outcome)
         assert outcome.status is COMPLETED
+
+    simulate(scenario)
+
+
+def test_a_guest_that_may_stand_still_on_a_silent_host_is_not_forgotten() -> None:
+    """The target is ended, and nobody could tell the source to run on: that is made good when it can be."""
+
+    async def scenario() -> None:
+        scene = stage(address=None)
+        scene.at(Phase.PRECOPY, lambda: scene.world.cut("one"), 0.05)
+        outcome = await carried(scene)
+        scene.assert_lawful()
+        assert outcome.status is LIMBO
+        assert "may stand still" in outcome.error
+        assert "can be reached" in outcome.remedy
+        scene.world.heal("one")
+        outcome = await scene.go_on()
+        await scene.assert_settled(outcome)
+        assert outcome.status is FAILED
+        assert scene.world.executing("web") == ["one"]
+
+    simulate(scenario)
+
+
+def test_a_send_queue_behind_a_host_that_is_away_for_moments_is_given_back() -> None:
+    async def scenario() -> None:
+        scene = stage()
+        restore, tries = scene.one.restore_send_queue, iter([True, True, False])
+
+        async def away(lease: str) -> None:
+            if next(tries):
+                raise HostUnreachableError("one does not answer")
+            await restore(lease)
+
+        scene.one.restore_send_queue = away  # type: ignore[method-assign]
+        outcome = await carried(scene)
+        await scene.assert_settled(outcome)
+        assert outcome.status is COMPLETED
+        assert outcome.leftovers == ()
 
     simulate(scenario)
 

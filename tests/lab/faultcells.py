@@ -38,6 +38,8 @@ class End(StrEnum):
     """The fault destroyed the only copy, on the source: failed, and it can be started anew from its disks."""
     CRASHED = "crashed"
     """The fault destroyed the only copy, on the target, or the half that was on either: guest-crashed."""
+    GONE = "gone"
+    """The same, with the whole host: guest-crashed, or completed where the move was over before that was seen."""
 
 
 MEANS: Final = {
@@ -46,6 +48,7 @@ MEANS: Final = {
     End.EITHER: "runs on one of the two, nothing is left on the other",
     End.LOST: "died with its only copy, on the source; starts anew from its disks",
     End.CRASHED: "died with its only copy, on the target; starts anew from its disks",
+    End.GONE: "the same, with its host; its move may have been over before that was noticed",
 }
 """What each end says of the guest."""
 
@@ -186,7 +189,7 @@ source host crashes
 source host falls silent and crashes
   precopy  pass1=limbo>lost running=moved
 target host crashes
-  precopy  listening=stays pass1=stays crawling=stays told=crashed running=crashed
+  precopy  listening=stays pass1=stays crawling=stays told=gone running=gone
   postcopy over=crashed
   mirror   copying=stays held=stays
   static   pass1=stays

@@ -60,12 +60,14 @@ QUICK: Final = (
 )
 """Patience of a minute, of 15 and 30 s, shortened: what comes after it is what a cell is about."""
 
+DEAD: Final = frozenset({End.LOST, End.CRASHED, End.GONE})
 _STATUSES: Final = {
     End.MOVED: {OutcomeStatus.COMPLETED},
     End.STAYS: {OutcomeStatus.FAILED, OutcomeStatus.CANCELLED},
     End.EITHER: {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED},
     End.LOST: {OutcomeStatus.FAILED},
     End.CRASHED: {OutcomeStatus.GUEST_CRASHED},
+    End.GONE: {OutcomeStatus.GUEST_CRASHED, OutcomeStatus.COMPLETED},
 }
 _WRITES: Final = "memwriter --rate 40M --set 24M --verify >/run/log/memory 2>&1 & sleep 1"
 _LOOKS: Final = "cat /run/log/memory; pidof memwriter >/dev/null || echo CORRUPT: it ended"
@@ -431,7 +433,7 @@ class Trial:
         verdict.leftovers = outcome.leftovers
         if outcome.status not in _STATUSES[self.cell.end]:
             verdict.wrong.append(f"it ended as {outcome.status}: {outcome.error}")
-        if self.cell.end in {End.LOST, End.CRASHED}:
+        if self.cell.end in DEAD:
             await self._judge_dead(outcome)
         else:
             await self._judge_alive(outcome)

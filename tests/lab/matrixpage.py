@@ -9,8 +9,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from faultcells import CELLS, MEANS, POINTS, RETURNS, Cell, End
-from faultmatrix import MENDED, SILENCE
+from faultcells import CELLS, MEANS, POINTS, RETURNS, Cell
+from faultmatrix import DEAD, MENDED, SILENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ def _table(last: dict[tuple[int, str], Line]) -> str:
             found = _rounds(last, cell)
             good = sum(not line["wrong"] for line in found)
             silence = max((line["silence"] for line in found), default=None)
-            told = "" if silence is None or cell.end in {End.LOST, End.CRASHED} else f"{silence:.1f} s"
+            told = "" if silence is None or cell.end in DEAD else f"{silence:.1f} s"
             rows.append(f"| {cell.mode} | {POINTS[cell.point].words} | {_end(cell)} | {good} of {ROUNDS} | {told} |")
         blocks.append(f"**{fault[:1].upper()}{fault[1:]}**\n\n" + "\n".join(rows))
     return "\n\n".join(blocks)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import matrixpage
 import pytest
-from faultcells import CELLS, IN_SCRIPT_TEST, POINTS, Cell, End, Mode
+from faultcells import CELLS, IN_SCRIPT_TEST, POINTS, Cell, Mode
 from faultdeeds import FAULTS
-from faultmatrix import Field
+from faultmatrix import DEAD, Field
 from labtools import Ground, Trap, until
 from witness import Acknowledged, Executions, Span
 
@@ -50,7 +50,7 @@ def test_the_matrix_is_large_enough_and_names_each_cell_once() -> None:
 def test_a_guest_is_only_lost_where_the_fault_destroys_a_copy() -> None:
     """What a controller, a link, a full disk or a lock does never costs a guest."""
     destroys = ("QEMU killed", "host crashes", "falls silent and crashes")
-    lost = [cell for cell in CELLS if cell.end in {End.LOST, End.CRASHED}]
+    lost = [cell for cell in CELLS if cell.end in DEAD]
     assert lost
     assert [cell.id for cell in lost if not cell.fault.endswith(destroys)] == []
 

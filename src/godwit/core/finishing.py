@@ -78,6 +78,8 @@ def duty_done(state: State, event: e.Event) -> Step:
     """Take a duty off the list, do those that waited for it, and end the migration with the last one."""
     under_way = {type(command) for command in due(state)}
     match event:
+        case e.Verified(alive=False) if state.alive is not False:  # its process may be gone: that decides what is told
+            return Step(replace(state, alive=False), (e.Observe(),))
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
         case e.DisksCompared(comparison=comparison):

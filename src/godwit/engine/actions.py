@@ -31,6 +31,7 @@ from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
 from godwit.engine.waiting import Waiting
 from godwit.errors import (
     GodwitError,
+    HostError,
     HostUnreachableError,
     HypervisorError,
     JournalError,
@@ -471,15 +472,17 @@ class Actions:
 
     async def restore_send_queue(self, _: e.RestoreSendQueue) -> e.Event:
         """Give the source host's send queue back; a host that is out of reach for moments is asked again."""
-        for pause in (*_QUEUE_PAUSES, 0.0):
+        for pause in (*_QUEUE_PAUSES, None):
             try:
                 await self.parts.source.restore_send_queue(self.parts.spec.id)
             except GodwitError as error:
-                left = f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}"
+                if pause is None:
+                    message = f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}"
+                    raise HostError(message) from error
                 await self.parts.clock.sleep(pause)
             else:
-                return e.Undone("RestoreSendQueue")
-        return e.Undone("RestoreSendQueue", left)
+                break
+        return e.Undone("RestoreSendQueue")
 
     def warn(self, code: str, found: str, why: str, mend: str = "") -> None:
         """Keep a finding that came up on the way."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.engine.media import Media
 from godwit.engine.shares import Shares
-from godwit.errors import GodwitError, HostError, HypervisorError, MonitorLostError
+from godwit.errors import GodwitError, HostError, HypervisorError
 from godwit.model import Allocation, RunState, Side
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ STALLED: Final = 30.0
 """Seconds without a byte copied after which the copies of disks count as dead: what took hours is worth some more."""
 
 _END_DEADLINE: Final = 4.0
+_CANCELS: Final = 2.0
+"""Seconds that copies may take to end before their time; the guest may stand still meanwhile."""
 
 
 @dataclass(slots=True)
@@ -161,13 +163,14 @@ class Mirroring:
         if (await self.actions.sides.look(Side.SOURCE)).state is RunState.ABSENT:  # its copies ended with it
             return e.Undone("CancelMirrors")
         guest = await self.actions.sides.attach(Side.SOURCE)
+        cancelling = asyncio.create_task(guest.cancel_mirrors(command.copies))
         try:
-            await guest.cancel_mirrors(command.copies)
-        except MonitorLostError:
-            if not uri:
-                raise
-            await self.actions.break_connection(uri)
-            await (await self.actions.sides.attach(Side.SOURCE)).cancel_mirrors(command.copies)
+            await asyncio.wait([cancelling], timeout=_CANCELS)
+            if not cancelling.done() and uri:
+                await self.actions.break_connection(uri)
+            await cancelling
+        finally:
+            cancelling.cancel()
         return e.Undone("CancelMirrors")
 
     async def make(self, copies: Sequence[DiskCopy]) -> None:
