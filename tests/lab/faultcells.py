@@ -120,7 +120,7 @@ runner killed
   precopy  concluding=moved undoing=stays undone=stays
   postcopy launched=stays listening=stays begun=stays pass1=moved going=moved handing=moved cont=moved told=moved
   postcopy over=moved running=moved removed=moved
-  mirror   preparing=stays launched=stays listening=stays mirroring=moved copying=moved begun=stays pass1=moved
+  mirror   preparing=stays launched=stays listening=stays mirroring=moved copying=moved begun=stays pass1=either
   mirror   held=stays ended=stays released=moved handing=moved told=moved running=moved removed=moved undoing=stays
   static   preparing=stays launched=stays listening=stays paused=stays begun=stays pass1=moved stopped=either
   static   handing=moved told=moved running=moved removed=moved

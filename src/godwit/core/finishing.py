@@ -22,6 +22,8 @@ _RESTORES: Final = {"RestoreSendQueue": Held.SEND_QUEUE, "RestoreGuest": Held.GU
 
 
 CRASHED: Final = "guest-crashed"
+LOOK: Final = "Look"
+"""The duty to look at both sides before the end, where something came up that a look explains."""
 
 
 def begin(state: State) -> Step:
@@ -64,7 +66,7 @@ def due(state: State) -> tuple[e.Command, ...]:
     """
     before = {
         "RemoveSource": {"RecordHome"},
-        "LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks"},
+        "LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks", LOOK},
         "KeepImages": {"CompareDisks"},
     }
     return tuple(
@@ -78,8 +80,8 @@ def duty_done(state: State, event: e.Event) -> Step:
     """Take a duty off the list, do those that waited for it, and end the migration with the last one."""
     under_way = {type(command) for command in due(state)}
     match event:
-        case e.Verified(alive=False) if state.alive is not False:  # its process may be gone: that decides what is told
-            return Step(replace(state, alive=False), (e.Observe(),))
+        case e.Verified(alive=False):  # its process may be gone: that decides what is told
+            return look(replace(state, alive=False, duties=state.duties - {"Verify"}))
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
         case e.DisksCompared(comparison=comparison):
@@ -100,6 +102,20 @@ def duty_done(state: State, event: e.Event) -> Step:
             state = with_leftover(replace(state, held=held, duties=state.duties - {name}), message)
         case _:
             return Step(state)
+    return _go_on(state, under_way)
+
+
+def look(state: State) -> Step:
+    """Do not end before both sides were looked at: the guest may have died where it has just begun to run."""
+    return Step(replace(state, duties=state.duties | {LOOK}), (e.Observe(),))
+
+
+def looked(state: State) -> Step:
+    """Go on: what both sides show is no reason to say anything else of the guest."""
+    return _go_on(replace(state, duties=state.duties - {LOOK}), {type(command) for command in due(state)})
+
+
+def _go_on(state: State, under_way: set[type[e.Command]]) -> Step:
     if state.duties:
         return Step(state, tuple(command for command in due(state) if type(command) not in under_way))
     return Step(replace(state, phase=Phase.FAILED if state.failure else Phase.DONE), (e.Finish(),))

@@ -307,11 +307,9 @@ def _observed_while_finishing(state: State, event: e.Event) -> Step:
     ruled = Step(state) if state.failure and state.failure.code == finishing.CRASHED else _observed(state, event)
     if ruled.state.phase is not Phase.FINISHING or (ruled.state.failure and ruled.state.failure != state.failure):
         return ruled
-    if isinstance(event, e.Observed) and event.restarted:
-        return Step(state, finishing.due(state))
-    if state.alive is False and "Verify" in state.duties:  # nobody reaches it, and yet it may run: that is looked at
-        return finishing.duty_done(state, e.Verified(alive=False))
-    return Step(state)
+    went_on = finishing.looked(state) if finishing.LOOK in state.duties else Step(state)
+    again = isinstance(event, e.Observed) and event.restarted and not went_on.state.finished
+    return Step(went_on.state, finishing.due(went_on.state)) if again else went_on
 
 
 def _observed_while_mirroring(state: State, event: e.Event) -> Step:
@@ -338,7 +336,7 @@ def _observed_while_rolling_back(state: State, event: e.Event) -> Step:
 
 def _lost_while_finishing(state: State, event: e.Event) -> Step:
     """Look when the target's monitor is lost; the source's ends because the source is removed."""
-    return Step(state, (e.Observe(),) if isinstance(event, e.Lost) and event.side is Side.TARGET else ())
+    return finishing.look(state) if isinstance(event, e.Lost) and event.side is Side.TARGET else Step(state)
 
 
 # -- the table -----------------------------------------------------------------------------------------------------
