@@ -1,7 +1,7 @@
 """The fault matrix over real QEMU: a phase, a fault, and where the guest must be afterwards; see docs/reliability.md.
 
-`python -m bench.matrix` carries out each cell of tests/lab/faultcells.py in each of three rounds, in three
-laboratories side by side: two whose hosts share their storage, one whose hosts share nothing. Each cell is a line in a
+`python -m bench.matrix` carries out each cell of tests/lab/faultcells.py in each of three rounds, in four
+laboratories side by side: three whose hosts share their storage, one whose hosts share nothing. Each cell is a line in a
 file; a run that was ended goes on where it was. `--figures` measures how soon a guest gets memory again after a link's
 return. `--page` writes the results into docs/reliability.md.
 """
@@ -40,10 +40,11 @@ FIGURES: Final = 20
 
 _SIDES: Final = {
     "shared": (Mode.PRECOPY,),
-    "over": (Mode.STATIC, Mode.POSTCOPY),
+    "over": (Mode.POSTCOPY,),
+    "still": (Mode.STATIC,),
     "apart": (Mode.MIRROR,),
 }
-"""The modes that each laboratory is for, in their order: guests that go over need another guest."""
+"""The modes that each laboratory is for: a guest that goes over is another one, and hosts may share nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,11 @@ class Trial:
         """What strikes."""
         return FAULTS[self.cell.fault]
 
+    @property
+    def impatient(self) -> bool:
+        """Whether patience is shortened: also where a guest that is on both sides waits for memory that is gone."""
+        return self.fault.impatient or (self.cell.mode is Mode.POSTCOPY and self.cell.end is End.CRASHED)
+
     async def begin(self, stack: AsyncExitStack) -> None:
         """Let those watch who watch from outside."""
         ground = self.ground
@@ -317,7 +322,7 @@ class Trial:
         first = point.crawls or (point.passes > 0 and self.cell.mode is Mode.MIRROR)
         rate = OVER_LINK if self.place.busy else point.rate
         holds = (Trap("hold", "precopy"),) if first else ()
-        traps = self.ground.lay(*holds, *filter(None, [point.trap]), *(QUICK * self.fault.impatient))
+        traps = self.ground.lay(*holds, *filter(None, [point.trap]), *(QUICK * self.impatient))
         lab.set_rate(None if first else rate)
         async with self._asked(f"{traps.mark(len(holds))}.sock") as asked:
             self.scene.move = await self._ask(traps)
@@ -475,7 +480,7 @@ class Trial:
     async def _judge_dead(self, outcome: Outcome) -> None:
         """Nothing runs anywhere; started anew, the guest has all that it acknowledged."""
         scene, wrong = self.scene, self.verdict.wrong
-        if running := scene.executions.running():
+        if (running := scene.executions.running()) and not outcome.leftovers:  # one that waits for memory is named
             wrong.append(f"it runs on {running}")
         if scene.acknowledged.longest_silence < 1 and not scene.acknowledged.faults:
             wrong.append("the guest writes on")
@@ -486,7 +491,6 @@ class Trial:
             self._compare(anew, await anew.found(), acked)
         if self.cell.end is End.LOST:
             wrong += [f"left: {words}" for words in self._left_on(self.there)]
-        del outcome
 
     def _compare(self, reader: Acknowledged, found: dict[int, int], acked: dict[int, int]) -> None:
         lost = reader.lost(found, acked)

@@ -32,7 +32,9 @@ class Observer:
         self.began = self.clock.now()
         if self._since is None:
             self._since = self.began
-        source, target = await asyncio.gather(self.sides.look(Side.SOURCE), self.sides.look(Side.TARGET))
+        source, target = await asyncio.gather(
+            *(self.sides.look(side, closely=True) for side in (Side.SOURCE, Side.TARGET))
+        )
         first = restarted and self._first_round
         return e.Observed(source, target, self.clock.now() - self._since, first)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOOK_DEADLINE: Final = 3.0
 """Seconds after which a monitor that does not answer counts as silent."""
 
+PROCESS_DEADLINE: Final = 5.0
+"""Seconds more that its host may take to tell whether the process of a silent monitor lives."""
+
 _STREAM_WORDS: Final = {
     "completed": StreamStatus.COMPLETED,
     "failed": StreamStatus.FAILED,
@@ -113,13 +116,23 @@ class Sides:
             data["host_time"] = event.host_time
         self.parts.journal.note(self.parts.spec.id, "mark", event.received, data)
 
-    async def look(self, side: Side) -> GuestView:
-        """Say what the guest does on that side; silence is a view, too. Never raises GodwitError."""
+    async def look(self, side: Side, *, closely: bool = False) -> GuestView:
+        """Say what the guest does on that side; silence is a view, too. Never raises GodwitError.
+
+        Who looks `closely` is also told by the host whether a process lives whose monitor does not answer.
+        """
+        silent = GuestView(RunState.UNREACHABLE, detail=f"no answer within {LOOK_DEADLINE:.0f} s")
         try:
             async with asyncio.timeout(LOOK_DEADLINE):
                 return await self._look(side)
         except TimeoutError:
-            return GuestView(RunState.UNREACHABLE, detail=f"no answer within {LOOK_DEADLINE:.0f} s")
+            if not closely:
+                return silent
+        try:
+            async with asyncio.timeout(PROCESS_DEADLINE):
+                return await self.parts.host(side).observe(self.parts.vm_on(side))
+        except TimeoutError:
+            return silent
 
     async def _look(self, side: Side) -> GuestView:
         try:
