@@ -1,9 +1,9 @@
 """The fault matrix over real QEMU: a phase, a fault, and where the guest must be afterwards; see docs/reliability.md.
 
 `python -m bench.matrix` carries out each cell of tests/lab/faultcells.py in each of three rounds, in four
-laboratories side by side: three whose hosts share their storage, one whose hosts share nothing. Each cell is a line in a
-file; a run that was ended goes on where it was. `--figures` measures how soon a guest gets memory again after a link's
-return. `--page` writes the results into docs/reliability.md.
+laboratories side by side: three whose hosts share their storage, one whose hosts share nothing. Each cell is a line in
+a file; a run that was ended goes on where it was. `--figures` measures how soon a guest gets memory again after a
+link's return. `--page` writes the results into docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -116,6 +116,8 @@ def rendered(text: str, made: dict[str, str]) -> str:
 
 
 def write_page(results: Path) -> None:
-    """Write the results into the page."""
+    """Write the results into the page, and keep of each cell and round what was found last."""
+    kept = latest(read(results))
+    results.write_text("".join(json.dumps(kept[key]) + "\n" for key in sorted(kept)), encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(rendered(text, parts(read(results))), encoding="utf-8")
