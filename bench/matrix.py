@@ -86,7 +86,7 @@ async def _one(field: Field, number: int, cell: Cell, results: Path) -> bool:
     verdict = await field.carry_out(cell)
     line = {"round": number, "cell": cell.id, "end": cell.end.value, "at": round(time.time()), **asdict(verdict)}
     with results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(line).replace(str(field.ground.home), "GODWIT_HOME") + "\n")
     said = f"{verdict.status}, {verdict.owner}; silent for {verdict.silence} s"
     print(f"{'BAD ' if verdict.wrong else 'good'} {number} {verdict.seconds:5.1f} s  {cell.id}: {said}", flush=True)
     if verdict.wrong:
