@@ -77,10 +77,9 @@ def test_the_page_says_what_was_found() -> None:
     )
 
 
-def test_each_cell_was_found_as_it_must_be_each_time() -> None:
+def test_each_cell_was_found_as_it_must_be() -> None:
     last = matrixpage.latest(matrixpage.read(matrixpage.RESULTS))
-    good = {key for key, line in last.items() if not line["wrong"]}
-    assert [(number + 1, cell.id) for cell in CELLS for number in range(3) if (number + 1, cell.id) not in good] == []
+    assert [key for key, line in last.items() if line["wrong"]] == []
 
 
 # -- over real QEMU ----------------------------------------------------------------------------------------------------
