@@ -43,6 +43,9 @@ class IllegalTransitionError(Exception):
 
 Handler = Callable[[State, e.Event], Step]
 
+_GO_ON_AGAIN: Final = 0.05
+"""Seconds until a source that did not let its held stream go on is told to once more."""
+
 _STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
 _OUT_OF_SIGHT: Final = frozenset({"monitor-lost", "host-unreachable"})
 _LOOKS_AGAIN: Final = 0.3
@@ -244,6 +247,8 @@ def _step_failed_late(state: State, event: e.Event) -> Step:
         return finishing.limbo(state, event.message)
     if isinstance(event, e.StepFailed) and event.step == "EndMirrors":
         return rollback.go_back(state, event)
+    if isinstance(event, e.StepFailed) and event.step == "ContinueStream":  # told at once, it would refuse at once
+        return Step(state, (e.Observe(_GO_ON_AGAIN),))
     return _observe(state, event)
 
 

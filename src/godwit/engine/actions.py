@@ -338,8 +338,14 @@ class Actions:
             self._first_refusal = self._first_refusal or now
             if now - self._first_refusal < CONTINUE_PATIENCE:
                 raise
-            message = f"the target has everything and does not run, though it was told to: {error.message}"
+            shown = await self._shown()
+            message = f"the target has everything and does not run, though it was told to {shown}: {error.message}"
             raise LimboError(message) from error
+
+    async def _shown(self) -> str:
+        """Say what both sides show, for whoever has to decide."""
+        source, target = await asyncio.gather(self.sides.look(Side.SOURCE), self.sides.look(Side.TARGET))
+        return f"(source: {source.state}, target: {target.state})"
 
     async def _continue(self) -> e.Event:
         guest = await self.sides.attach(Side.TARGET)
@@ -372,7 +378,7 @@ class Actions:
         vm = self.parts.vm_on(Side.SOURCE)
         view = await self.sides.look(Side.SOURCE)
         if view.state is RunState.RUNNING:
-            message = f"{vm.name} runs on {self.parts.source.name} although the target owns it"
+            message = f"{vm.name} runs on {self.parts.source.name} although the target owns it {await self._shown()}"
             raise LimboError(message, remedy=f"end it on {self.parts.source.name} by hand: process {view.pid}")
         guest = self.sides.guests.get(Side.SOURCE)
         if guest is not None:

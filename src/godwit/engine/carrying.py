@@ -70,8 +70,14 @@ class Carrier:
 
     async def end(self, path: str) -> None:
         """End what sends and takes a file, on both hosts. Idempotent. Raises HostError."""
+        troubles: list[GodwitError] = []
         for host in (self.source, self.target):
-            await host.end_transfer(self.name(path))
+            try:
+                await host.end_transfer(self.name(path))
+            except GodwitError as error:  # the other one may be there
+                troubles.append(error)
+        if troubles:
+            raise troubles[0]
 
     def name(self, path: str) -> str:
         """Return a name by which a transfer is found again by whoever comes after."""

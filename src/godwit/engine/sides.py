@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.errors import GodwitError, MonitorLostError
+from godwit.errors import GodwitError, MonitorLostError, SupersededError
 from godwit.model import GuestView, RunState, Side, StreamStatus
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Sides:
                 return silent
         try:
             async with asyncio.timeout(PROCESS_DEADLINE):
-                return await self.parts.host(side).observe(self.parts.vm_on(side))
+                return await self._process(side)
         except TimeoutError:
             return silent
 
@@ -142,7 +142,19 @@ class Sides:
         except GodwitError:
             # Whatever keeps the monitor from being opened: the host itself still knows whether the process lives.
             pass
-        return await self.parts.host(side).observe(self.parts.vm_on(side))
+        return await self._process(side)
+
+    async def _process(self, side: Side) -> GuestView:
+        """Say what the host knows of the process; what keeps us from asking it is silence, too. Raises SupersededError.
+
+        A journal whose disk is full does: no connection is used that is not in it.
+        """
+        try:
+            return await self.parts.host(side).observe(self.parts.vm_on(side))
+        except SupersededError:
+            raise
+        except GodwitError as error:
+            return GuestView(RunState.UNREACHABLE, detail=error.message)
 
     async def close(self) -> None:
         """Let go of both monitors, which ends their watchers; the guests are not touched."""

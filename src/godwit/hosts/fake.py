@@ -28,7 +28,7 @@ from godwit.hosts.fakefiles import THIN, LooksIntoFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
-from godwit.hosts.fakestream import Link, Workload
+from godwit.hosts.fakestream import FakeStream, Link, Workload
 from godwit.hosts.faketransfers import FakeTransfers
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
@@ -114,6 +114,8 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
         self.qemus: dict[str, FakeQemu] = {}
         self.last_words: dict[str, str] = {}
         self.crashed = False
+        self.forsaken: list[FakeGuest] = []
+        self.cut_short: list[FakeStream] = []
         self.cut_off = False
         self.late = 0.0
         self.boots = 1

@@ -77,6 +77,7 @@ class FakeGuest:
         self._streams: list[FakeEvents] = []
         self._unheard: list[GuestEvent] = []
         self._lost: GuestEvent | None = None
+        self._latest: asyncio.Event | None = None
         qemu.monitor = self
 
     # -- the connection --------------------------------------------------------------------------------------------
@@ -112,7 +113,7 @@ class FakeGuest:
         qemu = self._qemu
         await self.controller.awake()
         self._check_open(f"`{command}` was not sent")
-        await qemu.host.round_trip()
+        await self._arrive()
         answered = await self._world.until(lambda: self._answers(command) or self._lost is not None, COMMAND_DEADLINE)
         self._check_open(f"`{command}` was under way")
         if not answered:
@@ -124,6 +125,17 @@ class FakeGuest:
         if words is not None:
             qemu.refuse(command, words)
         return act()
+
+    async def _arrive(self) -> None:
+        """Let the way there and back take its time; what was said before arrives before."""
+        before, self._latest = self._latest, asyncio.Event()
+        arrived = self._latest
+        try:
+            await self._qemu.host.round_trip()
+            if before is not None:
+                await before.wait()
+        finally:
+            arrived.set()
 
     def _check_open(self, what: str) -> None:
         if self._lost is not None:

@@ -45,8 +45,13 @@ class FakeMirror:
     async def _run(self) -> None:
         while not (self.ready and self.ending):
             await self.source.world.clock.sleep(STEP)
+            if self.target.host.crashed:  # nobody is left who would say so
+                continue
             if not self.target.alive or self.target.disks_port is None:
                 self.finish("Input/output error")
+                return
+            if self.target.host.name in self.source.world.full and not self.ready:
+                self.finish("No space left on device")
                 return
             if not self.link.up or self.source.hung or self.target.hung:
                 continue

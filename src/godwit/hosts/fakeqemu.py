@@ -189,11 +189,14 @@ class FakeQemu:
         self.world.ceased(self)
         self.world.close_disks(self, in_order=words in IN_ORDER or self.raw == "postmigrate")
         self.host.qemu_ended(self, words)
-        if self.stream is not None:
+        silent = self.host.crashed  # no kernel is left that would end its connections
+        if isinstance(self.stream, FakeStream) and silent:
+            self.stream.cut_short(self)
+        elif self.stream is not None:
             self.stream.end("failed")
         for mirror in list(self.mirrors.values()):
             mirror.finish("its QEMU ended")
-        if self.monitor is not None:
+        if self.monitor is not None and not silent:
             self.monitor.lose(words)
         self.world.stir()
 

@@ -35,6 +35,9 @@ LOOKS, LOOKS_APART = 2, 1.0
 MINIMUM_PASS: Final = 0.005
 """Seconds: no pass is shorter, for finding the dirty pages takes time, too."""
 
+TCP_GIVES_UP: Final = 924.0
+"""Seconds after which a Linux kernel ends a connection whose other end does not answer (net.ipv4.tcp_retries2 = 15)."""
+
 LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
 OVER, BROKEN = "postcopy-active", "postcopy-paused"
 """The words of a guest that has gone over to the target before its memory, and of one that has lost its connection."""
@@ -212,6 +215,16 @@ class FakeStream:
                 return
             self.target.set_migration("failed")
             self.target.exit("load of migration failed: the stream ended")
+
+    def cut_short(self, gone: FakeQemu) -> None:
+        """Stand still: one end's host has lost its power, and the other hears nothing.
+
+        Whoever sends to it hears when that host has started anew, or when TCP gives up; whoever only waits, never.
+        """
+        if gone is self.target:
+            gone.host.cut_short.append(self)
+            asyncio.get_running_loop().call_later(TCP_GIVES_UP, self.end, "failed")
+        self.changed()
 
     def _stop_task(self) -> None:
         if self._task is not None and self._task is not asyncio.current_task():

@@ -116,7 +116,8 @@ class FakeWorld:
     _refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     _newest: dict[str, int] = field(default_factory=dict)
     _number: int = 1000
-    _waiters: set[asyncio.Event] = field(default_factory=set)
+    _waiters: dict[asyncio.Event, None] = field(default_factory=dict)
+    """Who waits for the world to change, in the order in which they came."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -326,18 +327,26 @@ class FakeWorld:
     # -- faults ----------------------------------------------------------------------------------------------------
 
     def crash_host(self, name: str) -> None:
-        """Let a host lose its power: every QEMU on it is gone, and it is silent."""
+        """Let a host lose its power: every QEMU on it is gone, and it is silent. Nobody tells the other ends of it."""
         host = self.hosts[name]
         host.crashed = True
         host.boots += 1
         host.sessions.clear()
+        host.forsaken = host.monitors()
         for qemu in list(host.qemus.values()):
             qemu.exit("the host lost its power")
+        host.leases.clear()
         self._silence(host)
 
     def restore_host(self, name: str) -> None:
-        """Let a host come back: it answers, and runs nothing."""
-        self.hosts[name].crashed = False
+        """Let a host come back: it answers, runs nothing, and knows nothing of the connections that others send on."""
+        host = self.hosts[name]
+        host.crashed = False
+        for guest in host.forsaken:
+            guest.lose("the host has started anew")
+        for stream in host.cut_short:
+            stream.end("failed")
+        host.forsaken, host.cut_short = [], []
         self.stir()
 
     def kill(self, host: str, vm: str) -> None:
@@ -415,7 +424,7 @@ class FakeWorld:
             for qemu in host.qemus.values():
                 if qemu.stream is not None:
                     qemu.stream.changed()
-        for waiter in self._waiters:
+        for waiter in list(self._waiters):
             waiter.set()
 
     async def until(self, holds: Callable[[], bool], deadline: float) -> bool:
@@ -430,13 +439,13 @@ class FakeWorld:
 
     async def _next_stir(self, seconds: float) -> None:
         waiter = asyncio.Event()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         stirred = asyncio.ensure_future(waiter.wait())
         slept = asyncio.ensure_future(self.clock.sleep(seconds))
         try:
             await asyncio.wait([stirred, slept], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
             stirred.cancel()
             slept.cancel()
 
@@ -451,6 +460,6 @@ class FakeWorld:
         if not await self.until(lambda: host.reachable, LOST_AFTER):
             for controller in {*host.sessions.values()}:
                 controller.lost(host)
-            for guest in host.monitors():
+            for guest in (*host.monitors(), *host.forsaken):
                 guest.lose("the host does not answer")
             self.stir()
