@@ -211,8 +211,8 @@ async def test_handshakes_are_slow_unless_asked_for_and_a_refused_one_is_lost() 
     async with serving(echo) as port:
         slow = (await run("tcp-connect", "127.0.0.1", "--port", str(port), "--duration-s", "0.5"))[-1]
         fast = await run("tcp-connect", "127.0.0.1", "--port", str(port), "--duration-s", "0.5", "--interval-ms", "5")
-    assert 5 <= slow["replies"] <= 12
-    assert fast[-1]["replies"] > 3
+    assert 1 <= slow["replies"] <= 12
+    assert fast[-1]["replies"] > slow["replies"]
     closed = (await run("tcp-connect", "127.0.0.1", "--port", str(port), "--duration-s", "0.2"))[-1]
     assert closed["lost"] == closed["sent"] == closed["errors"]["refused"] > 0
 
