@@ -44,6 +44,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from godwit.plaintext import shortened
+
 
 class GodwitError(Exception):
     """Godwit cannot go on.
@@ -56,10 +58,10 @@ class GodwitError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        """Keep the message for people and the remedy beside it."""
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        """Keep the message for people and the remedy beside it, at most `plaintext.LONGEST` characters of each."""
+        self.message = shortened(message)
+        self.remedy = shortened(remedy)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling with the remedy intact."""

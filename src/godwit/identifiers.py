@@ -10,11 +10,17 @@ import secrets
 from typing import Final
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_FILE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def is_name(text: str) -> bool:
     """Say whether a guest or a host can be called so."""
     return _NAME.fullmatch(text) is not None and ".." not in text
+
+
+def names_a_file(text: str) -> bool:
+    """Say whether a guest, a migration or a job can be called so: then it is also the name of a file, and no path."""
+    return _FILE.fullmatch(text) is not None and ".." not in text
 
 
 def new_identifier(vm: str) -> str:

@@ -19,6 +19,7 @@ from typing import Final
 from godwit import app
 from godwit.errors import GodwitError, SupersededError
 from godwit.logs import keep_short
+from godwit.plaintext import one_line
 from godwit.runners import GO, WAIT, lock_path, take_lock
 
 RESTARTS: Final = 8
@@ -73,8 +74,9 @@ def _run(identifier: str) -> int:
     except GodwitError as error:
         _say(f"{error.code}: {error.message}")
         return 1
-    except Exception:  # noqa: BLE001 - the outermost frame of a process: its log gets the story, its status the fact
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - the outermost frame of a process: its log gets the story, its status the fact
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            _say(f"  {line}")
         return 1
     return 0
 
@@ -88,7 +90,7 @@ def _let_go_of_input() -> None:
 
 def _say(text: str) -> None:
     """Write a line to the runner's log, which is its standard error."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
+    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {one_line(text)}\n")
     sys.stderr.flush()
 
 

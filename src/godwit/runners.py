@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import BusyError
 from godwit.identifiers import is_name
+from godwit.localfiles import open_own, own_path
 from godwit.ports import Log
 
 if TYPE_CHECKING:
@@ -80,12 +81,10 @@ class RunnerProcesses:
         self._log(identifier).unlink(missing_ok=True)
 
     def _log(self, identifier: str) -> Path:
-        return self.home / "log" / f"{identifier}.log"
+        return own_path(self.home / "log", identifier, ".log")
 
     def _spawn(self, identifier: str, vm: str, *options: str) -> subprocess.Popen[bytes]:
-        log = self._log(identifier)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with os.fdopen(open_own(self._log(identifier), os.O_WRONLY | os.O_APPEND), "ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "godwit.runner", identifier, vm, *options],
                 stdin=subprocess.PIPE if WAIT in options else subprocess.DEVNULL,
@@ -153,8 +152,8 @@ def _told(child: subprocess.Popen[bytes], word: bytes) -> bool:
 
 
 def lock_path(home: Path, vm: str) -> Path:
-    """Return the file whose lock says who migrates a guest."""
-    return home / "locks" / f"{vm}.lock"
+    """Return the file whose lock says who migrates a guest. Raises InputError for what is no name."""
+    return own_path(home / "locks", vm, ".lock")
 
 
 def take_lock(path: Path, patience: float = LOCK_PATIENCE) -> int | None:
@@ -162,8 +161,7 @@ def take_lock(path: Path, patience: float = LOCK_PATIENCE) -> int | None:
 
     Waits `patience` seconds: the runner of the move before may still be saying goodbye to its hosts.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(path, os.O_RDWR)
     end = time.monotonic() + patience
     while True:
         try:

@@ -478,7 +478,7 @@ def test_on_a_really_full_disk_an_undo_is_still_written(tmp_path: Path) -> None:
 async def test_a_damaged_file_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(content)
-    with pytest.raises(JournalError, match=r"journal\.db") as refused:
+    with pytest.raises(JournalError, match=r"journal") as refused:
         await opened(path)
     assert "backup" in refused.value.remedy
     assert path.read_bytes() == content
@@ -531,7 +531,7 @@ def without_privileges() -> Iterator[Path]:
 
 @pytest.mark.parametrize("inside", ["journal.db", "new/journal.db"])
 async def test_a_folder_that_cannot_be_written_is_a_clear_error(inside: str) -> None:
-    with without_privileges() as folder, pytest.raises(JournalError, match=r"journal\.db") as refused:
+    with without_privileges() as folder, pytest.raises(JournalError, match=r"journal") as refused:
         await opened(folder / inside)
     assert "GODWIT_HOME" in refused.value.remedy
 

@@ -321,7 +321,7 @@ class Godwit:
     async def define_vm(self, definition: str | Path, host: str) -> Vm:
         """Keep the guest that a TOML text or file describes, to run on `host`. Raises InvalidDefinitionError."""
         if isinstance(definition, Path):
-            text = await asyncio.to_thread(definition.read_text)
+            text = await asyncio.to_thread(_definition, definition)
             return await self.service.define_vm(text, str(definition), host)
         return await self.service.define_vm(definition, "definition", host)
 
@@ -393,3 +393,9 @@ async def _settle(task: asyncio.Task[None]) -> None:
             if task.cancelled():
                 return
     task.result()
+
+
+def _definition(path: Path) -> str:
+    from godwit.localfiles import read_text  # noqa: PLC0415 - rarely needed
+
+    return read_text(path, "the definition of a guest")

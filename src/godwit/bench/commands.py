@@ -13,6 +13,7 @@ from godwit.bench import contestants as who
 from godwit.bench import scenarios as what
 from godwit.bench.contestants import CONTESTANTS
 from godwit.bench.scenarios import SCENARIOS
+from godwit.cli.terminal import echo, echo_lines
 from godwit.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def bench(
     """
     if list_:
         for title, table in (("guests", SCENARIOS), ("ways", CONTESTANTS)):
-            typer.echo(f"{title}:")
+            echo(f"{title}:")
             for name, row in table.items():
-                typer.echo(f"  {name:16}{row.words}")
+                echo(f"  {name:16}{row.words}")
         return
     if os.geteuid() != _ROOT:
         message = "the comparison needs root: it builds network namespaces and runs QEMU in them"
@@ -68,10 +69,10 @@ def bench(
     from godwit.bench.tables import tables  # noqa: PLC0415 - start-up time
 
     with own_home():
-        trials = asyncio.run(compare(plan, typer.echo))
+        trials = asyncio.run(compare(plan, echo))
     (out / "tables.md").write_text(tables(trials) + "\n")
     draw(trials, out / "comparison.png")
-    typer.echo(f"\n{tables(trials)}\n\n{out}: trials.jsonl, tables.md, comparison.png")
+    echo_lines(f"\n{tables(trials)}\n\n{out}: trials.jsonl, tables.md, comparison.png")
 
 
 def chosen(option: str, names: Sequence[str] | None, known: Mapping[str, T], usual: Sequence[str]) -> tuple[T, ...]:

@@ -8,8 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from typer import echo
-
+from godwit.cli.terminal import echo
 from godwit.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +52,8 @@ async def attach(connection: socket.socket, name: str) -> None:
     finally:
         loop.remove_reader(descriptor)
         connection.close()
-    echo(f"\ngodwit: {'left the console' if left else 'the console ended'} of {name}", err=True)
+    echo(err=True)
+    echo(f"godwit: {'left the console' if left else 'the console ended'} of {name}", err=True)
 
 
 async def _join(connection: socket.socket, keys: asyncio.Queue[bytes]) -> bool:

@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from typer import echo
 
 from godwit.cli.following import Detached, Follower, listening
 from godwit.cli.screens import screen_for
 from godwit.cli.summary import summary
+from godwit.cli.terminal import echo
 from godwit.errors import InputError
 from godwit.units import MIB
 
@@ -42,7 +42,8 @@ async def _run() -> int:
     service = await simulated(workload)
     with listening() as inbox:
         for host, words, defaults in (("host2", "with QEMU's defaults", True), ("host1", "with Godwit", False)):
-            echo(f"\n[SIMULATED] web1 to {host} {words}")
+            echo()
+            echo(f"[SIMULATED] web1 to {host} {words}")
             identifier = await service.migrate("web1", host, defaults=defaults)
             row, _ = await service.journal.load(identifier)
             screen = screen_for(row, service.clock.now, as_json=False)

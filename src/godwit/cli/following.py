@@ -9,8 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from typer import echo
-
+from godwit.cli.terminal import echo
 from godwit.errors import GodwitError
 from godwit.ports import Entry
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, bandwidth, print_json, run, service
 from godwit.cli.policies import (
@@ -20,6 +19,7 @@ from godwit.cli.policies import (
     Typed,
     policy_of,
 )
+from godwit.cli.terminal import echo
 from godwit.core.foretelling import interval_words, way_out
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size

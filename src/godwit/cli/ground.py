@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import asynccontextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
-from typer import echo
 
 from godwit import units
+from godwit.cli.terminal import echo
 from godwit.errors import InputError, UnknownMigrationError
 from godwit.identifiers import is_job
+from godwit.plaintext import as_json, lines, one_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -32,6 +32,8 @@ LONGEST_DOWNTIME: Final = 2000.0
 """Seconds; QEMU takes no more (`downtime-limit` in qapi/migration.json)."""
 
 _ALL: Final = 100_000
+_WIDEST: Final = 500
+"""Characters of a cell that are worth a line of their own."""
 
 
 def _open(migrating: tuple[str, str] | None) -> AbstractAsyncContextManager[Service]:
@@ -146,7 +148,7 @@ def plain(value: object) -> object:
 
 def print_json(value: object) -> None:
     """Print a value as one line of JSON, at once."""
-    echo(json.dumps(plain(value), ensure_ascii=False))
+    echo(as_json(plain(value)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
@@ -154,8 +156,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     if not rows:
         echo(empty)
         return
-    widths = [max(len(line[index]) for line in (columns, *rows)) for index in range(len(columns))]
-    for line in (tuple(name.upper() for name in columns), *rows):
+    table = [tuple(name.upper() for name in columns), *(tuple(one_line(cell, _WIDEST) for cell in row) for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         echo("  ".join(cells).rstrip())
 
@@ -168,7 +171,7 @@ def print_section(title: str, facts: Mapping[str, str]) -> None:
     echo(title)
     width = max(map(len, told))
     for name, value in told.items():
-        first, *rest = value.splitlines()
+        first, *rest = lines(value).split("\n")
         echo(f"  {name.ljust(width)}  {first}")
         for line in rest:
             echo(f"  {' ' * width}  {line}")

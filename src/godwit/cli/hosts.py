@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, plain, print_json, print_section, print_table, run, service
+from godwit.cli.terminal import echo
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:

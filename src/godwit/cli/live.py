@@ -13,6 +13,7 @@ from rich.text import Text
 
 from godwit.cli.progress import Progress, advance, completed, disk_figures, eta_words, standstill
 from godwit.measure.narrative import Weight, phase_words, sentence
+from godwit.plaintext import lines, one_line
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ class LiveScreen:
         spec = row.spec
         self._console.print(
             Text.assemble(
-                (spec.vm, "bold"), f"  {spec.source} {self._arrow} {spec.target}  ", (spec.id, "dim"), overflow="fold"
+                (one_line(spec.vm), "bold"),
+                one_line(f"  {spec.source} {self._arrow} {spec.target}  "),
+                (one_line(spec.id), "dim"),
+                overflow="fold",
             )
         )
         self._live.start()
@@ -73,10 +77,10 @@ class LiveScreen:
         if self._progress.phase != self._phase:
             self._phase = self._progress.phase
             self._ended_at = entry.at if self._phase in _ENDS else None
-            words = phase_words(self._phase, self._row.spec.policy.way) or self._phase
+            words = phase_words(self._phase, self._row.spec.policy.way) or one_line(self._phase)
             self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (words, "bold")))
             if end := completed(self._progress):
-                self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (end, "bold")))
+                self._log(Text.assemble((self._clock(entry.at), "dim"), "  ", (lines(end), "bold")))
 
     def _clock(self, at: float) -> str:
         return f"{at - self._row.created:8.2f} s"
@@ -84,13 +88,13 @@ class LiveScreen:
     def _tell(self, told: Sentence) -> None:
         fine, crude, style = _SIGNS[told.weight]
         sign = crude if self._plain_signs else fine
-        lines = [(told.text, style if told.weight is not Weight.STEP else "")]
-        lines += [(f"because {told.because}", "dim")] if told.because else []
-        lines += [(f"mend: {told.mend}", "dim")] if told.mend else []
-        for index, (words, shade) in enumerate(lines):
+        parts = [(told.text, style if told.weight is not Weight.STEP else "")]
+        parts += [(f"because {told.because}", "dim")] if told.because else []
+        parts += [(f"mend: {told.mend}", "dim")] if told.mend else []
+        for index, (words, shade) in enumerate(parts):
             lead = self._clock(told.at) if index == 0 else " " * 10
             mark = sign if index == 0 else " "
-            self._log(Text.assemble((lead, "dim"), "  ", (mark, style), " ", (words, shade)))
+            self._log(Text.assemble((lead, "dim"), "  ", (mark, style), " ", (lines(words), shade)))
 
     def _log(self, line: Text) -> None:
         if self._waiting is not None:
@@ -117,7 +121,7 @@ class LiveScreen:
         head = Table.grid(padding=(0, 2))
         colour = "yellow" if progress.phase == "rolling-back" or progress.cancelling else "cyan"
         bar = ProgressBar(100, progress.percent, width=min(_BAR_WIDTH, self._console.width // 3), complete_style=colour)
-        name = _NAMES.get(progress.phase, progress.phase)
+        name = _NAMES.get(progress.phase, one_line(progress.phase))
         cells: list[RenderableType] = [Text(name, style=f"bold {colour}"), bar, Text(f"{progress.percent:.0f} %")]
         streaming = progress.phase == "precopy" and progress.reading is not None
         if streaming and progress.reading is not None:
@@ -126,13 +130,13 @@ class LiveScreen:
         head.add_row(*cells)
         still = standstill(progress, now)
         if still:
-            return Padding(Group(head, self._below(progress), Text(still, style="yellow")), (1, 0, 0, 2))
+            return Padding(Group(head, self._below(progress), Text(lines(still), style="yellow")), (1, 0, 0, 2))
         return Padding(Group(head, self._below(progress)), (1, 0, 0, 2))
 
     def _below(self, progress: Progress) -> RenderableType:
         """Return what stands below the bar: how far the disks are, or the stream."""
         if progress.phase in {"preparing", "mirroring"} and progress.disks:
-            return Text(disk_figures(progress), style="dim")
+            return Text(lines(disk_figures(progress)), style="dim")
         return Group() if progress.reading is None else self._figures(progress.reading)
 
     def _figures(self, reading: Reading) -> Text:
@@ -153,7 +157,7 @@ class LiveScreen:
 
     def say(self, text: str) -> None:
         """Show a word of Godwit's own."""
-        self._log(Text.assemble(" " * 12, (text, "italic")))
+        self._log(Text.assemble(" " * 12, (lines(text), "italic")))
 
     def hide(self) -> None:
         """Make room for a question."""

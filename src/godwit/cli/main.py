@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
-from typer import echo
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
@@ -33,8 +31,11 @@ from godwit.cli import (
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
 from godwit.cli.start import keep_descriptors
+from godwit.cli.terminal import echo, echo_lines, echo_trouble
 from godwit.errors import GodwitError
 from godwit.logs import keep_short
+from godwit.plaintext import as_json as as_json_text
+from godwit.plaintext import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except OSError as error:
         _mute()
-        _say(f"godwit: error: cannot write the output: {error.strerror or error}")
+        tell("output", f"cannot write the output: {error.strerror or error}", "", EXIT_OUTPUT, as_json=False)
         return EXIT_OUTPUT
     return status
 
@@ -203,7 +204,7 @@ def _usage(error: TyperException, words: Sequence[str]) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "godwit"
     if type(error).__name__ == "NoArgsIsHelpError":
-        echo(error.format_message())
+        echo_lines(error.format_message())
         return 0 if path == "godwit" else error.exit_code
     message = error.format_message().strip()
     tell("usage", message, f"{path} --help", error.exit_code, as_json=_wants_json(words))
@@ -227,14 +228,15 @@ def _log(error: BaseException, trace: TracebackType | None, words: Sequence[str]
     import traceback  # noqa: PLC0415 - only here
 
     from godwit import app as composition  # noqa: PLC0415 - only here
+    from godwit.localfiles import open_own  # noqa: PLC0415 - only here
 
     path = composition.home() / "log" / "cli.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as log:
+        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "a") as log:
             keep_short(log.fileno())
             log.write(f"{datetime.now(UTC).isoformat()} godwit {__version__} {list(words)!r}\n")
-            log.writelines(traceback.format_exception(type(error), error, trace))
+            for line in "".join(traceback.format_exception(type(error), error, trace)).splitlines():
+                log.write(f"  {one_line(line)}\n")
     except OSError:
         return ""
     return str(path)
@@ -243,16 +245,10 @@ def _log(error: BaseException, trace: TracebackType | None, words: Sequence[str]
 def tell(code: str, message: str, remedy: str, status: int, *, as_json: bool) -> None:
     """Say what is wrong and what mends it: two lines for people on stderr, or an object for programs on stdout."""
     if as_json:
-        echo(json.dumps({"error": {"code": code, "message": message, "mend": remedy}, "exit_status": status}))
+        echo(as_json_text({"error": {"code": code, "message": message, "mend": remedy}, "exit_status": status}))
         return
-    _say(f"godwit: error: {message}")
-    if remedy:
-        _say(f"mend: {remedy}")
-
-
-def _say(text: str) -> None:
     try:
-        echo(text, err=True)
+        echo_trouble(message, remedy)
     except OSError:
         # Nobody listens any more; the exit status still says it.
         _mute()

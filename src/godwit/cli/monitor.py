@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar
 
 import typer
-from typer import echo
 
+from godwit import plaintext
 from godwit.cli.ground import EXIT_INTERRUPTED, service
+from godwit.cli.terminal import echo, echo_error, echo_lines
 from godwit.errors import GodwitError, InputError, RefusedError
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ class _Console:
 
 
 def _show(text: str) -> None:
-    echo(text, nl=False)
+    back = text.endswith("\r")  # how far a copy is: the next figure goes over it
+    echo_lines(text.removesuffix("\r"), end="\r" if back else "")
 
 
 def _warn(text: str) -> None:
@@ -131,7 +133,7 @@ def _warn(text: str) -> None:
 def _print(reply: Reply, *, failed_to_stderr: bool) -> None:
     if reply.text:
         newline = "" if reply.text.endswith("\n") else "\n"
-        echo(f"{reply.text}{newline}", nl=False, err=failed_to_stderr and reply.status != 0)
+        echo_lines(f"{reply.text}{newline}", end="", err=failed_to_stderr and reply.status != 0)
 
 
 # -- one command, and scripts --------------------------------------------------------------------------------------
@@ -185,9 +187,7 @@ def _talk(console: _Console) -> int:
                     _finish(console, failed_to_stderr=False)
                     return 0
             except GodwitError as error:
-                _warn(f"error: {error.message}")
-                if error.remedy:
-                    echo(f"mend: {error.remedy}", err=True)
+                echo_error(error)
             except KeyboardInterrupt:
                 echo()  # the line is dropped; of a command that was at work the session has said what goes on
 
@@ -219,7 +219,7 @@ def _typed(console: _Console, line: str) -> bool:
 def _ask(prompt: str) -> str | None:
     """Return a line, or None at the end of input. Raises KeyboardInterrupt."""
     try:
-        return input(prompt)
+        return input(plaintext.one_line(prompt))
     except EOFError:
         echo()
         return None

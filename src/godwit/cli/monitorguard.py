@@ -8,8 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from typer import echo
-
+from godwit.cli.terminal import echo
 from godwit.console.diskcopy import Guard
 from godwit.console.guarding import ENDED, HANDS_OVER, HANDS_OVER_STOPPED, Orders, take_over
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, duration, migration_id, print_json, run, service
 from godwit.cli.policies import (
@@ -22,6 +21,7 @@ from godwit.cli.policies import (
     Typed,
     policy_of,
 )
+from godwit.cli.terminal import echo, echo_error
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
 from godwit.model import DiskMode, OutcomeStatus, ProbeRequest, Way
@@ -289,9 +289,7 @@ def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
         echo(line)
     if error is None:
         return 0
-    echo(f"godwit: error: {error.message}", err=True)
-    if error.remedy:
-        echo(f"mend: {error.remedy}", err=True)
+    echo_error(error)
     return error.exit_status
 
 

@@ -12,6 +12,7 @@ import typer
 from godwit.cli.ground import LONGEST_DOWNTIME, bandwidth, duration
 from godwit.core.goals import GOALS, policy_for
 from godwit.errors import InputError
+from godwit.localfiles import read_text
 from godwit.model import Goal, Permission
 
 if TYPE_CHECKING:
@@ -121,12 +122,12 @@ def _own(name: str, deadline: float | None) -> Policy:
     folder = app.home() / FOLDER
     path = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(read_text(path, "a policy"))
     except FileNotFoundError:
         known = ", ".join([*Goal, *sorted(one.stem for one in folder.glob("*.toml"))])
         message = f"there is no policy {name}"
         raise InputError(message, remedy=f"take one of {known}, or write {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         message = f"the policy {path} cannot be read: {error}"
         raise InputError(message) from None
     try:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from typer import echo
-
 from godwit.cli.ground import duration, print_json, print_section, service
 from godwit.cli.summary import milliseconds
+from godwit.cli.terminal import echo
 from godwit.errors import InputError, ProbeError
 from godwit.measure.gaps import client_view, noticeable_gaps
 from godwit.measure.probe import OutsideProbe, ProbeSpec

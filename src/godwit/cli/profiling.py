@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, bandwidth, print_json, run, service
 from godwit.cli.moves import VmName  # noqa: TC001 - typer reads it
 from godwit.cli.policies import MaxDowntime, Typed, policy_of
+from godwit.cli.terminal import echo
 from godwit.core.dirtying import curve_of
 from godwit.core.forecast import least_downtime
 from godwit.errors import InputError

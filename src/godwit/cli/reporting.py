@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from typer import echo
-
 from godwit import __version__
 from godwit.cli.ground import migration_id, print_json, print_section, service
 from godwit.cli.screens import lines_of
 from godwit.cli.summary import milliseconds, summary
+from godwit.cli.terminal import echo
 from godwit.errors import GodwitError, InputError
 from godwit.measure.narrative import phase_words, sentence, text_of
 from godwit.measure.story import decisions, findings, pass_line, passes, phases, report_data, settings
@@ -67,7 +66,8 @@ def print_outcome(row: MigrationRow) -> None:
     """Print how a migration ended, with its error and mend."""
     if row.outcome is None:
         return
-    echo("\n".join(summary(row.outcome)))
+    for line in summary(row.outcome):
+        echo(line)
     if row.outcome.error:
         print_section("why", {"error": row.outcome.error, "mend": row.outcome.remedy})
 
@@ -140,22 +140,30 @@ def print_report(row: MigrationRow, entries: Sequence[Entry]) -> None:
     else:
         print_outcome(row)
         parts = {name: milliseconds(length) for name, length in row.outcome.downtime.breakdown}
-        print_section("\nblackout", parts)
+        _print_part("blackout", parts)
     spans = {
         span.name: (format_duration(span.end_s - span.start_s) if span.end_s is not None else "lasts").rjust(10)
         + f"  {span.detail}"
         for span in phases(row, entries)
     }
-    print_section("\nphases", spans)
-    print_section("\npasses", {str(one.number): pass_line(one) for one in passes(entries)})
+    _print_part("phases", spans)
+    _print_part("passes", {str(one.number): pass_line(one) for one in passes(entries)})
     told = {
         f"{one.at_s - row.created:+.2f} s": f"{one.action}: {one.reason}"
         + (f"\n{one.evidence}" if one.evidence else "")
         for one in decisions(entries)
     }
-    print_section("\ndecisions", told)
+    _print_part("decisions", told)
     for finding in findings(entries):
-        echo(f"\n{finding.severity}: {finding.found}\n  because: {finding.why}")
+        echo()
+        echo(f"{finding.severity}: {finding.found}")
+        echo(f"  because: {finding.why}")
         if finding.mend:
             echo(f"  mend: {finding.mend}")
-    print_section("\nasked for", dict(settings(row)))
+    _print_part("asked for", dict(settings(row)))
+
+
+def _print_part(title: str, facts: Mapping[str, str]) -> None:
+    if any(facts.values()):
+        echo()
+    print_section(title, facts)

@@ -13,9 +13,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from typer import echo
 
+from godwit import plaintext
 from godwit.cli.ground import Json, print_json, run, service
+from godwit.cli.terminal import echo, echo_error
 from godwit.core.saves import Compression, Step, Way, Work
 from godwit.identifiers import new_job_identifier
 from godwit.units import format_duration, format_size
@@ -147,9 +148,7 @@ def _conclude(job: Job, *, asked: bool, as_json: bool) -> int:
     for note in job.notes:
         echo(f"note: {note}")
     if error is not None:
-        echo(f"godwit: error: {error.message}", err=True)
-        if error.remedy:
-            echo(f"mend: {error.remedy}", err=True)
+        echo_error(error)
         return error.exit_status
     if asked:
         echo("godwit: it was too late to go back", err=True)
@@ -267,13 +266,16 @@ class LiveScreen(Screen):
         if words and job.step is not self._step:
             self._step = job.step
             at = job.steps[-1][1] - job.created
-            self._progress.console.print(f"{at:8.2f} s  {words}", highlight=False, markup=False)
+            self._print(f"{at:8.2f} s  {words}")
         total = float(job.total) if job.total else None
         self._progress.update(self._task, description=job.step.value, total=total, completed=job.done)
 
     def say(self, text: str) -> None:
         """Print it above the bar."""
-        self._progress.console.print(f"{'':10}  {text}", highlight=False, markup=False)
+        self._print(f"{'':10}  {text}")
+
+    def _print(self, text: str) -> None:
+        self._progress.console.print(plaintext.lines(text), highlight=False, markup=False)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -6,10 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from typer import echo
-
 from godwit.cli.ground import print_json
 from godwit.cli.progress import Progress, advance, completed, disk_figures, eta_words, figures
+from godwit.cli.terminal import echo
 from godwit.measure.narrative import Weight, phase_words, sentence
 
 if TYPE_CHECKING:
@@ -38,12 +37,12 @@ def screen_for(row: MigrationRow, now: Callable[[], float], *, as_json: bool) ->
 
 def lines_of(told: Sentence) -> list[str]:
     """Return a sentence as lines, reason and mend indented below."""
-    lines = [f"{_PREFIXES.get(told.weight, '')}{told.text}"]
+    told_lines = [f"{_PREFIXES.get(told.weight, '')}{told.text}"]
     if told.because:
-        lines.append(f"  because: {told.because}")
+        told_lines.append(f"  because: {told.because}")
     if told.mend:
-        lines.append(f"  mend: {told.mend}")
-    return lines
+        told_lines.append(f"  mend: {told.mend}")
+    return told_lines
 
 
 @dataclass(slots=True)

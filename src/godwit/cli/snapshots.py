@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, print_json, print_table, run, service
+from godwit.cli.terminal import echo
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size
 
@@ -238,7 +238,8 @@ async def _send(name: str, tag: str, host: str, *, yes: bool, as_json: bool) -> 
 
 def _tell_sent(sent: Sent) -> None:
     state = "runs" if sent.running else "is paused, as it was,"
-    echo(f"\n{sent.vm} {state} on {sent.target}, from {sent.tag}; it was gone for {format_duration(sent.standstill)}")
+    echo()
+    echo(f"{sent.vm} {state} on {sent.target}, from {sent.tag}; it was gone for {format_duration(sent.standstill)}")
     if sent.carried:
         echo(f"  carried    {', '.join(sent.carried)}")
     else:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, print_json, run, service
 from godwit.cli.moves import VmName, finding_lines, follow, probe_of, tell_detached
 from godwit.cli.policies import MaxDowntime, Typed, policy_of
+from godwit.cli.terminal import echo
 from godwit.errors import InputError, RefusedError
 
 if TYPE_CHECKING:

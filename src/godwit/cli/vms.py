@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, print_json, print_section, print_table, run, service
+from godwit.cli.terminal import echo
 from godwit.errors import InputError
+from godwit.localfiles import read_text
 from godwit.model import GuestView, RunState
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ app = typer.Typer(help="The guests that Godwit knows.", no_args_is_help=True)
 
 VIEW_DEADLINE: Final = 6.0
 """Seconds after which a host that has not answered is not waited for any more."""
-
-_LARGEST_DEFINITION: Final = 1 << 20
 
 Name = Annotated[str, typer.Argument(metavar="VM", help="The guest's name.", show_default=False)]
 
@@ -56,18 +55,11 @@ def define(
 
 def _read(file: str) -> str:
     """Return the text of a file. Raises InputError naming the file."""
-    path = Path(file)
     try:
-        if path.stat().st_size > _LARGEST_DEFINITION:
-            message = f"{file} is too large for the definition of a guest"
-            raise InputError(message)
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        message = f"cannot read {file}: {error.strerror}"
-        raise InputError(message) from error
-    except UnicodeDecodeError as error:
-        message = f"{file} is no text: byte {error.start} is no UTF-8"
-        raise InputError(message) from error
+        return read_text(Path(file), "the definition of a guest")
+    except FileNotFoundError:
+        message = f"cannot read {file}: No such file or directory"
+        raise InputError(message) from None
 
 
 async def _define(text: str, origin: str, host: str, as_json: bool) -> None:  # noqa: FBT001 - private
@@ -194,7 +186,8 @@ async def _show(name: str, as_json: bool) -> None:  # noqa: FBT001 - private
     print_section(vm.name, facts)
     if vm.source_text:
         echo("definition")
-        echo("\n".join(f"  {line}" for line in vm.source_text.splitlines()))
+        for line in vm.source_text.splitlines():
+            echo(f"  {line}")
 
 
 def _options(argv: Sequence[str]) -> list[str]:

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, migration_id, plain, print_json, print_section, print_table, run, service
 from godwit.cli.summary import milliseconds, summary
+from godwit.cli.terminal import echo
 from godwit.cli.vms import print_vms, views
 from godwit.core.upgrading import names
 from godwit.model import RunState, Side
@@ -132,7 +132,8 @@ def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | Non
     print_section(row.spec.id, facts)
     if row.outcome is not None:
         echo()
-        echo("\n".join(summary(row.outcome)))
+        for line in summary(row.outcome):
+            echo(line)
 
 
 def _view_words(view: GuestView | None) -> str:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DatabaseError
 from godwit.errors import JournalError
 from godwit.journal.tables import metadata
 from godwit.journal.turnstile import Turnstile
+from godwit.localfiles import open_own, own_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,11 +83,13 @@ class Database:
     @classmethod
     async def open(cls, path: Path) -> Self:
         """Open or create the file. Raises JournalError naming the path."""
+        own_home(path.parent)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(open_own(path, os.O_RDWR))  # SQLite gives its other files the rights of this one
         except OSError as error:
-            message = f"cannot make the folder of the journal {path}: {error.strerror}"
-            raise JournalError(message, remedy="choose another with GODWIT_HOME=FOLDER") from error
+            message = f"the journal {path} failed: {error.strerror}"
+            remedy = f"make {path} and its folder writable, or choose another with GODWIT_HOME=FOLDER"
+            raise JournalError(message, remedy=remedy) from error
         database = cls(path)
         try:
             await database._prepare()
@@ -132,7 +135,7 @@ class Database:
         if self._reserve.exists() and self._reserve.stat().st_size == _RESERVE_BYTES:
             return
         try:
-            descriptor = os.open(self._reserve, os.O_CREAT | os.O_WRONLY, 0o600)
+            descriptor = open_own(self._reserve, os.O_WRONLY)
             try:
                 os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
             finally:

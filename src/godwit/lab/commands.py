@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,7 +64,7 @@ async def _up(name: str, hosts: int, rate: int, *, shared: bool, guest: bool) ->
     from godwit.lab.plan import LabPlan  # noqa: PLC0415 - start-up time
 
     plan = LabPlan(name, hosts=hosts, link_rate=rate, shared_storage=shared)
-    assets = await asyncio.to_thread(prepare, cache_folder(), console.print)
+    assets = await asyncio.to_thread(prepare, cache_folder(), partial(console.print, markup=False))
     lab = await asyncio.to_thread(Laboratory.up, plan, assets.hosttree)
     async with app.opened() as service:
         try:

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,7 +60,7 @@ async def run() -> int:
     """Build, move, compare, write the three files, take everything down. Returns an exit status."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     os.environ[app.HOME_VARIABLE] = str((OUTPUT / "home").absolute())
-    assets = await asyncio.to_thread(prepare, cache_folder(), console.print)
+    assets = await asyncio.to_thread(prepare, cache_folder(), partial(console.print, markup=False))
     async with _laboratory(assets) as lab, app.opened() as service:
         await register(service, lab)
         console.print(

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from godwit.measure.charts import Moments, bin_width_s, zoom_window
 from godwit.measure.gaps import client_view, reply_rate
+from godwit.plaintext import one_line
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def draw_run(data: ReportData, path: Path) -> None:
         figure.text(
             0.5, 0.5, "SIMULATED", ha="center", va="center", rotation=24, fontsize=84, color="#e8b414", alpha=0.45
         )
-    figure.suptitle(f"{data.vm}: {data.source} \u2192 {data.target}", x=0.01, ha="left", color=INK, weight="bold")
+    title = one_line(f"{data.vm}: {data.source} \u2192 {data.target}")
+    figure.suptitle(title, x=0.01, ha="left", color=INK, weight="bold", parse_math=False)
     figure.text(0.99, 0.985, _three(data.downtime), ha="right", va="top", color=MUTED, fontsize=9.5)
     figure.savefig(path, format="png")
 
@@ -68,12 +70,17 @@ def draw_comparison(base: RunFigures, better: RunFigures, path: Path, *, title: 
         facts = f"{_three(run.downtime)}\ntotal {format_duration(run.total_s)}   {format_size(run.sent_bytes)} sent"
         grid[0][column].set_title(f"{facts}\n", loc="left", fontsize=9, color=MUTED)
         grid[0][column].text(
-            0, 1.24, run.label, transform=grid[0][column].transAxes, fontsize=13, weight="bold", color=INK
+            *(0, 1.24, one_line(run.label)),
+            transform=grid[0][column].transAxes,
+            fontsize=13,
+            weight="bold",
+            color=INK,
+            parse_math=False,
         )
     for axes in grid[:, 1]:
         axes.set_ylabel("")
     if title:
-        figure.suptitle(title, x=0.01, ha="left", color=INK, weight="bold")
+        figure.suptitle(one_line(title), x=0.01, ha="left", color=INK, weight="bold", parse_math=False)
     figure.savefig(path, format="png")
 
 

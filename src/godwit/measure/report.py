@@ -25,6 +25,7 @@ from godwit.measure.report_data import (
     ReportData,
     RunFigures,
 )
+from godwit.plaintext import lines
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters |= {
         "size": format_size,
@@ -125,6 +127,11 @@ def _environment() -> Environment:
         "since": lambda at_s, start_s: f"{at_s - start_s:+.3f} s",
     }
     return environment
+
+
+def _shown(value: object) -> object:
+    """Make visible what a text from outside holds beside what a page shows; autoescape does the rest."""
+    return lines(value) if type(value) is str else value
 
 
 def _whereabouts(data: ReportData) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from godwit.plaintext import lines, one_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -40,7 +42,7 @@ class Svg:
         self._parts = [
             Markup(
                 '<svg viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}"><title>{}</title>'
-            ).format(width, height, width, height, title, title)
+            ).format(width, height, width, height, one_line(title), one_line(title))
         ]
 
     def rect(self, left: float, top: float, right: float, bottom: float, css: str, *, round_px: float = 0) -> None:
@@ -88,7 +90,8 @@ class Svg:
 
     def _add(self, shape: str, *values: float | str) -> None:
         # Only our own literals reach Markup; values are escaped by format().
-        self._parts.append(Markup(shape).format(*values))  # noqa: S704
+        shown = (lines(value) if isinstance(value, str) else value for value in values)
+        self._parts.append(Markup(shape).format(*shown))  # noqa: S704
 
 
 def text_px(words: str) -> float:
