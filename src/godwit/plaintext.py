@@ -8,6 +8,7 @@ writing, halves of characters) become visible, as `\x1b` or `\u202e`.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from typing import Final
@@ -21,6 +22,8 @@ _ACTING: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _LINES: Final = "\n\t"
 _BREAKS: Final = re.compile(r"\r\n?")
 _CUT: Final = "…"
+_DIGITS: Final = 30
+"""Digits of the largest whole number that anybody has a use for: far beyond bytes and nanoseconds."""
 
 
 def lines(text: str) -> str:
@@ -42,6 +45,34 @@ def as_json(value: object) -> str:
     """Return plain data as one line of JSON that holds no character that acts: those are escaped as JSON has it."""
     text = json.dumps(value, ensure_ascii=False)
     return text if text.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+
+
+def from_json(text: str | bytes) -> object:
+    """Read JSON from outside: no NaN, no number without bound, no nesting without end. Raises ValueError."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite, parse_int=_bounded)
+    except RecursionError:
+        message = "it is nested too deeply"
+        raise ValueError(message) from None
+
+
+def _no_constant(name: str) -> float:
+    message = f"{name} is no number"
+    raise ValueError(message)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isfinite(value):
+        return value
+    return _no_constant(shortened(digits, _DIGITS))
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        message = f"{shortened(digits, _DIGITS)} is too large a number"
+        raise ValueError(message)
+    return int(digits)
 
 
 def _visible(text: str, kept: str) -> str:

@@ -8,6 +8,7 @@ its own and the digest of what follows. Behind them is QEMU's stream, as QEMU wr
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -20,6 +21,7 @@ from godwit.model import Vm  # noqa: TC001 - pydantic reads it at run time
 T = TypeVar("T")
 
 VERSION: Final = 1
+_DIGITS: Final = 9
 HEADER: Final = b"GODWIT-SAVE"
 SEAL: Final = b"GODWIT-SEAL"
 _ASK: Final = "see whether it is the file that was meant; a save begins with GODWIT-SAVE"
@@ -105,11 +107,28 @@ def decode_header(head: bytes, length: int, path: str) -> Header:
         message = f"{path} is no save of a guest"
         raise SaveFileError(message, remedy=_ASK)
     header = _unframed(HEADER, Header, head[:SEAL_AT], path)
+    if cannot_be := _nonsense(header):
+        message = f"{path} has a description that cannot be meant: {cannot_be}"
+        raise SaveFileError(message, remedy=_ASK)
     if header.length != length:
         words = "cut off" if length < header.length else "not as it was written"
         message = f"{path} is {words}: it has {length} bytes, and had {header.length} when it was complete"
         raise SaveFileError(message, remedy=_AGAIN)
     return header
+
+
+def _nonsense(header: Header) -> str:
+    """Say what of a description no Godwit can have written, empty where it may be whole."""
+    launch = header.vm.launch
+    texts = (*launch.argv, launch.working_directory, *launch.folders, header.vm.control, header.machine)
+    if not launch.argv or not launch.argv[0] or any("\0" in text for text in texts):
+        return "it has no command line that a process can be given"
+    paths = (header.vm.control, launch.working_directory, *launch.folders)
+    if not all(path.startswith("/") for path in paths):
+        return "a path in it is not absolute"
+    if header.memory < 0 or header.length < STREAM_AT or not math.isfinite(header.saved_at):
+        return "a size or an instant in it is none"
+    return ""
 
 
 def decode_seal(head: bytes, header: Header, path: str) -> Seal | None:
@@ -128,7 +147,7 @@ def _unframed(word: bytes, kind: type[T], text: bytes, path: str) -> T:
     line, _, rest = text.partition(b"\n")
     parts = line.split(b" ")
     what = "description" if word == HEADER else "list of checksums"
-    if len(parts) != 4 or parts[0] != word or not (parts[1].isdigit() and parts[2].isdigit()):  # noqa: PLR2004 - the line
+    if len(parts) != 4 or parts[0] != word or not all(part.isdigit() and len(part) <= _DIGITS for part in parts[1:3]):  # noqa: PLR2004 - the line
         message = f"{path} is damaged: its {what} cannot be read"
         raise SaveFileError(message, remedy=_AGAIN)
     if int(parts[1]) != VERSION:

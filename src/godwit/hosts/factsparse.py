@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from godwit.errors import HostError
 from godwit.model import BridgeFacts, QemuFacts, StorageFacts
+from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,7 @@ def parse_memory(meminfo: str) -> tuple[int, int]:
 def parse_network(links: str) -> Network:
     """Read `ip -j -d link show`. Raises HostError when it is no such thing."""
     try:
-        interfaces = json.loads(links or "[]")
+        interfaces = _json(links or "[]")
         bridges = tuple(
             BridgeFacts(name=link["ifname"], mtu=int(link["mtu"]), up="UP" in link.get("flags", ()))
             for link in interfaces
@@ -111,7 +111,7 @@ def parse_storage(mounts: str) -> tuple[StorageFacts, ...]:
                 size=int(row["size"] or 0),
                 available=int(row["avail"] or 0),
             )
-            for row in json.loads(mounts or "{}").get("filesystems", ())
+            for row in _json(mounts or "{}").get("filesystems", ())
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return ()
@@ -122,7 +122,7 @@ def parse_addresses(addresses: str) -> tuple[str, ...]:
     try:
         found = [
             (entry["family"] != "inet", str(entry["local"]))
-            for link in json.loads(addresses or "[]")
+            for link in _json(addresses or "[]")
             for entry in link.get("addr_info", ())
             if "family" in entry and "local" in entry  # an interface that vanishes meanwhile leaves empty entries
         ]
@@ -130,6 +130,10 @@ def parse_addresses(addresses: str) -> tuple[str, ...]:
         message = f"the host's `ip -j addr show` cannot be read: {error!r}"
         raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
     return tuple(address for _, address in sorted(found, key=lambda pair: pair[0]))
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - what comes is checked as it is read
+    return from_json(text)
 
 
 def parse_version(text: str) -> tuple[int, int, int] | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, HypervisorError
 from godwit.hosts.shell import run_script
+from godwit.plaintext import from_json
 from godwit.qemu.reply import as_object, text
 from godwit.qemu.snapshots import entries
 from godwit.storage import files, images
@@ -33,7 +33,7 @@ class LooksIntoFiles:
         if word != "image":
             images.parse_info(f"{word}\n{rest}", disk.path, self._transport.where)  # raises what that means
         try:
-            said = as_object(json.loads(rest), "qemu-img info")
+            said = as_object(from_json(rest), "qemu-img info")
         except ValueError:
             message = f"qemu-img on {self._transport.where} says of {disk.path} what cannot be read"
             raise HypervisorError(message) from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, MonitorBusyError, MonitorLostError, RemoteCommandError
 from godwit.hosts.sessions import end_sessions
-from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, check_arguments, shown
+from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, check_arguments, read_all, shown
 from godwit.ports import Completed, Session
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class LocalTransport:
             return Completed(_NO_SUCH_PROGRAM, b"", f"{arguments[0]}: {error.strerror}\n".encode())
         try:
             async with asyncio.timeout(deadline):
-                stdout, stderr = await process.communicate(stdin)
+                stdout, stderr = await _talk(process, stdin, f"{shown(arguments)} on {self.where}")
+                await process.wait()
         except TimeoutError:
             message = f"{shown(arguments)} on {self.where} did not end within {deadline:g} s"
             raise RemoteCommandError(message, remedy="see whether the machine is overloaded or a disk hangs") from None
@@ -132,6 +133,24 @@ def own_session() -> Session:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
     return Session(boot, os.getpid(), int(fields[_STARTED]))
+
+
+async def _talk(process: asyncio.subprocess.Process, stdin: bytes, what: str) -> tuple[bytes, bytes]:
+    """Give a command its input and take its output and error output, as far as they may go."""
+    assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - pipes all three; for the type checker
+    reading = (read_all(process.stdout, what), read_all(process.stderr, what))
+    stdout, stderr, _ = await asyncio.gather(*reading, _feed(process.stdin, stdin))
+    return stdout, stderr
+
+
+async def _feed(pipe: asyncio.StreamWriter, data: bytes) -> None:
+    """Write to a command's standard input and close it; what a command does not want to read it need not."""
+    with contextlib.suppress(ConnectionError):
+        pipe.write(data)
+        await pipe.drain()
+    pipe.close()
+    with contextlib.suppress(ConnectionError):
+        await pipe.wait_closed()
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:

@@ -6,13 +6,13 @@ touched is given memory by being looked at, as a migration would: SAMPLE pages, 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
 from godwit.hosts.shell import words_of
 from godwit.model import MemorySample
+from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,19 @@ async def sample_memory(transport: Transport, pid: int, areas: Sequence[tuple[in
         words = words_of(done).splitlines()[-1]
         message = f"memory of process {pid} cannot be looked at on {transport.where}: {words}"
         raise HostError(message, remedy="log in as root, or as the user that runs the guest")
-    told = json.loads(done.stdout)
+    try:
+        return read_sample(done.stdout)
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        message = f"what {transport.where} says of the memory of process {pid} cannot be read: {error!r}"
+        raise HostError(message) from None
+
+
+def read_sample(said: bytes) -> MemorySample:
+    """Read what the program said. Raises ValueError, KeyError, TypeError, ZeroDivisionError."""
+    told = from_json(said)
+    if not isinstance(told, dict) or not all(isinstance(value, int | float) and value >= 0 for value in told.values()):
+        message = "it is no list of figures"
+        raise ValueError(message)
     return MemorySample(
         pages=told["pages"],
         zero=told["zero"],

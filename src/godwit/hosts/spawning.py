@@ -10,6 +10,7 @@ from godwit.errors import HostUnreachableError, ProbeError
 from godwit.hosts.connect import parse_login
 from godwit.hosts.sshlogin import dial
 from godwit.hosts.transport import remote_command
+from godwit.measure.probe import last_words
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -62,9 +63,9 @@ class SshProcess:
             return b""
 
     async def read_errors(self) -> bytes:
-        """Read its standard error to the end."""
+        """Read its standard error to the end, and return the end of it."""
         try:
-            return await self._process.stderr.read()
+            return await last_words(self._process.stderr)
         except (OSError, asyncssh.Error) as error:
             return str(error).encode()
 

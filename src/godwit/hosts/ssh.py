@@ -24,7 +24,7 @@ from godwit.errors import (
 from godwit.hosts.sessions import end_sessions, session_of
 from godwit.hosts.sshbridge import bridge_unix
 from godwit.hosts.sshlogin import Login, dial
-from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, remote_command, shown
+from godwit.hosts.transport import COMMAND_DEADLINE, CONNECT_DEADLINE, Reach, read_all, remote_command, shown
 from godwit.ports import Completed
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ class SshTransport:
             if stdin:
                 process.stdin.write(stdin)
             process.stdin.write_eof()
-            stdout, stderr = await process.communicate()
+            what = f"{shown(argv)} on {self.where}"
+            stdout, stderr = await asyncio.gather(read_all(process.stdout, what), read_all(process.stderr, what))
+            await process.wait_closed()
         except BaseException:
             if not process.channel.is_closing():
                 process.kill()

@@ -6,7 +6,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from godwit.errors import InputError
+from godwit.errors import InputError, RemoteCommandError
 
 if TYPE_CHECKING:
     import socket
@@ -20,10 +20,22 @@ COMMAND_DEADLINE: Final = 30.0
 CONNECT_DEADLINE: Final = 5.0
 """Seconds until a host counts as unreachable, or a socket on it as silent."""
 
+OUTPUT_LIMIT: Final = 16 << 20
+"""Bytes of a command's output, and of its error output, that are taken: more than anything asked for has."""
+
+_CHUNK: Final = 1 << 16
 _SHOWN: Final = 120
 
 Reach = Literal["accepted", "refused", "silent"]
 """What a connection attempt met: a listener, a machine without one, or nothing."""
+
+
+class Readable(Protocol):
+    """One output of a command, as asyncio and asyncssh have it."""
+
+    async def read(self, n: int = -1, /) -> bytes:
+        """Return up to `n` bytes, none at the end."""
+        ...
 
 
 class Transport(Protocol):
@@ -50,8 +62,8 @@ class Transport(Protocol):
         """Run a command to its end, `deadline` seconds at most, and return its status and output.
 
         A command that a signal ended has the signal's negative number as its status, or -1 where the host
-        does not say which. Raises RemoteCommandError when the deadline passes (the command is then killed),
-        HostUnreachableError when the host went away meanwhile.
+        does not say which. Raises RemoteCommandError when the deadline passes or more than OUTPUT_LIMIT is said
+        (the command is then killed), HostUnreachableError when the host went away meanwhile.
         """
         ...
 
@@ -92,6 +104,19 @@ def remote_command(argv: Sequence[str]) -> bytes:
     Bytes that are no UTF-8 survive as surrogate escapes.
     """
     return os.fsencode(shlex.join(check_arguments(argv)))
+
+
+async def read_all(stream: Readable, what: str) -> bytes:
+    """Read an output to its end; `what` says whose. Raises RemoteCommandError beyond OUTPUT_LIMIT."""
+    parts: list[bytes] = []
+    size = 0
+    while chunk := await stream.read(_CHUNK):
+        size += len(chunk)
+        if size > OUTPUT_LIMIT:
+            message = f"{what} says more than {OUTPUT_LIMIT >> 20} MiB"
+            raise RemoteCommandError(message, remedy="see what it prints there: it is asked for much less")
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 def shown(argv: Sequence[str]) -> str:

@@ -7,10 +7,14 @@ from typing import Any, Final, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from godwit.core.state import Phase
 from godwit.errors import JournalError
+from godwit.plaintext import shortened
 
 T = TypeVar("T")
 
+_SHOWN: Final = 80
+_REMEDY: Final = "restore the journal from a backup, or read it with the Godwit that wrote it; guests are not affected"
 
 _ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}
 
@@ -30,9 +34,32 @@ def load(kind: type[T], text: str) -> T:
     """Return what `dump` stored. Raises JournalError for text that no version of Godwit wrote."""
     try:
         return cast("T", _adapter(kind).validate_json(text))
-    except ValidationError as error:
-        message = f"the journal holds a {kind.__name__} that cannot be read: {error.errors()[0]['msg']}"
-        raise JournalError(message) from error
+    except (ValidationError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is nested too deeply"
+        message = f"the journal holds a {kind.__name__} that cannot be read: {reason}"
+        raise JournalError(message, remedy=_REMEDY) from None
+
+
+def phase_of(word: str) -> Phase:
+    """Return the phase of a migration. Raises JournalError for a word that no version of Godwit wrote."""
+    try:
+        return Phase(word)
+    except ValueError:
+        message = f"the journal holds a migration in a phase that nobody knows: {word!r}"
+        raise JournalError(message, remedy=_REMEDY) from None
+
+
+def decode(text: str) -> dict[str, object]:
+    """Return the data of a journal line. Raises JournalError for what is no JSON object."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = f"the journal holds a line that cannot be read: {error}"
+        raise JournalError(message, remedy=_REMEDY) from None
+    if isinstance(data, dict):
+        return data
+    message = f"the journal holds a line that is no object: {shortened(text, _SHOWN)}"
+    raise JournalError(message, remedy=_REMEDY)
 
 
 def encode(data: dict[str, object]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ from godwit.errors import (
     UnknownVmError,
 )
 from godwit.journal import sqlsessions
-from godwit.journal.codec import dump, encode, load
+from godwit.journal.codec import decode, dump, encode, load, phase_of
 from godwit.journal.database import JournalCrowdedError
 from godwit.journal.glances import Glances, Wishes
 from godwit.journal.sqlarchive import SqlArchive
@@ -240,7 +239,7 @@ class SqlJournal:
                 .where(entries.c.migration == identifier, entries.c.sequence > after)
                 .order_by(entries.c.sequence)
             )
-            return [Entry(r.sequence, r.at, r.kind, json.loads(r.data)) for r in connection.execute(chosen)]
+            return [Entry(r.sequence, r.at, r.kind, decode(r.data)) for r in connection.execute(chosen)]
 
         return await self._database.read(work)
 
@@ -311,7 +310,7 @@ def _superseded(identifier: str) -> SupersededError:
 
 def _row(row: Row[Any]) -> MigrationRow:
     outcome = load(Outcome, row.outcome) if row.outcome else None
-    return MigrationRow(load(Spec, row.spec), row.created, Phase(row.phase), row.epoch, outcome)
+    return MigrationRow(load(Spec, row.spec), row.created, phase_of(row.phase), row.epoch, outcome)
 
 
 class SqlInventory:

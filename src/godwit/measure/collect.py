@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from godwit.core.clocks import SAME_CLOCK, ClockOffset
 from godwit.measure.series import ProbeSeries
+from godwit.plaintext import from_json, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
+_MOST_NOTES = 100
+_LONGEST_WORDS = 500
+_LARGEST = 1 << 62
+_DAY_US = 86_400_000_000
 
 
 class Collector:
@@ -35,27 +39,34 @@ class Collector:
 
     def feed(self, line: bytes) -> dict[str, Any]:
         """Take one line and give the message in it; ValueError when it is none of a prober of this version."""
-        message = json.loads(line)
-        if not isinstance(message, dict) or "t" not in message:
+        message = from_json(line)
+        if not isinstance(message, dict) or not isinstance(message.get("t"), str):
             text = f"not a prober's line: {line[:80]!r}"
-            raise ValueError(text)
-        kind = message["t"]
+            raise ValueError(text)  # noqa: TRY004 - whoever feeds lines knows one kind of error
+        try:
+            self._take(message, message["t"])
+        except (KeyError, TypeError, OverflowError, IndexError) as error:
+            text = f"a prober's line that cannot be meant: {line[:80]!r} ({type(error).__name__})"
+            raise ValueError(text) from None
+        return message
+
+    def _take(self, message: dict[str, Any], kind: str) -> None:
         if kind == "header":
             if message["version"] != FORMAT_VERSION:
                 text = f"a prober of version {message['version']}, this reads {FORMAT_VERSION}"
                 raise ValueError(text)
-            self.header = message
+            self.header = _checked_header(message)
         elif kind == "rows":
             self._take_rows(message["rows"])
         elif kind == "ready":
             self.ready = True
         elif kind == "note":
-            self._notes.append(str(message["text"]))
+            if len(self._notes) < _MOST_NOTES:
+                self._notes.append(one_line(str(message["text"]), _LONGEST_WORDS))
         elif kind == "end":
-            self.end = message
+            self.end = _checked_end(message)
         if "real_ns" in message:
-            self._clocks.append((message["mono_us"], message["real_ns"]))
-        return message
+            self._clocks.append((_whole(message["mono_us"]), _whole(message["real_ns"])))
 
     def wall_s(self, mono_us: float) -> float:
         """Put an instant of the prober on the controller's clock, UNIX seconds, by the nearest clock readings."""
@@ -93,13 +104,13 @@ class Collector:
 
     def _take_rows(self, rows: list[list[int | None]]) -> None:
         for number, sent_us, rtt_us, lag_us in rows:
-            if number is None or sent_us is None:
-                text = "a request without number or instant"
-                raise ValueError(text)
-            self._numbers.append(number)
-            self._sent_us.append(sent_us)
-            self._rtt_us.append(np.nan if rtt_us is None else rtt_us)
-            self._lag_us.append(np.nan if lag_us is None else lag_us)
+            self._numbers.append(_whole(number))
+            self._sent_us.append(_whole(sent_us))
+            self._rtt_us.append(np.nan if rtt_us is None else _figure(rtt_us))
+            self._lag_us.append(np.nan if lag_us is None else _figure(lag_us))
+        if not self._clocks:
+            text = "requests before the header"
+            raise ValueError(text)
         answered = [sent_us for _, sent_us, rtt_us, _ in rows if sent_us is not None and rtt_us is not None]
         if answered:
             self.last_answered_sent_s = max(self.last_answered_sent_s, self.wall_s(max(answered)))
@@ -111,6 +122,47 @@ class Collector:
         ahead_us = np.asarray([(wall - base_ns) / 1e3 - mono for mono, wall in self._clocks], dtype=np.float64)
         wall_us = mono_us + np.interp(mono_us, known_us, ahead_us)
         return base_ns / 1e9 + wall_us / 1e6 - self.offset.offset_s
+
+
+def _checked_header(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a header whose figures are figures and whose words are short; ValueError, KeyError, TypeError."""
+    _whole(message["real_ns"])
+    _whole(message["port"])
+    if not 0 < _whole(message["interval_us"]) < _DAY_US:
+        text = f"an interval of {message['interval_us']} us"
+        raise ValueError(text)
+    words = ("kind", "method", "host", "vantage", "scheduling")
+    return message | {name: one_line(str(message[name]), _LONGEST_WORDS) for name in words}
+
+
+def _checked_end(message: dict[str, Any]) -> dict[str, Any]:
+    """Return totals whose figures are figures; ValueError, KeyError, TypeError."""
+    errors = message.get("errors", {})
+    if not isinstance(errors, dict) or len(errors) > _MOST_NOTES:
+        text = "no list of errors"
+        raise ValueError(text)
+    figures = ("asked_until_us", "mono_us", "reconnects", "skipped")
+    checked = {name: _whole(message[name]) for name in figures if name in message}
+    counted = {one_line(str(name), _LONGEST_WORDS): _whole(count) for name, count in errors.items()}
+    reason = one_line(str(message.get("reason", "")), _LONGEST_WORDS)
+    return {**message, **checked, "errors": counted, "reason": reason}
+
+
+def _whole(value: object) -> int:
+    """Return a whole number that 64 bits hold; ValueError for anything else."""
+    figure = _figure(value)
+    if isinstance(figure, int):
+        return figure
+    text = f"{figure} is no whole number"
+    raise ValueError(text)
+
+
+def _figure(value: object) -> float:
+    """Return a number that a count or an instant can be; ValueError for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST:
+        return value
+    text = f"{value!r:.40} is no figure"
+    raise ValueError(text)
 
 
 def _address(header: dict[str, Any]) -> str:

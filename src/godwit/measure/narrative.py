@@ -142,6 +142,10 @@ def sentence(entry: Entry) -> Sentence | None:
             return None
 
 
+_LARGEST: Final = 1 << 80
+"""Larger than any figure that is written down; NaN and infinity are none."""
+
+
 def text_of(data: Mapping[str, object], key: str) -> str:
     """Return a text of the journal, empty where there is none."""
     value = data.get(key)
@@ -151,7 +155,9 @@ def text_of(data: Mapping[str, object], key: str) -> str:
 def number_of(data: Mapping[str, object], key: str) -> float | None:
     """Return a number of the journal, or None."""
     value = data.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+        return None
+    return float(value)
 
 
 def mapping_of(data: Mapping[str, object], key: str) -> Mapping[str, object]:

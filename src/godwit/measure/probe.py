@@ -31,7 +31,14 @@ CLOCK_BRACKETS = 8
 END_DEADLINE_S = 3.0
 KILL_DEADLINE_S = 1.0
 LAST_WORDS_S = 0.5
+SHORTEST_INTERVAL_MS = 2.0
 LINE_LIMIT = 1 << 20
+SPARE_BYTES = 4 << 20
+BYTES_PER_S = 1 << 16
+BYTES_PER_REQUEST = 200
+"""What a prober may say: so much at once, each second, and of each request. It needs a fifth of that."""
+
+LAST_WORDS_BYTES = 4096
 
 # Reads the prober from standard input by its length, so that the input stays open as the line to its driver.
 BOOTSTRAP = """import os,sys
@@ -119,7 +126,7 @@ class ProberProcess(Protocol):
         ...
 
     async def read_errors(self) -> bytes:
-        """Read its standard error to the end."""
+        """Read its standard error to the end, and return the end of it: LAST_WORDS_BYTES at most."""
         ...
 
     def terminate(self) -> None:
@@ -157,7 +164,7 @@ class _LocalProcess:
         return await self._stdout.readline()
 
     async def read_errors(self) -> bytes:
-        return await self._stderr.read()
+        return await last_words(self._stderr)
 
     def terminate(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -169,6 +176,18 @@ class _LocalProcess:
 
     async def wait(self) -> int:
         return await self._child.wait()
+
+
+class _Readable(Protocol):
+    async def read(self, n: int = -1, /) -> bytes: ...
+
+
+async def last_words(stream: _Readable) -> bytes:
+    """Read a stream to its end and return the last of it."""
+    kept = b""
+    while chunk := await stream.read(LAST_WORDS_BYTES):
+        kept = (kept + chunk)[-LAST_WORDS_BYTES:]
+    return kept
 
 
 async def start_local(argv: Sequence[str]) -> ProberProcess:
@@ -291,8 +310,15 @@ class OutsideProbe:
 
     async def _read(self, process: ProberProcess) -> None:
         """Feed the collector until the prober closes its output."""
+        begun, said = time.monotonic(), 0
+        rate = BYTES_PER_S + BYTES_PER_REQUEST * 1000 / (self.spec.interval_ms or SHORTEST_INTERVAL_MS)
         try:
             while line := await process.read_line():
+                said += len(line)
+                if said > SPARE_BYTES + rate * (time.monotonic() - begun):
+                    self._fault = f"it said {said} bytes, more than it was asked for"
+                    process.kill()
+                    break
                 await self._take(line)
         except (ValueError, OSError) as error:
             self._fault = str(error)

@@ -13,6 +13,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HypervisorError
+from godwit.plaintext import from_json
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import split
@@ -37,6 +38,7 @@ OBJECTS: Final = 1.0
 
 _SENTINEL: Final = b"\xff"
 _LONGEST: Final = 65536
+"""Bytes of an answer that are read: the guest, which nobody trusts, says what it likes."""
 
 
 def channel_of(process: ProcessFacts) -> str | None:
@@ -95,7 +97,7 @@ async def trim(connection: socket.socket) -> None:
 
 def _check_paths(line: bytes) -> None:
     """Raise HypervisorError where no file system at all was trimmed; QEMU tells of each by itself (TrimPath)."""
-    document = json.loads(line.rpartition(_SENTINEL)[2])
+    document = from_json(line.rpartition(_SENTINEL)[2])
     told = document.get("return") if isinstance(document, dict) else None
     paths = told.get("paths") if isinstance(told, dict) else None
     wrong = [one.get("error") for one in paths if isinstance(one, dict)] if isinstance(paths, list) else []
@@ -132,7 +134,7 @@ async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
                     raise HypervisorError(message)
                 answer = line.rpartition(_SENTINEL)[2]
                 with contextlib.suppress(ValueError):
-                    if json.loads(answer) == {"return": number}:
+                    if from_json(answer) == {"return": number}:
                         return
     except TimeoutError:
         message = f"no guest agent answered within {ANSWERS:g} s"
@@ -147,7 +149,7 @@ def _check(line: bytes) -> None:
     """Raise HypervisorError for a refusal; an empty line is the channel's end, and a guest that ends closes it."""
     if not line:
         return
-    document = json.loads(line.rpartition(_SENTINEL)[2])
+    document = from_json(line.rpartition(_SENTINEL)[2])
     if isinstance(document, dict) and isinstance(said := document.get("error"), dict):
         message = f"the guest agent refuses: {said.get('desc', said)}"
         raise HypervisorError(message)

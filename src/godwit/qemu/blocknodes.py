@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorCommandError
+from godwit.qemu.media import LONGEST_CHAIN
 from godwit.qemu.options import Option
 from godwit.qemu.reply import as_object, as_objects, flag, inner, inner_objects, text, whole
 
@@ -46,7 +47,9 @@ async def read_graph(monitor: Asks) -> BlockGraph:
     names = {whole(node, "id"): text(node, "name") for node in inner_objects(reply, "nodes")}
     edges: dict[str, dict[str, str]] = {}
     for edge in inner_objects(reply, "edges"):
-        edges.setdefault(names[whole(edge, "parent")], {})[text(edge, "name")] = names[whole(edge, "child")]
+        parent, child = names.get(whole(edge, "parent")), names.get(whole(edge, "child"))
+        if parent is not None and child is not None:
+            edges.setdefault(parent, {})[text(edge, "name")] = child
     return BlockGraph(nodes, edges)
 
 
@@ -57,11 +60,23 @@ def blockdev_options(graph: BlockGraph, name: str, known: set[str]) -> list[Opti
     """
     if name in known:
         return []
+    _check_depth(graph, name)
     made: list[Option] = []
     document = _describe(graph, name, known, made)
     made.append(Option("blockdev", json.dumps({"node-name": name, **document}, separators=(",", ":"))))
     known.add(name)
     return made
+
+
+def _check_depth(graph: BlockGraph, name: str) -> None:
+    """Raise UnknownNodeError where what lies below a node has no end."""
+    level = {name}
+    for _ in range(LONGEST_CHAIN):
+        level = {child for one in level for child in graph.edges.get(one, {}).values()}
+        if not level:
+            return
+    message = f"below the block node {name} there are more than {LONGEST_CHAIN} others, or a loop"
+    raise UnknownNodeError(message)
 
 
 def _describe(graph: BlockGraph, name: str, known: set[str], made: list[Option]) -> dict[str, object]:

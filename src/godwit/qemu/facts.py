@@ -159,5 +159,5 @@ async def _cpu_model(monitor: Asks, found: tuple[Option, ...], processors: list[
     given = [option.value for option in found if option.name == "cpu" and option.value]
     if given:
         return given[-1]
-    kind = await qom.get(monitor, text(processors[0], "qom-path"), "type")
+    kind = await qom.get(monitor, text(processors[0], "qom-path"), "type") if processors else None
     return str(kind or "").removesuffix(_CPU_TYPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.addresses import is_network_address
+from godwit.errors import HypervisorError
 from godwit.model import DiskFacts, StrayImage
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.paths import IMAGES, split
@@ -17,11 +18,17 @@ if TYPE_CHECKING:
     from godwit.qemu.options import Option
     from godwit.qemu.paths import Resolver
 
+LONGEST_CHAIN: Final = 256
+"""Backing files below one disk: a longer chain is slow beyond use, or a loop."""
+
 _NO_FILES: Final = ("json:", "nbd:", "fat:")
 
 
 def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[DiskFacts]:
-    """Read the reply of query-block: each disk, and the backing files below it as read-only ones."""
+    """Read the reply of query-block: each disk, and the backing files below it as read-only ones.
+
+    Raises HypervisorError for a chain that is too long, MonitorProtocolError.
+    """
     for row in rows:
         if "inserted" not in row:
             continue
@@ -36,7 +43,9 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
             stamps=tuple(trusted(inserted)),
             firmware=_is_flash(row),
         )
-        while "backing-image" in image:
+        for _ in range(LONGEST_CHAIN):
+            if "backing-image" not in image:
+                break
             image = inner(image, "backing-image")
             yield DiskFacts(
                 name=f"{name_of(row)} backing",
@@ -46,6 +55,9 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
                 virtual_size=whole(image, "virtual-size"),
                 backs=name_of(row),
             )
+        else:
+            message = f"the disk {name_of(row)} has more than {LONGEST_CHAIN} backing files below it"
+            raise HypervisorError(message, remedy="commit some of them: qemu-img commit, or block-commit")
 
 
 def written(rows: Iterable[Mapping[str, object]]) -> int:

@@ -41,6 +41,9 @@ LOST: Final = "LOST"
 DEADLINE: Final = 10.0
 """Seconds that a command may take unless the caller says otherwise."""
 
+WAITING: Final = 10_000
+"""Events that may wait for one listener: a QEMU that says more than that unasked is not listened to any more."""
+
 _CLOSE_DEADLINE: Final = 2.0
 
 _SILENT: Final = logging.getLogger(f"{__name__}.wire")
@@ -64,9 +67,16 @@ class MonitorEvents:
         """Begin to collect."""
         self._waiting: asyncio.Queue[MonitorEvent] = asyncio.Queue()
         self._ended = False
+        self._ended_early = False
 
     def put(self, event: MonitorEvent) -> None:
-        """Append an event."""
+        """Append an event; the connection counts as lost to a listener for whom too many wait."""
+        if self._ended_early:
+            return
+        if event.name != LOST and self._waiting.qsize() >= WAITING:
+            self._ended_early = True
+            reason = f"more than {WAITING} events came that nobody had a use for"
+            event = MonitorEvent(LOST, {"reason": reason}, event.received)
         self._waiting.put_nowait(event)
 
     def __aiter__(self) -> Self:
@@ -225,7 +235,8 @@ class Monitor:
             OSError,
             QMPError,
             ValueError,
-        ) as error:  # ValueError: a line without end, bytes that are no text
+            RecursionError,
+        ) as error:  # ValueError: a line without end, bytes that are no text; RecursionError: JSON without end
             reason = _reason(error)
         self._connection.close()
         self._lost = MonitorEvent(LOST, {"reason": reason}, self._now())

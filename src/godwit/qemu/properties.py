@@ -12,11 +12,13 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
+from godwit.plaintext import from_json, shortened
 from godwit.qemu.options import CommandLineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_SHOWN: Final = 200
 _DELIMITER: Final = re.compile("[=,]")
 
 
@@ -113,10 +115,11 @@ def parse(text: str, implied: str = "") -> Properties:
     """
     if text.startswith("{"):
         try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            message = f"{text} is no JSON: {error}"
+            document = from_json(text)
+        except ValueError as error:
+            message = f"{shortened(text, _SHOWN)} is no JSON: {error}"
             raise CommandLineError(message) from None
+        assert isinstance(document, dict)  # noqa: S101 - it began so
         return Properties(document=document)
     return Properties(pairs=tuple(_pairs(text, implied)))
 

@@ -6,12 +6,17 @@ Each reader raises MonitorProtocolError when a reply is not of the promised shap
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorProtocolError
+from godwit.plaintext import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_LARGEST: Final = 1 << 64
+_SHOWN: Final = 200
 
 
 def as_object(value: object, what: str) -> Mapping[str, object]:
@@ -40,7 +45,7 @@ def text(source: Mapping[str, object], key: str, default: str = "") -> str:
 def number(source: Mapping[str, object], key: str, default: float = 0) -> float:
     """Return the number at `key`, or `default` where the key is absent."""
     value = source.get(key, default)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST:
         return value
     raise _wrong(value, key, "a number")
 
@@ -77,5 +82,5 @@ def texts(source: Mapping[str, object], key: str) -> tuple[str, ...]:
 
 
 def _wrong(value: object, what: str, expected: str) -> MonitorProtocolError:
-    message = f"QEMU's reply has {value!r} for {what}, where {expected} was promised"
+    message = f"QEMU's reply has {shortened(repr(value), _SHOWN)} for {what}, where {expected} was promised"
     return MonitorProtocolError(message)

@@ -6,18 +6,22 @@ what has the right marker is ever removed.
 
 from __future__ import annotations
 
-import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.core.disks import STAMP_PREFIX
 from godwit.errors import BusyError, GodwitError, HostError, HypervisorError, InputError
 from godwit.model import ImageFacts, PlaceFacts
+from godwit.plaintext import from_json, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMATS: Final = frozenset({"raw", "qcow2"})
 
+_LARGEST: Final = 1 << 63
+_SHOWN: Final = 200
+_WORD: Final = re.compile(r"[a-z0-9.]{1,20}")
 _LIMIT_UNIT: Final = 512
 """Bytes that `ulimit -f` counts in (POSIX, sh)."""
 
@@ -141,19 +145,19 @@ def parse_info(said: str, path: str, where: str) -> ImageFacts:
         )
         raise HypervisorError(message, remedy=f"qemu-img check {path}  (on {where})")
     try:
-        return _facts(json.loads(rest), path)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"qemu-img on {where} says of {path} what cannot be read: {error!r}"
+        return _facts(from_json(rest), path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"qemu-img on {where} says of {path} what cannot be read: {shortened(repr(error), _SHOWN)}"
         raise HypervisorError(message) from None
 
 
-def _facts(said: dict[str, Any], path: str) -> ImageFacts:
+def _facts(said: Any, path: str) -> ImageFacts:  # noqa: ANN401 - JSON
     data = said.get("format-specific", {}).get("data", {})
     return ImageFacts(
         path=path,
         format=str(said["format"]),
-        virtual_size=int(said["virtual-size"]),
-        allocated=int(said.get("actual-size", 0)),
+        virtual_size=_bytes(said["virtual-size"]),
+        allocated=_bytes(said.get("actual-size", 0)),
         backing=str(said.get("full-backing-filename") or said.get("backing-filename") or ""),
         backing_format=str(said.get("backing-filename-format", "")),
         options=tuple(_options(said, data)) if said["format"] == "qcow2" else (),
@@ -163,15 +167,31 @@ def _facts(said: dict[str, Any], path: str) -> ImageFacts:
 
 
 def _options(said: dict[str, Any], data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "cluster_size", str(int(said["cluster-size"]))
-    yield "compat", str(data["compat"])
+    yield "cluster_size", str(_bytes(said["cluster-size"]))
+    yield "compat", _word(data["compat"])
     for key, option in (("lazy-refcounts", "lazy_refcounts"), ("extended-l2", "extended_l2")):
         if data.get(key):
             yield option, "on"
     if data.get("refcount-bits", 16) != 16:  # noqa: PLR2004 - qcow2's default, which old programs know no option for
-        yield "refcount_bits", str(int(data["refcount-bits"]))
+        yield "refcount_bits", str(_bytes(data["refcount-bits"]))
     if data.get("compression-type", "zlib") != "zlib":
-        yield "compression_type", str(data["compression-type"])
+        yield "compression_type", _word(data["compression-type"])
+
+
+def _bytes(value: object) -> int:
+    """Return a size; raise ValueError for what none can be."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST:
+        return value
+    message = f"{value!r} is no size"
+    raise ValueError(message)
+
+
+def _word(value: object) -> str:
+    """Return a word that goes into an option list, where a comma would begin another; raise ValueError."""
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value
+    message = f"{value!r} is no word of qemu-img's"
+    raise ValueError(message)
 
 
 def _refusals(said: dict[str, Any], data: dict[str, Any]) -> Iterator[str]:
@@ -202,7 +222,7 @@ def parse_place(said: str) -> PlaceFacts:
     return PlaceFacts(
         exists="exists" in words,
         writable="folder" in words,
-        available=None if available is None else int(available),
+        available=int(available) if available is not None and available.isdecimal() else None,
         can_create="qemu-img" in words,
         file_limit=int(limit) * _LIMIT_UNIT if limit.isdecimal() else None,
     )
