@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, HypervisorError
-from godwit.hosts.shell import run_script
+from godwit.hosts.shell import number_in, run_script
 from godwit.plaintext import from_json
 from godwit.qemu.reply import as_object, text
 from godwit.qemu.snapshots import entries
@@ -55,4 +55,4 @@ class LooksIntoFiles:
     async def resident(self, pid: int) -> int:
         """Return how many bytes of memory a process has resident."""
         completed = await run_script(self._transport, files.RESIDENT, str(pid))
-        return int(completed.stdout.decode().strip() or 0)
+        return number_in(completed.stdout.strip() or b"0", f"the memory of process {pid} on {self._transport.where}")

@@ -15,7 +15,7 @@ from godwit.errors import (
     QemuMissingError,
 )
 from godwit.hosts.processes import processes_of, scan
-from godwit.hosts.shell import run_script, words_of
+from godwit.hosts.shell import number_in, run_script, words_of
 from godwit.network.tap import UNPLUG
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = 
     said = completed.stdout.decode(errors="replace")
     word, _, rest = said.partition(" ")
     if completed.status == 0 and word == "started":
-        return int(rest)
+        return number_in(rest.encode(), f"the process of {vm.name} on {transport.where}")
     raise _launch_error(transport.where, vm, launch, said.strip() or words_of(completed))
 
 

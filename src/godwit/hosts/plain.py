@@ -37,6 +37,7 @@ from godwit.qemu import agent, ramblocks
 from godwit.qemu.beside import taking_argv
 from godwit.qemu.commandline import incoming_argv, move_vnc, paused_argv, vnc_ports
 from godwit.qemu.guest import QemuGuest
+from godwit.qemu.media import LONGEST_CHAIN
 from godwit.qemu.monitor import Monitor
 from godwit.storage import images, leftbehind, sharedproof
 
@@ -148,7 +149,7 @@ class PlainGuest(QemuGuest):
         if not images:
             return ()
         completed = await run_script(self._transport, _FOUND_FROM_ROOT, *(image.name for image in images))
-        found = completed.stdout.decode().split()
+        found = completed.stdout.decode(errors="replace").split()
         return tuple(image for image, there in zip(images, found, strict=True) if there == "no")
 
 
@@ -354,7 +355,7 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
         if not vnc_ports(launch):
             return launch
         completed = await run_script(self._transport, tcpports.LIST)
-        return move_vnc(launch, tcpports.parse_used(completed.stdout.decode()))
+        return move_vnc(launch, tcpports.parse_used(completed.stdout.decode(errors="replace")))
 
     async def _await_monitor(self, vm: Vm) -> None:
         """Return when a monitor has greeted: the one for observing if there is one, since control is for migrations."""
@@ -401,7 +402,7 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
     async def free_port(self) -> int:
         """Return a TCP port that nothing on the host uses, on any address, out of the range kept for migrations."""
         completed = await run_script(self._transport, tcpports.LIST)
-        return tcpports.choose(tcpports.parse_used(completed.stdout.decode()), secrets.SystemRandom())
+        return tcpports.choose(tcpports.parse_used(completed.stdout.decode(errors="replace")), secrets.SystemRandom())
 
     async def waiting_at(self, uri: str) -> WaitingQemu:
         """Return the QEMU that listens here at the port of `tcp:HOST:PORT`, or at the socket of `unix:PATH`.
@@ -446,7 +447,7 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
         arguments = (sharedproof.check_path(path), "yes" if all_of_it else "no")
         deadline = DIGEST_DEADLINE if all_of_it else IMAGE_DEADLINE
         completed = await run_script(self._transport, images.DIGEST, *arguments, deadline=deadline)
-        return completed.stdout.decode().strip()
+        return completed.stdout.decode(errors="replace").strip()
 
     async def place(self, path: str) -> PlaceFacts:
         """Say whether an image could be made at `path`."""
@@ -477,6 +478,9 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
         files = [sharedproof.check_path(path)]
         below = leftbehind.next_below(await self.image(path, image_format))
         while below is not None:
+            if len(files) > LONGEST_CHAIN or below[0] in files:
+                message = f"the backing files of {path} on {self._transport.where} have no end"
+                raise HostError(message, remedy="see the chain with qemu-img info --backing-chain")
             files.append(below[0])
             below = leftbehind.next_below(await self.image(*below))
         await run_script(self._transport, leftbehind.LEAVE, path, vm, stamp, *files, deadline=IMAGE_DEADLINE)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, InputError, MonitorProtocolError, QemuDiedError
 from godwit.hosts.shell import run_script
+from godwit.plaintext import shortened
 from godwit.qemu.process import ProcessFacts
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ for file in "/proc/$pid/fd/"*; do
 done
 """
 
+_SHOWN: Final = 200
 _STAT_START_TIME: Final = 19
 """Field 22 of /proc/PID/stat, counted from the one after the name: see proc(5)."""
 
@@ -154,7 +156,20 @@ async def read_process(transport: Transport, process: QemuProcess) -> ProcessFac
 
 
 def parse_scan(text: str, socket: str) -> Scan:
-    """Read the scan script's lines, which it wrote about `socket`."""
+    """Read the scan script's lines, which it wrote about `socket`.
+
+    Raises HostError for a line that cannot be read: a process that is left out would count as proof of its absence.
+    """
+    try:
+        return _parse_scan(text, socket)
+    except (ValueError, IndexError) as error:
+        message = f"the list of processes cannot be read: {shortened(str(error), _SHOWN)}"
+        raise HostError(
+            message, remedy="see whether /proc, readlink and base64 of the host are what they are elsewhere"
+        ) from None
+
+
+def _parse_scan(text: str, socket: str) -> Scan:
     processes: list[QemuProcess] = []
     listeners: list[Listener] = []
     pidfile_pid = inode = None

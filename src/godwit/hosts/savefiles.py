@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.savefile import DiskState
 from godwit.core.saves import CHUNK, SEAL_AT, STREAM_AT, status_of
 from godwit.errors import HostError, RemoteCommandError
-from godwit.hosts.shell import run_script, words_of
+from godwit.hosts.shell import number_in, run_script, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,23 +138,11 @@ class PlainSaveFiles:
 
     async def _look(self, part: str, disks: Sequence[str]) -> tuple[int, tuple[DiskState | None, ...]]:
         completed = await run_script(self._transport, _MEASURE, part, *disks)
-        lines = completed.stdout.decode(errors="replace").splitlines()
-        states: list[DiskState | None] = []
-        length = -1
-        for line in lines:
-            word, *values = line.split()
-            if word == "length" and values:
-                length = int(values[0])
-            elif word == "disk" and values:
-                whole, _, part_of_second = values[1].partition(".")
-                changed = int(whole) * _NANOSECONDS + int(part_of_second.ljust(9, "0")[:9])
-                states.append(DiskState(disks[len(states)], int(values[0]), changed))
-            elif word == "disk":
-                states.append(None)
-        if length < 0 or len(states) != len(disks):
+        try:
+            return parse_look(completed.stdout.decode(errors="replace"), disks)
+        except (ValueError, IndexError):
             message = f"{self._where} does not say how large {part} is: {words_of(completed)}"
-            raise HostError(message)
-        return length, tuple(states)
+            raise HostError(message) from None
 
     async def complete(self, path: str, part: str, header: bytes) -> None:
         """Put the header in front, sync all of it, and give it its name; nothing is ever overwritten."""
@@ -179,7 +167,7 @@ class PlainSaveFiles:
         line, _, head = completed.stdout.partition(b"\n")
         word, _, value = line.decode(errors="replace").partition(" ")
         if completed.status == 0 and word == "length":
-            return int(value), head
+            return number_in(value.encode(), f"the length of {path} on {self._where}"), head
         what = {"absent": "there is no", "no-file": "what is there is no file"}.get(word, "")
         message = (
             f"{self._where}: {what} {path}" if what else f"{self._where} cannot read {path}: {words_of(completed)}"
@@ -199,7 +187,7 @@ class PlainSaveFiles:
         if words:
             message = f"{self._where} cannot read {path}: {words}"
             raise RemoteCommandError(message, remedy="see whether its disk is failing")
-        return completed.stdout.decode().strip()
+        return completed.stdout.decode(errors="replace").strip()
 
     async def seal(self, path: str, seal: bytes) -> None:
         """Put the seal in its place, and sync."""
@@ -208,3 +196,23 @@ class PlainSaveFiles:
         if completed.status != 0:
             message = f"{self._where} cannot write the checksums of {path}: {words_of(completed)}"
             raise HostError(message, remedy="see whether its disk is full or failing")
+
+
+def parse_look(said: str, disks: Sequence[str]) -> tuple[int, tuple[DiskState | None, ...]]:
+    """Read what _MEASURE prints of a file and of `disks`. Raises ValueError, IndexError."""
+    length: int | None = None
+    states: list[DiskState | None] = []
+    for line in said.splitlines():
+        word, _, rest = line.partition(" ")
+        values = rest.split()
+        if word == "length":
+            length = int(values[0])
+        elif word == "disk" and values:
+            whole, _, part_of_second = values[1].partition(".")
+            changed = int(whole) * _NANOSECONDS + int(part_of_second.ljust(9, "0")[:9])
+            states.append(DiskState(disks[len(states)], int(values[0]), changed))
+        elif word == "disk":
+            states.append(None)
+    if length is None or length < 0 or len(states) != len(disks):
+        raise ValueError
+    return length, tuple(states)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Final, Protocol
 
-from godwit.errors import RemoteCommandError
+from godwit.errors import HostError, RemoteCommandError
+from godwit.plaintext import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,6 +73,15 @@ async def run_script(
     return completed
 
 
+def number_in(said: bytes, what: str) -> int:
+    """Return the whole number that a command printed; `what` says which. Raises HostError for anything else."""
+    text = said.decode(errors="replace").strip()
+    if text.isascii() and text.isdecimal() and len(text) <= _DIGITS:
+        return int(text)
+    message = f"what should be {what} is {shortened(text, _SHOWN)!r}"
+    raise HostError(message)
+
+
 def words_of(completed: Completed) -> str:
     """Return the error output of a command for a message, the end of it where it is long."""
     lines = completed.stderr.decode(errors="replace").strip().splitlines()
@@ -79,3 +89,5 @@ def words_of(completed: Completed) -> str:
 
 
 _LAST_LINES: Final = 12
+_DIGITS: Final = 20
+_SHOWN: Final = 80

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from godwit.hosts.shell import run_script
+from godwit.hosts.shell import number_in, run_script
 from godwit.storage import files, transfer
 from godwit.storage.sharedproof import check_path, check_token
 
@@ -45,7 +45,7 @@ class Transfers:
     async def used(self, path: str) -> int:
         """Return the bytes that a file takes on its file system; 0 where there is none."""
         completed = await run_script(self._transport, files.USED, check_path(path))
-        return int(completed.stdout)
+        return number_in(completed.stdout, f"the room that {path} takes on {self._transport.where}")
 
     async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
         """Compare an image with what is served at `url`, content by content.

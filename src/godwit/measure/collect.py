@@ -104,10 +104,12 @@ class Collector:
 
     def _take_rows(self, rows: list[list[int | None]]) -> None:
         for number, sent_us, rtt_us, lag_us in rows:
-            self._numbers.append(_whole(number))
-            self._sent_us.append(_whole(sent_us))
-            self._rtt_us.append(np.nan if rtt_us is None else _figure(rtt_us))
-            self._lag_us.append(np.nan if lag_us is None else _figure(lag_us))
+            rtt, lag = (np.nan if one is None else _figure(one) for one in (rtt_us, lag_us))
+            numbers = _whole(number), _whole(sent_us)
+            self._numbers.append(numbers[0])
+            self._sent_us.append(numbers[1])
+            self._rtt_us.append(rtt)
+            self._lag_us.append(lag)
         if not self._clocks:
             text = "requests before the header"
             raise ValueError(text)
@@ -127,6 +129,7 @@ class Collector:
 def _checked_header(message: dict[str, Any]) -> dict[str, Any]:
     """Return a header whose figures are figures and whose words are short; ValueError, KeyError, TypeError."""
     _whole(message["real_ns"])
+    _whole(message["mono_us"])
     _whole(message["port"])
     if not 0 < _whole(message["interval_us"]) < _DAY_US:
         text = f"an interval of {message['interval_us']} us"

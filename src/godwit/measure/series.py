@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,20 +96,42 @@ class ProbeSeries:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ProbeSeries:
-        """Read what ``to_json`` gave; ValueError on another version or missing columns."""
+        """Read what ``to_json`` gave; ValueError on another version, missing columns or figures that are none."""
+        try:
+            return cls._from_json(data)
+        except (KeyError, TypeError, OverflowError) as error:
+            message = f"a probe series that cannot be meant: {error!r:.80}"
+            raise ValueError(message) from None
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any]) -> ProbeSeries:
         if data.get("version") != FORMAT_VERSION:
             message = f"probe series of version {data.get('version')!r}, this reads {FORMAT_VERSION}"
             raise ValueError(message)
         values = {key: value for key, value in data.items() if key in cls.__slots__}
-        try:
-            steps, rtt, lag = data["sent_step_us"], data["rtt_us"], data["lag_us"]
-        except KeyError as error:
-            message = f"probe series without column {error}"
-            raise ValueError(message) from error
+        for name, value in values.items():
+            if not _fits(name, value):
+                message = f"a probe series whose {name} is none"
+                raise ValueError(message)
+        steps, rtt, lag = data["sent_step_us"], data["rtt_us"], data["lag_us"]
         values["notes"] = tuple(data.get("notes", ()))
         values["sent_s"] = data["started_s"] + np.cumsum(np.asarray(steps, dtype=np.int64)) / 1e6
         values["rtt_s"], values["lag_s"] = _seconds(rtt), _seconds(lag)
         return cls(**values)
+
+
+_WORDS = frozenset({"kind", "method", "address", "vantage", "scheduling"})
+
+
+def _fits(name: str, value: object) -> bool:
+    """Say whether a value can be what its name says."""
+    if name in _WORDS:
+        return isinstance(value, str)
+    if name == "errors":
+        return isinstance(value, dict) and all(isinstance(one, int) for one in value.values())
+    if name == "notes":
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _whole_us(seconds: NDArray[np.float64]) -> list[int]:

@@ -176,7 +176,7 @@ def move_vnc(launch: Launch, taken: frozenset[int]) -> Launch:
         prefix = "vnc=" if option.name == "display" else ""
         value = (option.value or "").removeprefix(prefix)
         moved.append(replace(option, value=prefix + _VNC_DISPLAY.sub(rf"\g<host>:{free}", value, count=1)))
-    return replace(launch, argv=(launch.argv[0], *options.render(moved)))
+    return replace(launch, argv=(*launch.argv[:1], *options.render(moved)))
 
 
 def _vnc_display(option: Option) -> int | None:

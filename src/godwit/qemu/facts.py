@@ -13,7 +13,7 @@ from godwit.qemu.options import CommandLineError
 from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
 from godwit.qemu.quirks import MEMORY_KILLS, quirks_of
-from godwit.qemu.reply import as_object, as_objects, flag, inner, number, text, texts
+from godwit.qemu.reply import as_object, as_objects, as_text, flag, inner, number, text, texts
 from godwit.qemu.views import make_view
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
     memory_sizes = as_object(memory, "query-memory-size-summary")
     processors = list(as_objects(cpus, "query-cpus-fast"))
     accelerator = "kvm" if flag(as_object(kvm, "query-kvm"), "enabled") else "tcg"
-    canonical = str(machine).removesuffix("-machine")
+    canonical = as_text(machine, "the type of the machine").removesuffix("-machine")
     backends = await hotplug.read_backends(monitor)
     rows = tuple(as_objects(block, "query-block"))
     found, unreadable = _read(process)
@@ -99,9 +99,12 @@ def _deadly(version: tuple[int, int, int], accelerator: str, plugged_memory: flo
 
 def _read(process: ProcessFacts) -> tuple[tuple[Option, ...], tuple[str, ...]]:
     try:
-        return parse(process.argv), ()
+        found = parse(process.argv)
+        for option in found:
+            split(option)  # what cannot be taken apart is not read by halves
     except CommandLineError as error:
         return (), (f"its command line cannot be read: {error}",)
+    return found, ()
 
 
 async def _launch(

@@ -134,6 +134,9 @@ class Monitor:
                 message = f"the QEMU of {where} greeted and went away: {_reason(error.exc)}"
                 raise MonitorLostError(message) from None
             raise greeting.not_qmp(where, _reason(error.exc)) from error
+        except AssertionError:  # qemu.qmp takes it for granted that what was agreed upon a moment ago still stands
+            message = f"the QEMU of {where} greeted and went away: {await _ended(client)}"
+            raise MonitorLostError(message) from None
         finally:
             if client.runstate is not Runstate.RUNNING:
                 sock.close()
@@ -227,17 +230,7 @@ class Monitor:
         """Wait for the end of the connection, then tell every listener."""
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
-        reason = "it was closed"
-        try:
-            await self._client.disconnect()
-        except (
-            EOFError,
-            OSError,
-            QMPError,
-            ValueError,
-            RecursionError,
-        ) as error:  # ValueError: a line without end, bytes that are no text; RecursionError: JSON without end
-            reason = _reason(error)
+        reason = await _ended(self._client)
         self._connection.close()
         self._lost = MonitorEvent(LOST, {"reason": reason}, self._now())
         self._tell(self._lost)
@@ -293,6 +286,15 @@ class _Listener(EventListener):
 
 def _nothing(_: Message) -> bool:
     return False
+
+
+async def _ended(client: QMPClient) -> str:
+    """End what is left of a connection, and say why it ended."""
+    try:
+        await client.disconnect()
+    except Exception as error:  # noqa: BLE001 - whatever the other end made the library stumble over
+        return _reason(error)
+    return "it was closed"
 
 
 def _reason(error: BaseException) -> str:

@@ -34,6 +34,13 @@ def as_objects(value: object, what: str) -> Iterator[Mapping[str, object]]:
         yield as_object(item, what)
 
 
+def as_text(value: object, what: str) -> str:
+    """Return `value` as a text; `what` names it in the error."""
+    if isinstance(value, str):
+        return value
+    raise _wrong(value, what, "a text")
+
+
 def text(source: Mapping[str, object], key: str, default: str = "") -> str:
     """Return the text at `key`, or `default` where the key is absent."""
     value = source.get(key, default)
