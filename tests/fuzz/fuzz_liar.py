@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Sequence
 
+    from godwit.ports import Fence
+
 COMMANDS = 200
 """Commands after which somebody asks without end."""
 
@@ -31,6 +33,9 @@ class LyingTransport:
 
     async def close(self) -> None:
         """Let go."""
+
+    def guard(self, fence: Fence) -> None:
+        """Let everybody in."""
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0) -> Completed:
         del stdin, deadline

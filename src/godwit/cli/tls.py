@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, print_json, print_section, print_table, run, service
+from godwit.cli.terminal import echo
 from godwit.errors import TlsError
 from godwit.units import format_duration
 

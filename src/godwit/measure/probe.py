@@ -310,12 +310,12 @@ class OutsideProbe:
 
     async def _read(self, process: ProberProcess) -> None:
         """Feed the collector until the prober closes its output."""
-        begun, said = time.monotonic(), 0
+        begun, said = asyncio.get_running_loop().time(), 0
         rate = BYTES_PER_S + BYTES_PER_REQUEST * 1000 / (self.spec.interval_ms or SHORTEST_INTERVAL_MS)
         try:
             while line := await process.read_line():
                 said += len(line)
-                if said > SPARE_BYTES + rate * (time.monotonic() - begun):
+                if said > SPARE_BYTES + rate * (asyncio.get_running_loop().time() - begun):
                     self._fault = f"it said {said} bytes, more than it was asked for"
                     process.kill()
                     break
