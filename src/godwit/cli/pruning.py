@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import echo
 
 from godwit.cli.ground import Json, duration, print_json, run, service
+from godwit.cli.terminal import echo
 from godwit.cli.watching import history
 from godwit.units import format_size
 
