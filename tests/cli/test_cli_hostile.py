@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
+from clistage import ends, engine
 from hostile import EVIL, LONG, HostileStage, failed_job, spoilt
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from godwit.cli.screens import JsonScreen, PlainScreen
 from godwit.core.saves import Work
 from godwit.measure import report
 from godwit.measure.report_data import ReportData
+from godwit.model import OutcomeStatus
 from godwit.plaintext import LONGEST
 
 if TYPE_CHECKING:
@@ -56,14 +58,23 @@ def assert_shows_only(text: str) -> None:
     text.encode()
 
 
-@pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> HostileStage:
+@pytest.fixture(params=[ends(OutcomeStatus.COMPLETED)])
+def stage(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> HostileStage:
     monkeypatch.setenv("GODWIT_HOME", str(tmp_path / "home"))
-    made = HostileStage()
+    made = HostileStage(request.param)
     monkeypatch.setattr(ground, "opener", made.opened)
     assert main(["migrate", "web1", "host2", "--probe", "198.18.0.100"]) == 0
     capsys.readouterr()
     return made
+
+
+MOVED = pytest.mark.parametrize("stage", [engine], indirect=True, ids=["moved"])
+"""A move that really took place, in simulated hosts: its journal has a probe's series."""
 
 
 @pytest.mark.parametrize("words", LOOKS, ids=lambda words: " ".join(words)[:24].encode("ascii", "ignore").decode())
@@ -94,6 +105,7 @@ def test_what_is_shown_is_there_to_be_read(stage: HostileStage, capsys: pytest.C
     assert any(one["data"].get("text") == EVIL for one in told["entries"]), "programs get it whole"
 
 
+@MOVED
 def test_a_word_of_a_mebibyte_does_not_flood_the_terminal(
     stage: HostileStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +177,7 @@ def assert_page_harmless(page: str) -> None:
     assert_shows_only(page)
 
 
+@MOVED
 @pytest.mark.parametrize("evil", [EVIL, LONG], ids=["short", "long"])
 def test_the_page_holds_no_more_than_godwit_put_there(
     evil: str, stage: HostileStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
