@@ -94,7 +94,10 @@ def _finds(task: tuple[str, int, int]) -> tuple[str, tuple[int, str] | None]:
 def mutants(first: int, count: int, jobs: int, record: Path | None) -> int:
     """Plant each defect and say which seed finds it first; returns how many are not found."""
     with multiprocessing.Pool(jobs, maxtasksperchild=1) as pool:
-        found = dict(pool.imap_unordered(_finds, [(name, first, count) for name in MUTANTS]))
+        found: dict[str, tuple[int, str] | None] = {}
+        for name, one in pool.imap_unordered(_finds, [(name, first, count) for name in MUTANTS]):
+            found[name] = one
+            print(f"{name}: {one[0] if one else 'not found'}", flush=True)
     lines = ["| Planted defect | First seed | Found by |", "|---|---|---|"]
     for name in MUTANTS:
         seed, words = found[name] or ("-", f"not within {count}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from godwit.errors import JournalError
+from godwit.errors import JournalError, SupersededError
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Pen:
         self._waiting: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._later: asyncio.TimerHandle | None = None
         self._broken = False
+        self._fenced: SupersededError | None = None
         self.jobs = store.journal.jobs
         self.history = store.journal.history
 
@@ -98,7 +99,10 @@ class Pen:
             self._later = None
         waiting, self._waiting = self._waiting, []
         for write in waiting:
-            _run(write())
+            try:
+                _run(write())
+            except SupersededError as error:  # what comes from a runner that another has followed is left out
+                self._fenced = error
         if durable:
             self._store.sync()
 
@@ -122,9 +126,12 @@ class Pen:
         async def act() -> None:
             if durable:
                 self._flush(durable=True)
-                self._told(state)
+                if self._fenced is None:
+                    self._told(state)
             else:
                 self._flush_soon()
+            if self._fenced is not None:
+                raise self._fenced
             if self._broken:
                 self._broken = False
                 self._store.check()

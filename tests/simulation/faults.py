@@ -135,6 +135,7 @@ WEIGHTS: Final[dict[str, int]] = {
     "runner dies": 10,
     "controller loses power": 4,
     "runner hangs": 2,
+    "runner hangs, is followed, and wakes": 5,
     "QEMU is killed": 6,
     "QEMU hangs": 6,
     "QEMU cannot be killed": 2,
@@ -178,7 +179,7 @@ def _fault(chance: Random, kind: str, when: When, *, heals: bool) -> Fault:
         when = Nth(chance.randint(1, 120))
     amounts = _AMOUNTS.get(kind)
     amount = amounts(chance) if amounts is not None else 0.0
-    if kind == "runner hangs":
+    if kind.startswith("runner hangs"):
         lasts = chance.choice((chance.uniform(0, 1), chance.uniform(1, 30)))
     if kind in _NO_LASTING or (kind in _MENDED_IN_THE_END and lasts == STAY):
         lasts = _MENDED_IN_THE_END.get(kind, 0.0)
@@ -189,6 +190,7 @@ def _fault(chance: Random, kind: str, when: When, *, heals: bool) -> Fault:
 _AMOUNTS: Final[dict[str, Callable[[Random], float]]] = {
     "runner dies": lambda chance: chance.choice((0.02, 0.02, 0.5, chance.uniform(0, 5), chance.uniform(5, 80))),
     "controller loses power": lambda chance: chance.choice((0.02, 0.5, chance.uniform(0, 5), chance.uniform(5, 80))),
+    "runner hangs, is followed, and wakes": lambda chance: chance.choice((0.02, 0.5, chance.uniform(0, 5))),
     "reply is late": lambda chance: chance.choice((0.05, 0.6, chance.uniform(0.5, 8))),
     "host is slow": lambda chance: chance.choice((0.02, 0.2, 1.2)),
     "command is refused": lambda chance: chance.randrange(len(REFUSED)),
@@ -223,13 +225,21 @@ def _runner_dies(story: Story, fault: Fault, guest: str) -> None:
 def _power_fails(story: Story, fault: Fault, _: str) -> None:
     for guest, controller in story.controllers.items():
         story.pauses[guest] = fault.amount
-        controller.die("the controller lost its power")
+        controller.die("the controller lost its power", silently=True)
     story.store.lose_power(lambda: story.chance.random() < 0.5)
 
 
 def _runner_hangs(story: Story, fault: Fault, guest: str) -> None:
     controller = story.controllers[guest]
     controller.pause()
+    story.later(fault, controller.wake)
+
+
+def _followed(story: Story, fault: Fault, guest: str) -> None:
+    controller = story.controllers[guest]
+    story.pauses[guest] = fault.amount
+    controller.pause()
+    controller.followed.set()
     story.later(fault, controller.wake)
 
 
@@ -358,6 +368,7 @@ _KINDS: Final[dict[str, Callable[[Story, Fault, str], Disturbance | None]]] = {
     "runner dies": _runner_dies,
     "controller loses power": _power_fails,
     "runner hangs": _runner_hangs,
+    "runner hangs, is followed, and wakes": _followed,
     "QEMU is killed": _killed,
     "QEMU hangs": _hangs,
     "QEMU cannot be killed": _cannot_be_killed,

@@ -54,6 +54,8 @@ class Controller:
     lag: Callable[[], float]
     alive: bool = True
     hindered: bool = False
+    followed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether another runner takes over although this one is not proven gone."""
     steps: int = 0
     guests: list[FakeGuest] = field(default_factory=list)
     task: asyncio.Task[Any] | None = None
@@ -64,12 +66,12 @@ class Controller:
         """Go."""
         self._going.set()
 
-    def die(self, why: str = "the controller died") -> None:
-        """Be killed: connections end, and whoever works here never goes on."""
+    def die(self, why: str = "the controller died", *, silently: bool = False) -> None:
+        """Be killed: whoever works here never goes on. Connections end, unless nothing is left that would end them."""
         if not self.alive:
             return
         self.alive = False
-        for guest in self.guests:
+        for guest in () if silently else self.guests:
             guest.lose(why)
         self.wake()
         if self.task is not None:
@@ -105,6 +107,7 @@ class Controller:
             lose()
             raise self._lost(where, what, "was not sent")
         if before is not None and before.what is LATE:
+            self.hindered = self.hindered or where == "journal"
             await asyncio.sleep(before.seconds)
             await self.go()
         result = await act()
@@ -125,7 +128,11 @@ class Controller:
 
 
 class Gate:
-    """Stands in for a port; what is asked of `inner` passes through its runner's gate."""
+    """Stands in for a port; what is asked of `inner` passes through its runner's gate.
+
+    What was asked for is done, whether or not somebody still waits for the answer: a command on its way arrives, and a
+    script on a host runs on when the runner that started it is dead.
+    """
 
     def __init__(self, controller: Controller, where: str, inner: Any) -> None:
         """Guard `inner`, which is called `where` in stories."""
@@ -141,7 +148,12 @@ class Gate:
         return guarded
 
     async def _pass(self, name: str, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        return await self._controller.step(self._where, name, functools.partial(method, *args, **kwargs), self._lose)
+        async def act() -> Any:
+            asked = asyncio.ensure_future(method(*args, **kwargs))
+            asked.add_done_callback(_retrieve)
+            return await asyncio.shield(asked)
+
+        return await self._controller.step(self._where, name, act, self._lose)
 
     def _lose(self) -> None:
         """Lose the connection, where that is one."""
@@ -162,15 +174,7 @@ class GatedHost(Gate):
 
 
 class GatedGuest(Gate):
-    """A monitor. What was sent to it arrives, whether or not somebody still waits for the answer."""
-
-    async def _pass(self, name: str, method: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
-        async def act() -> Any:
-            sent = asyncio.ensure_future(method(*args, **kwargs))
-            sent.add_done_callback(_retrieve)
-            return await asyncio.shield(sent)
-
-        return await self._controller.step(self._where, name, act, self._lose)
+    """A monitor."""
 
     def _lose(self) -> None:
         self._inner.lose("the connection was reset")

@@ -14,7 +14,7 @@ from godwit.core import finishing, machine, recovery, rollback
 from godwit.core.machine import TRANSITIONS, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, Phase, State
-from godwit.engine import actions, engine, mirroring, observer, parts, settings, sides, standing
+from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing
 from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.model import Owner, RunState, Side
 
@@ -254,7 +254,9 @@ MUTANTS: Final[dict[str, Plant]] = {
     "what was missed is never looked for": _never_looks_by_itself,
     "a guest that could not be resumed is a leftover": _drops_what_the_guest_needs,
     "a copy that stands still is waited for": lambda patch: patch.setattr(mirroring, "STALLED", math.inf),
+    "a mended stream is broken again": lambda patch: patch.setattr(mending, "_LATE_NEWS", -1.0),
     "the new home is not recorded": _step_without(actions.Actions, "record_home", says="RecordHome"),
+    "a guest that may have gone over is taken back": _evidence("may_have_gone_over", lambda _: False),
     "a crashed guest has no duties": lambda patch: patch.setattr(finishing, "_DUTIES_OF_THE_DEAD", frozenset()),
 }
 

@@ -20,7 +20,7 @@ from gates import Controller, Disturbance, GatedHost
 from invariants import Watch, judge
 from scenes import RATES, Move, Scene, furnish, moves
 
-from godwit.core.state import Phase
+from godwit.core.state import Phase, State, outcome_status
 from godwit.engine.engine import Engine
 from godwit.engine.parts import Parts
 from godwit.errors import JournalError
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from simworld import SimHost, SimWorld
 
-    from godwit.core.state import State
     from godwit.model import Vm
     from godwit.ports import Clock, Host, Inventory, Journal
 
@@ -47,6 +46,10 @@ HEARD_WITHIN: Final = 1.0
 """Seconds within which a runner that nothing hinders takes a wish to cancel down."""
 
 LONGEST: Final = 1500.0
+
+MOST_STEPS: Final = 15_000
+"""A hundred times as many as a move takes; a host that stays silent costs a few hundred more."""
+
 _RESTART: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _AFTERWARDS: Final = 2.0
@@ -186,7 +189,8 @@ class Story:
 
     def durable(self, guest: str) -> State:
         """Return the state that the journal has on disk."""
-        return self.store.journal._story(self.scene.specs[guest].id).durable_state
+        story = self.store.journal._stories.get(self.scene.specs[guest].id)
+        return State() if story is None else story.durable_state
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
@@ -256,6 +260,8 @@ class Story:
         what = name.rpartition(".")[2]
         if not after:
             self.steps += 1
+            if self.steps == MOST_STEPS:
+                self.violated(f"{self.steps} steps were taken, the last of them {name}: something goes round and round")
             self._counts[what] = self._counts.get(what, 0) + 1
             if self.trace:
                 self.say(f"  {name}")
@@ -303,6 +309,9 @@ class Story:
             phase = self.durable(guest).phase if guest else ""
             if phase is Phase.POSTCOPY and any(fault.lasts == STAY for fault in self.plan.faults):
                 return  # its memory is waited for as long as both processes live
+            if phase is Phase.POSTCOPY and any(qemu.waits_for_memory for qemu in self.world.qemus_of(guest)):
+                self.say(f"{guest} waits for memory, and its QEMU greets no new runner: see docs/limits.md")
+                return
             self.violated(f"{guest} has not ended {ENDS_WITHIN:g} s after the last fault: it is {phase}")
 
     async def _settle(self) -> None:
@@ -355,26 +364,43 @@ class Story:
         context.run(CONTROLLER.set, controller.process)
         run = self._be_runner(controller, move, requested)
         controller.task = asyncio.get_running_loop().create_task(run, context=context)
-        await asyncio.wait([controller.task])
+        followed = asyncio.ensure_future(controller.followed.wait())
+        await asyncio.wait([controller.task, followed], return_when=asyncio.FIRST_COMPLETED)
+        followed.cancel()
         task = controller.task
+        if not task.done() and controller.followed.is_set():
+            self.say(f"another runner of {guest} takes over, and this one may go on one day")
+            task.add_done_callback(lambda task: self._old_ended(guest, task))
+            return None
+        return self._ended_so(controller, spec.id, task)
+
+    def _ended_so(self, controller: Controller, identifier: str, task: asyncio.Task[Outcome]) -> Outcome | None:
+        """Return what a runner came to, None where it died or failed."""
+        guest = controller.name
+        error = None if task.cancelled() else task.exception()
         if not controller.alive:
             self.say(f"the runner of {guest} died")
-            if not task.cancelled() and task.exception() is None and self._concluded(spec.id):
-                return cast("Outcome", task.result())
-            return None
+            whole = not task.cancelled() and error is None and self._concluded(identifier)
+            return task.result() if whole else None
         if task.cancelled():
             self.violated(f"the runner of {guest} ended by itself")
             return None
-        error = task.exception()
         controller.die("the runner ended")
         if error is None:
-            return cast("Outcome", task.result())
+            return task.result()
         if isinstance(error, JournalError):
             self.say(f"the runner of {guest} ended: {error.message}")
             return None
         self.violated(f"the runner of {guest} fell: {_last_line(error)}")
         self.lines.append((self.now(), "".join(traceback.format_exception(error))))
         return None
+
+    def _old_ended(self, guest: str, task: asyncio.Task[Outcome]) -> None:
+        """Take note of how a runner ended that was followed by another: it is told so, or does nothing more."""
+        error = None if task.cancelled() else task.exception()
+        self.say(f"the old runner of {guest} ended: {_last_line(error) if error is not None else 'by itself'}")
+        if error is not None and not isinstance(error, JournalError):
+            self.violated(f"the old runner of {guest} fell: {_last_line(error)}")
 
     def _concluded(self, identifier: str) -> bool:
         return self.store.journal._story(identifier).outcome is not None
@@ -383,7 +409,9 @@ class Story:
         guest, spec = move.guest, self.scene.specs[move.guest]
         pen = Pen(controller, self.store, lambda state: self.entered(guest, state))
         epoch = await pen.take_over(spec.id)
-        _, state = await pen.load(spec.id)
+        row, state = await pen.load(spec.id)
+        if state.finished and row.outcome is not None and row.outcome.status is outcome_status(state):
+            return row.outcome  # as godwit.app.run_migration does
         self.say(f"runner {epoch} of {guest} takes over in {state.phase}")
         source, target = (GatedHost(controller, self.scene.hosts[name]) for name in (spec.source, spec.target))
         addresses = {vm.address: name for name, vm in self.scene.vms.items() if vm.address is not None}

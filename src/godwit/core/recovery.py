@@ -95,6 +95,11 @@ class Seen:
         return self.source.stream in _OVER and self.s is not RunState.RUNNING
 
     @property
+    def may_have_gone_over(self) -> bool:
+        """Whether the guest has left the source for good, or may have: only the target can run it."""
+        return self.gone_over or (self.state.postcopy and self.s is RunState.UNREACHABLE)
+
+    @property
     def broken(self) -> bool:
         """Whether a guest in postcopy has lost the connection to its memory; the target may be too stuck to say so."""
         lost = StreamStatus.BROKEN in {self.source.stream, self.target.stream}
@@ -430,6 +435,11 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     (lambda e: not e.impatient, Verdict.WAIT, "a host is silent"),
     # Silence for too long.
+    (
+        lambda e: e.may_have_gone_over,
+        Verdict.LIMBO,
+        "the guest has left the source, or may have, and what waits on the target is all that can run",
+    ),
     (
         lambda e: e.t is RunState.INCOMING or (e.state.door is Door.CLOSED and e.t is RunState.ABSENT),
         Verdict.ROLL_BACK,

@@ -85,6 +85,9 @@ def undone(state: State, event: e.Event) -> Step:
         # Whatever has them open may still be there.
         images = ", ".join(copy.image.path for copy in state.made)
         state = with_leftover(replace(state, held=state.held - {Held.IMAGES}), f"images made on the target: {images}")
+    if held is Held.SOURCE_STOPPED and leftover and not isinstance(event, e.StepFailed):
+        # A guest that does not run where it was is no success of whoever wished that it stays.
+        state = state.with_failure(Failure("guest-lost", leftover, "see what is left of it; start it from its disks"))
     if isinstance(event, e.StepFailed) and held in _OWED:
         failure = Failure("limbo", f"the guest belongs to the source, and may stand still there: {event.message}", SEEN)
         return Step(replace(state, phase=Phase.LIMBO, owner=Owner.UNKNOWN, failure=failure), (e.Finish(),))

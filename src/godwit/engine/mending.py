@@ -19,6 +19,10 @@ _MENDS: Final = 3.0
 _NOBODY: Final = 9
 """The port of the protocol that discards (RFC 863): hardly anybody listens there, and whoever does is not harmed."""
 
+_LATE_NEWS: Final = 1.0
+"""Seconds after a connection was mended within which it may still be told that it broke: by an event that was on its
+way. To believe it would break what is whole, over and over. One that does break anew is found by the next look."""
+
 _NOT_MENDED: Final = frozenset({StreamStatus.BROKEN})
 _POLL: Final = 0.05
 
@@ -29,6 +33,7 @@ class Mending:
 
     actions: Actions
     _mended_at: str = ""
+    _whole_since: float | None = None
 
     async def mend(self, command: e.MendStream, uri: str) -> e.Event:
         """Connect a guest in postcopy to the rest of its memory again; the stream went to `uri` before.
@@ -43,6 +48,8 @@ class Mending:
             raise HostUnreachableError(message)
         source, target = await self.actions.sides.attach(Side.SOURCE), await self.actions.sides.attach(Side.TARGET)
         if (await source.view()).stream is StreamStatus.POSTCOPY:
+            if self._whole_since is not None and self.actions.parts.clock.now() - self._whole_since < _LATE_NEWS:
+                return e.StreamMended()
             await source.break_stream()
             await self.actions.wait_for(source, _BREAKS, lambda view: view.stream is not StreamStatus.POSTCOPY)
         if not self._mended_at:
@@ -60,6 +67,7 @@ class Mending:
         if view.stream in _NOT_MENDED:
             message = f"the connection of the guest to its memory could not be mended: the source is {view.raw}"
             raise HypervisorError(message)
+        self._whole_since = self.actions.parts.clock.now()
         return e.StreamMended()
 
     async def _break_target(self, target: Guest) -> None:

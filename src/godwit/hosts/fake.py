@@ -262,6 +262,9 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
         """Run a command; a simulated host has but a few. Raises RemoteCommandError as the real one does."""
         del deadline  # all that it has end at once
         await self._reach()
+        if argv[:3] == ["ss", "--tcp", "--kill"]:
+            self._end_sockets(argv[-1])
+            return Completed(0, b"", b"")
         program = _PROGRAMS.get(argv[0])
         missing = Completed(_NO_SUCH_PROGRAM, b"", f"{argv[0]}: no such program on a simulated host\n".encode())
         completed = program(argv, stdin) if program else missing
@@ -269,6 +272,15 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
             message = f"{argv[0]} on {self.name} failed with status {completed.status}: {completed.stderr.decode()}"
             raise RemoteCommandError(message)
         return completed
+
+    def _end_sockets(self, destination: str) -> None:
+        """End the streams that go out to an address: the other end hears of it unless the link is cut."""
+        address = destination.rpartition(":")[0].strip("[]")
+        for qemu in list(self.qemus.values()):
+            stream = qemu.stream
+            ours = isinstance(stream, FakeStream) and stream.source is qemu
+            if isinstance(stream, FakeStream) and ours and stream.target.host.migration_address == address:
+                stream.end("failed", told=stream.link.up)
 
     async def open_socket(self, path: str) -> socket.socket:
         """Refuse: what a simulated guest has is no socket of this machine. Raises MonitorLostError."""

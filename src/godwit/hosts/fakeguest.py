@@ -76,6 +76,7 @@ class FakeGuest:
         self.controller = qemu.world.controller
         self._streams: list[FakeEvents] = []
         self._unheard: list[GuestEvent] = []
+        self._unsent: list[Callable[[], object]] = []
         self._lost: GuestEvent | None = None
         self._latest: asyncio.Event | None = None
         qemu.monitor = self
@@ -90,10 +91,14 @@ class FakeGuest:
             self._unheard.append(event)
 
     def heal(self) -> None:
-        """Deliver what was said while the host was out of reach."""
+        """Deliver what was said while the host was out of reach, both ways."""
         for event in self._unheard:
             self._put(event)
         self._unheard.clear()
+        unsent, self._unsent = self._unsent, []
+        for command in unsent:
+            if self._lost is None:
+                self._qemu.obey(command)
 
     def lose(self, reason: str) -> None:
         """End the connection."""
@@ -119,6 +124,8 @@ class FakeGuest:
         if not answered:
             if qemu.host.reachable:
                 qemu.backlog.append(act)
+            elif self._lost is None:
+                self._unsent.append(act)  # TCP goes on trying: it arrives when the way is mended
             message = f"QEMU of {qemu.vm.name} did not answer `{command}` within {COMMAND_DEADLINE:g} s"
             raise MonitorLostError(message, remedy="see whether the process is stopped or its host is cut off")
         words = self._world.planted_refusal(qemu.host, command)
@@ -145,7 +152,7 @@ class FakeGuest:
 
     def _answers(self, command: str) -> bool:
         waits = self._qemu.waits_for_memory and command not in OUT_OF_BAND
-        return self._qemu.host.reachable and not self._qemu.hung and not waits
+        return self._qemu.host.reachable and not self._qemu.hung and not waits and not self._qemu.sends_in_vain
 
     async def close(self) -> None:
         """Close the connection; the guest is not touched. Never raises."""

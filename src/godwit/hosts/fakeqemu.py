@@ -168,18 +168,26 @@ class FakeQemu:
 
     def wake(self) -> None:
         """Let the process go on (SIGCONT): it carries out what it was told meanwhile."""
-        if not self.hung:
+        if not self.hung or not self.alive:
             return
         self.hung = False
         if self.raw == "running":
             self.world.began(self)
-        for command in self.backlog:
-            try:
-                command()
-            except MonitorCommandError:
-                continue  # its answer has nobody to go to
-        self.backlog.clear()
+        backlog, self.backlog = self.backlog, []
+        for command in backlog:
+            self.obey(command)
         self.world.stir()
+
+    def obey(self, command: Callable[[], object]) -> None:
+        """Carry out what nobody waits for any more; one that stands still again does so later."""
+        if self.hung or self.sends_in_vain:
+            self.backlog.append(command)
+            return
+        try:
+            if self.alive:
+                command()
+        except MonitorCommandError:
+            return  # its answer has nobody to go to
 
     def exit(self, words: str) -> None:
         """End the process."""
@@ -190,7 +198,7 @@ class FakeQemu:
         self.world.close_disks(self, in_order=words in IN_ORDER or self.raw == "postmigrate")
         self.host.qemu_ended(self, words)
         silent = self.host.crashed  # no kernel is left that would end its connections
-        if isinstance(self.stream, FakeStream) and silent:
+        if isinstance(self.stream, FakeStream) and (silent or not self.stream.link.up):
             self.stream.cut_short(self)
         elif self.stream is not None:
             self.stream.end("failed")
@@ -212,7 +220,18 @@ class FakeQemu:
     @property
     def silent(self) -> bool:
         """Whether its monitor answers nobody who does not hold it already."""
-        return self.hung or self.waits_for_memory
+        return self.hung or self.waits_for_memory or self.sends_in_vain
+
+    @property
+    def sends_in_vain(self) -> bool:
+        """Whether the end of its stream waits in the kernel, under QEMU's big lock: with it everything else does.
+
+        Behind a silently cut link that lasts until its socket is ended (migration_completion() in migration.c).
+        """
+        stream = self.stream
+        if self.migration != "device" or not isinstance(stream, FakeStream) or stream.source is not self:
+            return False
+        return not stream.link.up or stream.target.host.crashed
 
     @property
     def send_queue(self) -> float:
@@ -454,7 +473,10 @@ class FakeQemu:
         """Obey migrate_cancel."""
         if self.stream is not None and self.migration in LIVE:
             self.set_migration("cancelling")
-            self.stream.end("cancelled")
+            if isinstance(self.stream, FakeStream):
+                self.stream.end("cancelled", told=self.stream.link.up)
+            else:
+                self.stream.end("cancelled")
 
     # -- disks -----------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -90,6 +90,8 @@ class Link:
     latency: float
     up: bool = True
     streams: int = 0
+    cut_short: list[FakeStream] = field(default_factory=list)
+    """Streams of which one end is gone, and the other does not know."""
 
 
 class FakeStream:
@@ -189,18 +191,19 @@ class FakeStream:
             qemu.set_migration(OVER)
         self.changed()
 
-    def end(self, status: str) -> None:
+    def end(self, status: str, *, told: bool = True) -> None:
         """End the stream before its time: "failed" or "cancelled". QEMU takes a stopped source back by itself.
 
-        A stopped process (SIGSTOP) learns of it when it goes on. A guest in postcopy only loses its connection.
+        A stopped process (SIGSTOP) learns of it when it goes on. A guest in postcopy only loses its connection. The
+        target is not `told` behind a cut link: it waits on.
         """
         if self.source.migration in {OVER, BROKEN}:
-            self.break_off(self.source, self.target)
+            self.break_off(self.source, *((self.target,) if told else ()))
             return
         if self.source.migration not in LIVE and self.source.migration != "cancelling":
             return
         if self.source.alive and self.source.hung:
-            self.source.backlog.append(partial(self.end, status))
+            self.source.backlog.append(partial(self.end, status, told=told))
             return
         self._stop_task()
         if self.source.alive:
@@ -209,7 +212,7 @@ class FakeStream:
                 self.source.halt("paused")
                 if self._was_running:
                     self.source.execute()
-        if self.target.alive and self.target.raw == "inmigrate":
+        if told and self.target.alive and self.target.raw == "inmigrate":
             if self.target.hung:
                 self.target.backlog.append(partial(self.target.exit, "load of migration failed: the stream ended"))
                 return
@@ -217,11 +220,14 @@ class FakeStream:
             self.target.exit("load of migration failed: the stream ended")
 
     def cut_short(self, gone: FakeQemu) -> None:
-        """Stand still: one end's host has lost its power, and the other hears nothing.
+        """Stand still: one end is gone, with its host or behind a cut link, and the other hears nothing.
 
-        Whoever sends to it hears when that host has started anew, or when TCP gives up; whoever only waits, never.
+        It hears when the link is mended. Where the host has lost its power, whoever sends to it hears when that has
+        started anew, or when TCP gives up; whoever only waits, never.
         """
-        if gone is self.target:
+        if not gone.host.crashed:
+            self.link.cut_short.append(self)
+        elif gone is self.target:
             gone.host.cut_short.append(self)
             asyncio.get_running_loop().call_later(TCP_GIVES_UP, self.end, "failed")
         self.changed()

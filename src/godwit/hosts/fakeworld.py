@@ -373,7 +373,11 @@ class FakeWorld:
     def heal(self, one: str, other: str | None = None) -> None:
         """Mend what `cut` cut; what was said meanwhile arrives, if the connection was not lost by then."""
         if other is not None:
-            self.link(one, other).up = True
+            link = self.link(one, other)
+            link.up = True
+            ended, link.cut_short = link.cut_short, []
+            for stream in ended:
+                stream.end("failed")
         else:
             self.hosts[one].cut_off = False
             for guest in self.hosts[one].monitors():
