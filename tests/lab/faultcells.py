@@ -169,7 +169,7 @@ SSH sessions of both hosts killed
   precopy  launched=either pass1=moved told=moved running=moved undoing=stays
   postcopy over=moved
   mirror   copying=moved held=either
-  static   pass1=moved
+  static   pass1=either
 sshd of the source stopped for 4 s
   precopy  pass1=moved running=moved
   mirror   held=either

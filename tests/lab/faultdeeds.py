@@ -69,6 +69,10 @@ class Scene:
             if number is signal.SIGSTOP:
                 self.stopped.append(pid)
 
+    def down(self) -> set[str]:
+        """Return the machines that have crashed."""
+        return {one.name for one in self.ground.lab.status().machines if not one.up}
+
     def go_on(self) -> None:
         """Continue what was stopped."""
         stopped, self.stopped = self.stopped, []
@@ -232,7 +236,7 @@ def _crash(side: str, *, silent: bool = False) -> Callable[[Scene], Awaitable[No
 def _boot(side: str) -> Callable[[Scene], Awaitable[None]]:
     async def mend(scene: Scene) -> None:
         machine = scene.here if side == "source" else scene.there
-        await until(lambda: not Path(f"/proc/{scene.init(machine)}/root/run").exists(), "the host is down", 10)
+        await until(lambda: machine in scene.down(), "the host is down", 20)
         await asyncio.to_thread(scene.ground.lab.restart, machine)
 
     return mend

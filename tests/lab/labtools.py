@@ -354,7 +354,7 @@ class Ground:
         monitor = next(word for word in words if word.startswith("socket,id=observe,path="))
         path = f"/proc/{qemu}/root{monitor.split(',')[2].removeprefix('path=')}"
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(3)
+            connection.settimeout(15)
             connection.connect(path)
             stream = connection.makefile("rw")
             stream.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from faultcells import CELLS, MEANS, POINTS, RETURNS, Cell
-from faultmatrix import DEAD, MENDED, SILENCE
+from faultmatrix import DEAD, MENDED, SILENCE, counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,7 +66,9 @@ def _table(last: dict[tuple[int, str], Line]) -> str:
             good = sum(not line["wrong"] for line in found)
             silence = max((line["silence"] for line in found), default=None)
             told = "" if silence is None or cell.end in DEAD else f"{silence:.1f} s"
-            rows.append(f"| {cell.mode} | {POINTS[cell.point].words} | {_end(cell)} | {good} of {ROUNDS} | {told} |")
+            rows.append(
+                f"| {cell.mode} | {POINTS[cell.point].words} | {_end(cell)} | {good} of {len(found)} | {told} |"
+            )
         blocks.append(f"**{fault[:1].upper()}{fault[1:]}**\n\n" + "\n".join(rows))
     return "\n\n".join(blocks)
 
@@ -84,6 +86,7 @@ def _summary(last: dict[tuple[int, str], Line]) -> str:
     ends = [f"| {end} | {words} | {sum(cell.end is end for cell in CELLS)} |" for end, words in MEANS.items()]
     rows = [
         ("cells", len(CELLS)),
+        ("carried out at least once, the last time as expected", sum(bool(_rounds(last, cell)) for cell in CELLS)),
         (f"as expected {ROUNDS} times of {ROUNDS}", complete),
         ("times that a cell was carried out", len(found)),
         ("two copies of a guest ran", sum(line["doubled"] > 0 for line in found)),
@@ -95,7 +98,7 @@ def _summary(last: dict[tuple[int, str], Line]) -> str:
 
 
 def _figures(last: dict[tuple[int, str], Line]) -> str:
-    killed = [line["silence"] for cell in CELLS if cell.fault == "runner killed" for line in _rounds(last, cell)]
+    killed = [line["silence"] for cell in CELLS if counts(cell) for line in _rounds(last, cell)]
     mended = [
         line["mended"] for (_, name), line in sorted(last.items()) if name == RETURNS.id and line["mended"] is not None
     ]

@@ -126,13 +126,16 @@ async def test_with_copied_disks(apart_field: Field, cell: Cell, figure: Callabl
 
 @pytest.mark.lab
 @pytest.mark.timeout(300)
-async def test_a_source_that_runs_on_beside_its_target_is_seen(shared: Field) -> None:
-    """The law is broken by hand: both copies run for a while, on one disk. What watches the matrix must say so."""
-    await shared.ready(busy=False)
-    ground = shared.ground
+async def test_a_source_that_runs_on_beside_its_target_is_seen(apart_field: Field) -> None:
+    """The law is broken by hand: both copies run for a while. What watches the matrix must say so.
+
+    Over shared storage, QEMU's lock of the image keeps the source from it; here each copy has a disk.
+    """
+    await apart_field.ready(busy=False)
+    ground = apart_field.ground
     here, there = await ground.whereabouts()
-    traps = ground.lay(Trap("hold", at="godwit.hosts.plain:PlainHost.destroy", when="before"))
-    async with Executions(ground.lab.name, ground.name) as executions, Acknowledged(ground.address) as client:
+    traps = ground.lay(Trap("hold", at="godwit.qemu.guest:QemuGuest.quit", when="before"))
+    async with Executions(ground.lab.name, ground.name) as executions, Acknowledged(ground.address):
         move = await ground.begin(there, traps=traps)
         await until(traps.sprung, "the source is about to be ended")
         ground.tell(executions.pids[here], "cont")
@@ -142,6 +145,4 @@ async def test_a_source_that_runs_on_beside_its_target_is_seen(shared: Field) ->
         traps.release()
         await move.outcome()
         assert executions.doubled()
-        acked = dict(client.acked)
-        assert client.lost(await client.found(), acked), "the other copy wrote over what had been acknowledged"
-    await shared.clear()
+    await apart_field.clear()

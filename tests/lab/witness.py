@@ -72,9 +72,9 @@ class Acknowledged:
         return max([seconds for _, seconds in self.silences] + [time.monotonic() - self.heard])
 
     def silence_after(self, instant: float) -> float:
-        """Return the longest silence that ended after an instant of the monotonic clock, or has not ended."""
-        ended = [seconds for at, seconds in self.silences if at >= instant]
-        return max([*ended, time.monotonic() - self.heard])
+        """Return for how long it was silent at most from an instant of the monotonic clock on."""
+        ended = [min(seconds, at - instant) for at, seconds in self.silences if at >= instant]
+        return max([*ended, time.monotonic() - max(self.heard, instant)])
 
     @property
     def first(self) -> int:

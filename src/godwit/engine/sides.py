@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOOK_DEADLINE: Final = 3.0
 """Seconds after which a monitor that does not answer counts as silent."""
 
-PROCESS_DEADLINE: Final = 5.0
+PROCESS_DEADLINE: Final = 9.0
 """Seconds more that its host may take to tell whether the process of a silent monitor lives."""
 
 _STREAM_WORDS: Final = {
