@@ -64,6 +64,7 @@ async def opened(folder: Path | None = None, migrating: tuple[str, str] | None =
     runners = RunnerProcesses(folder or home())
     if migrating is not None:
         runners.prepare(*migrating)
+    from godwit.hosts.fencing import PowerFencer  # noqa: PLC0415 - start-up time
     from godwit.journal.database import Database  # noqa: PLC0415 - start-up time
     from godwit.journal.sqljournal import SqlInventory, SqlJournal  # noqa: PLC0415 - start-up time
     from godwit.measure.watcher import ProbeWatcher  # noqa: PLC0415 - start-up time
@@ -86,6 +87,8 @@ async def opened(folder: Path | None = None, migrating: tuple[str, str] | None =
             clock=clock,
             open_host=open_host,
             authority=HomeAuthority(runners.home, clock),
+            fencer=PowerFencer(),
+            life=runners,
         )
 
 

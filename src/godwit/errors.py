@@ -10,11 +10,13 @@ GodwitError
 │   └── UnknownSnapshotError
 ├── RefusedError              preflight found what would fail or hurt      exit 3
 ├── BusyError                 somebody else holds the guest                exit 4
+│   └── RunnerStuckError      its runner is there and does nothing
 ├── HostError                 a host does not do what a host does          exit 5
 │   ├── HostUnreachableError
 │   ├── HostKeyError
 │   ├── AuthenticationError
-│   └── RemoteCommandError
+│   ├── RemoteCommandError
+│   └── FenceError            a host's power cannot be cut, or its being off not be proven
 ├── HypervisorError           QEMU does not do what QEMU does              exit 6
 │   ├── QemuMissingError
 │   ├── QemuDiedError
@@ -138,6 +140,12 @@ class BusyError(GodwitError):
     exit_status = 4
 
 
+class RunnerStuckError(BusyError):
+    """The runner of a migration, save or restore is there and does nothing."""
+
+    code = "runner-stuck"
+
+
 class HostError(GodwitError):
     """A host does not answer or does not do what was asked."""
 
@@ -167,6 +175,12 @@ class RemoteCommandError(HostError):
     """A command on the host failed; its status and error output are in the message."""
 
     code = "remote-command"
+
+
+class FenceError(HostError):
+    """A host's power could not be cut, or nothing proves that it is off."""
+
+    code = "fence"
 
 
 class HypervisorError(GodwitError):

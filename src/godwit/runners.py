@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 from godwit.errors import BusyError
 from godwit.identifiers import is_name
 from godwit.localfiles import open_own, own_path
-from godwit.ports import Log
+from godwit.ports import Log, Signs
+from godwit.runnerlife import end_runner, runner_processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,6 +37,9 @@ _OTHER_LOGS: Final = frozenset({"cli"})
 
 _PREPARED: Final[dict[str, tuple[str, subprocess.Popen[bytes]]]] = {}
 """Supervisors that wait to be told, and their identifiers, by guest."""
+
+_STOPPED: Final = frozenset({"T", "t"})
+"""The kernel's letters for a process that was stopped by a signal, or by a debugger."""
 
 _CHILDREN: Final[list[subprocess.Popen[bytes]]] = []
 """Supervisors that this process started: kept so that a long-lived one can bury them."""
@@ -120,6 +124,17 @@ class RunnerProcesses:
     def remove_log(self, identifier: str) -> None:
         """Remove a runner's log; see `godwit.ports.Runners`."""
         self._log(identifier).unlink(missing_ok=True)
+
+    def signs(self, identifier: str, vm: str) -> Signs:
+        """Return what can be seen of a runner; see `godwit.ports.RunnerLife`."""
+        found = runner_processes(lock_path(self.home, vm), identifier, vm)
+        working = found[-1] if len(found) > 1 else None
+        stopped = any(process.state in _STOPPED for process in found[-1:])
+        return Signs(tuple(process.pid for process in found), stopped, working.turns if working else None)
+
+    def end(self, identifier: str, vm: str) -> tuple[int, ...]:
+        """End a runner; see `godwit.ports.RunnerLife`."""
+        return end_runner(lock_path(self.home, vm), identifier, vm)
 
     @asynccontextmanager
     async def hold(self, vm: str) -> AsyncIterator[None]:

@@ -20,11 +20,12 @@ from godwit.core.state import Phase
 from godwit.engine.gather import gather
 from godwit.engine.jobs import Desk
 from godwit.engine.parts import Parts
+from godwit.engine.power import told_of
 from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import is_name, new_identifier, new_job_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Spec, Upgrade, Way
+from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Side, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
         Authority,
         Clock,
         Entry,
+        Fencer,
         Guest,
         Host,
         Hypervisor,
         Inventory,
         Journal,
         MigrationRow,
+        RunnerLife,
         Runners,
         Watcher,
     )
@@ -90,6 +93,8 @@ class Service:
     clock: Clock
     open_host: Callable[[HostRecord], Host]
     authority: Authority
+    fencer: Fencer | None = None
+    life: RunnerLife | None = None
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
@@ -97,6 +102,8 @@ class Service:
         """Reach a host, look at it, and keep it. Raises HostError, InputError."""
         checked_name(record.name, "host")
         known = {one.name: one for one in await self.inventory.hosts()}.get(record.name)
+        if known is not None:  # what cuts its power is said apart
+            record = replace(record, fence=known.fence, fence_automatic=known.fence_automatic)
         if known is not None and known != record:
             message = f"there is a host {record.name} already: {known.url}"
             raise InputError(message, remedy=f"godwit host remove {record.name}, or choose another name")
@@ -245,12 +252,14 @@ class Service:
         return BusyError(message, remedy=f"if nobody works on it: {record.command}")
 
     async def view_vm(self, vm: Vm) -> GuestView:
-        """Say what a guest does now; a silent host is a view, too."""
+        """Say what a guest does now; a silent host is a view, too, unless it was proven to be off."""
+        began = self.clock.now()
         try:
             async with _Opened(self, vm) as host:
-                return await host.observe(vm)
+                view = await host.observe(vm)
         except GodwitError as error:
-            return GuestView(RunState.UNREACHABLE, detail=error.message)
+            view = GuestView(RunState.UNREACHABLE, detail=error.message)
+        return await told_of(self.journal.decisions, vm.host, view, began, self.clock.now())
 
     # -- migrations ------------------------------------------------------------------------------------------------
 
@@ -378,6 +387,8 @@ class Service:
             epoch=epoch,
             requested=requested,
             hypervisor=self.hypervisor,
+            records={Side.SOURCE: source, Side.TARGET: target},
+            fencer=self.fencer,
         )
 
     async def cancel(self, identifier: str) -> Status:

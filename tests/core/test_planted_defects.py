@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from walking import tapes, walk
+from walking import tapes, walk, walk_from_limbo
 from worldmodel import LawViolationError
 
 from godwit.core import events as e
-from godwit.core import machine, offline, recovery, rollback
+from godwit.core import machine, offline, recovery, resolving, rollback
 from godwit.core.machine import TRANSITIONS, IllegalTransitionError, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, LawBrokenError, Phase, State
-from godwit.model import RunState, Way
+from godwit.model import RunState, Side, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +149,46 @@ SWITCHED_OFF: dict[str, Plant] = {
 }
 
 
+def obeys_at_once(state: State, event: e.Event) -> Step:
+    """Do what a person says without a look at what both sides show."""
+    assert isinstance(event, e.Resolved)
+    if event.owner is Side.TARGET:
+        return machine._commit(state)
+    return rollback.begin(replace(state, held=state.held | {Held.SOURCE_STOPPED}))
+
+
+def starts_both(state: State, seen: recovery.Seen, story: str, commit: Callable[[State], Step]) -> Step:
+    """Tell the target to run, by a person's word, beside a source that stands still with the disks."""
+    settled = replace(state, resolution=None)
+    return commit(settled) if seen.t is RunState.PAUSED else REAL_TO_TARGET(state, seen, story, commit)
+
+
+def resumes_beside_the_target(state: State, seen: recovery.Seen, _: str) -> Step:
+    """Resume the source, by a person's word, before the target is gone."""
+    held = frozenset({Held.SOURCE_STOPPED})
+    return rollback.begin(replace(state, resolution=None, held=held)) if seen.t else Step(state)
+
+
+REAL_TO_TARGET = resolving._to_target
+PERSONS: dict[str, Plant] = {
+    "obeys a person without looking": handler(Phase.LIMBO, e.Resolved, obeys_at_once),
+    "obeys a person against the evidence": lambda p: p.setattr(resolving, "contradiction", lambda *_: ""),
+    "runs the target beside a source that has the disks": lambda p: p.setattr(resolving, "_to_target", starts_both),
+    "resumes the source before the target is gone": lambda p: p.setattr(
+        resolving, "_to_source", resumes_beside_the_target
+    ),
+    "takes an end that failed for an end": handler(Phase.LIMBO, e.StepFailed, lambda s, _: machine._commit(s)),
+}
+
+
+@pytest.mark.parametrize("name", PERSONS)
+def test_the_walk_finds_a_planted_defect_of_a_person_s_word(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    PERSONS[name](monkeypatch)
+    chance = random.Random(1)  # noqa: S311 - not for secrets
+    with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
+        decide_much(chance)
+
+
 @pytest.mark.parametrize("name", STANDING)
 def test_the_walk_finds_a_planted_defect_of_a_guest_that_stands_still(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -172,6 +212,11 @@ def test_the_walk_finds_a_planted_defect(name: str, monkeypatch: pytest.MonkeyPa
     DEFECTS[name](monkeypatch)
     with pytest.raises((LawViolationError, LawBrokenError, IllegalTransitionError)):
         walk_much(random.Random(1))  # noqa: S311 - not for secrets
+
+
+def decide_much(chance: random.Random) -> None:
+    for _ in range(WALKS):
+        walk_from_limbo([chance.randrange(1000) for _ in range(60)])
 
 
 def walk_much(chance: random.Random, way: Way = Way.LIVE) -> None:

@@ -7,11 +7,12 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from walking import HARMLESS, tapes, walk
+from walking import HARMLESS, tapes, walk, walk_from_limbo
 
 from godwit.core.state import Phase
 from godwit.model import Owner, RunState, Side, Way
 
+SILENCES = (None, Side.SOURCE, Side.TARGET)
 SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
 
 
@@ -42,6 +43,34 @@ def test_many_more_walks_keep_the_law(seed: int, way: Way) -> None:
     }
 
     assert reached == {Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.LIMBO}
+
+
+@pytest.mark.parametrize("way", Way)
+def test_a_person_leads_out_of_limbo_and_the_law_holds(way: Way) -> None:
+    """Whoever decides has looked at both hosts, and may be wrong about what is gone."""
+    chance = random.Random(11)  # noqa: S311 - not for secrets
+    made = [
+        one
+        for number, (tape, length, _) in enumerate(tapes(chance, 2000))
+        if (one := walk(tape, length, chance.choice(SILENCES), copying=number % 2 == 1, way=way, person=True)).words
+    ]
+    left = [one for one in made if one.state.phase is Phase.LIMBO]
+    owners = {one.state.owner for one in made if one.state.finished}
+
+    assert len(made) > 10
+    assert len(left) < len(made) / 4
+    assert owners == {Owner.SOURCE, Owner.TARGET}
+
+
+def test_whatever_two_hosts_show_a_person_s_word_keeps_the_law() -> None:
+    chance = random.Random(5)  # noqa: S311 - not for secrets
+    made = [walk_from_limbo([chance.randrange(1000) for _ in range(60)]) for _ in range(3000)]
+    decided = [one for one in made if one.words]
+    reached = {(one.state.phase, one.state.owner) for one in decided}
+
+    assert len(decided) > 1500
+    assert sum(one.state.phase is Phase.LIMBO for one in decided) < len(decided) / 10
+    assert reached >= {(Phase.DONE, Owner.TARGET), (Phase.FAILED, Owner.SOURCE), (Phase.FAILED, Owner.TARGET)}
 
 
 @pytest.mark.parametrize("way", Way)

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from worldmodel import SOURCE, TARGET, LawViolationError, Qemu, World
+from worldmodel import OVER, SOURCE, TARGET, LawViolationError, Qemu, World
 
 from godwit.core import events as e
 from godwit.core import machine
-from godwit.core.state import Door, Phase, State
+from godwit.core.state import Door, Held, Phase, State
 from godwit.core.strategy import PAUSE, POSTCOPY
 from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, Owner, RunState, Side, StreamStatus, Way
 
@@ -73,6 +73,8 @@ class Walk:
     looking_since: float | None = None
     faults: list[str] = field(default_factory=list)
     failed_steps: Counter[str] = field(default_factory=Counter)
+    person: bool = False
+    words: list[Side] = field(default_factory=list)
     story: list[tuple[object, ...]] = field(default_factory=list)
 
     # -- the engine ------------------------------------------------------------------------------------------------
@@ -273,8 +275,8 @@ class Walk:
                 return e.SourcePaused()
             case e.PowerOff():
                 return self.power_off()
-            case e.EndSource():
-                world.end_source()
+            case e.EndSource(decided=decided):
+                world.end_source(decided=decided)
                 return e.SourceEnded()
             case e.StartTarget():
                 world.start_target()
@@ -417,6 +419,8 @@ class Walk:
                 break
             self.move()
         self.drain()
+        if self.person:
+            self.resolve()
         self.check_end()
 
     def move(self) -> None:
@@ -449,6 +453,59 @@ class Walk:
             self.now += 0.5
         raise LawViolationError(f"no end: {self.state}")
 
+    # -- a person --------------------------------------------------------------------------------------------------
+
+    def may_say(self) -> tuple[Side, ...]:
+        """List whom a person may give the guest to who has looked at both hosts, silent ones too.
+
+        What is gone cannot be looked at any more: about that the person may be wrong.
+        """
+        source, target = self.world.source, self.world.target
+        told = target.reachable or target.state is RunState.RUNNING
+        to_target = (TARGET,) if source.state is not RunState.RUNNING and told else ()
+        to_source = (SOURCE,) if target.state is not RunState.RUNNING else ()
+        return (*to_target, *to_source)
+
+    def resolve(self) -> None:
+        """Let a person decide, some with more faults before that is done, until the guest is out of LIMBO."""
+        for _ in range(3):
+            if self.state.phase is not Phase.LIMBO:
+                return
+            wrong = tuple(
+                owner
+                for owner, other in ((SOURCE, self.world.target), (TARGET, self.world.source))
+                if other.reachable and other.state is RunState.RUNNING
+            )
+            if wrong and next(self.tape, 0) % 2:
+                self.say(self.pick(wrong))
+                self.drain()
+                obeyed = self.state.finished and self.state.failure and self.state.failure.code == "resolved"
+                self.demand(not obeyed, "a word was obeyed against the evidence")
+            elif careful := self.may_say():
+                self.say(self.pick(careful))
+                for _ in range(self.pick((0, 3, 6, 12))):
+                    self.stumble()
+                self.drain()
+
+    def say(self, owner: Side) -> None:
+        """Hand a person's word to the machine."""
+        self.world.decided = owner
+        self.words.append(owner)
+        self.handle(e.Resolved(owner, "test"))
+
+    def stumble(self) -> None:
+        """Do the next thing, or let the runner or a step of it fail."""
+        moves = self.harmless_moves() or [self.poll]
+        faults: list[Callable[[], None]] = [
+            partial(self.fail, order, effect=effect)
+            for order in self.orders
+            if not isinstance(order.command, e.Observe | e.Finish)
+            for effect in (False, True)
+        ]
+        if not self.state.finished:
+            faults.append(self.crash)
+        self.pick((*(moves[:1] * 4), *moves, *faults))()
+
     def check_end(self) -> None:
         """Check what the end promises."""
         world, state = self.world, self.state
@@ -471,6 +528,8 @@ class Walk:
             out_of_reach = self.silent is SOURCE or {"cut", "silence"} <= set(self.faults)
             twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource", "RestorePower")) > 1
             excused = SOURCE in world.killed or ((out_of_reach or twice_failed) and bool(state.leftovers))
+            # The guest went over to a target that is gone, and a person, or the table, gave it up.
+            excused = excused or (world.source.stream in OVER and state.failure is not None)
             paused = world.source.state is RunState.PAUSED and not world.stopped_for_the_move
             runs = world.source.state is RunState.RUNNING or paused
             self.demand(runs or excused, f"{state.phase} on the source, and it does not run")
@@ -489,12 +548,70 @@ class Walk:
 
 
 def walk(
-    tape: Iterable[int], length: int = 80, silent: Side | None = None, *, copying: bool = False, way: Way = Way.LIVE
+    tape: Iterable[int],
+    length: int = 80,
+    silent: Side | None = None,
+    *,
+    copying: bool = False,
+    way: Way = Way.LIVE,
+    person: bool = False,
 ) -> Walk:
-    """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note."""
-    made = Walk(iter(tape), silent, World(copying=copying, way=way))
+    """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note.
+
+    With `person`, somebody decides who owns a guest that ends in LIMBO.
+    """
+    made = Walk(iter(tape), silent, World(copying=copying, way=way), person=person)
     try:
         made.run(length)
+    except Exception as error:
+        error.add_note("\n".join(" ".join(map(str, line)) for line in made.story[-60:]))
+        raise
+    return made
+
+
+_R, _S = RunState, StreamStatus
+_WHOLE, _RAN, _OFF, _GONE = (
+    *((_R.PAUSED, _S.COMPLETED), (_R.RUNNING, _S.COMPLETED), (_R.POWERED_OFF, _S.COMPLETED), (_R.ABSENT, _S.NONE)),
+)
+PAIRS = (
+    *(((_R.RUNNING, _S.FAILED), target) for target in (_WHOLE, _RAN, _GONE)),
+    *(((_R.PAUSED, _S.FAILED), target) for target in (_WHOLE, _RAN, _OFF, _GONE)),
+    *(((_R.PAUSED, _S.COMPLETED), target) for target in (_WHOLE, _RAN, _GONE)),
+    *(((_R.POSTMIGRATE, _S.COMPLETED), target) for target in (_WHOLE, _RAN, _OFF, _GONE)),
+    *(((_R.OTHER, _S.COMPLETED), target) for target in (_WHOLE, _RAN, _OFF, _GONE)),
+    *(((_R.STOPPED_FOR_SWITCHOVER, _S.SWITCHOVER), target) for target in (_WHOLE, (_R.INCOMING, _S.ACTIVE))),
+    *(((_R.STOPPED_FOR_SWITCHOVER, _S.POSTCOPY), (state, _S.POSTCOPY)) for state in (_R.PAUSED, _R.RUNNING)),
+    *(((_R.STOPPED_FOR_SWITCHOVER, _S.BROKEN), target) for target in (_GONE, (_R.PAUSED, _S.BROKEN))),
+    *(((_R.ABSENT, _S.NONE), target) for target in (_WHOLE, _RAN, _OFF, _GONE, (_R.PAUSED, _S.BROKEN))),
+)
+"""What source and target may be when nobody knows who owns the guest: run state and stream of each."""
+
+LEFT = frozenset({Held.STREAM, Held.TARGET, Held.SOURCE_STOPPED, Held.GUEST, Held.SEND_QUEUE})
+
+
+def walk_from_limbo(tape: Iterable[int]) -> Walk:
+    """Let a person decide over what two hosts may show, as the tape has it, in whatever way it came to that.
+
+    Raises LawViolationError, or what the machine raises, with the whole story as a note.
+    """
+    made = Walk(iter(tape), person=True)
+    world, pick = made.world, made.pick
+    (world.source.state, world.source.stream), (world.target.state, world.target.stream) = pick(PAIRS)
+    world.copying = bool(pick((0, 0, 1)))
+    world.mirrors, world.images = ("ended", "made") if world.copying else ("none", "none")
+    running = world.target.state in {_R.RUNNING, _R.POWERED_OFF}
+    # A source that has taken its guest back proves that a target which is gone never ran.
+    may_have = world.target.state is _R.ABSENT and world.source.stream is not _S.FAILED
+    world.target_ever_ran = running or (may_have and bool(pick((0, 1))))
+    made.silent = pick((None, None, SOURCE, TARGET))
+    postcopy = world.source.stream in OVER or world.target.stream in OVER
+    copies, held = (COPIES, LEFT | {Held.IMAGES}) if world.copying else ((), LEFT)
+    door = pick((Door.SENT, Door.SENT, Door.ARMED))
+    made.state = State(Phase.LIMBO, Owner.UNKNOWN, door, held, copies=copies, postcopy=postcopy)
+    made.journal, made.restarted = [made.state], True
+    try:
+        made.drain()
+        made.resolve()
     except Exception as error:
         error.add_note("\n".join(" ".join(map(str, line)) for line in made.story[-60:]))
         raise

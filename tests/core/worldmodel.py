@@ -80,6 +80,8 @@ class World:
     """Whether the source was told to let the guest go over to the target before its memory."""
     copies_are_stale: bool = False
     """Whether the source has run since the copies of the disks were ended."""
+    decided: Side | None = None
+    """Whose the guest is by a person's word: what nobody can see, that person may be wrong about."""
 
     def side(self, side: Side) -> Qemu:
         """Return one of the two."""
@@ -193,7 +195,7 @@ class World:
         """Let the source's CPUs run."""
         if self.target.state is RunState.RUNNING:
             raise LawViolationError("two running copies: the source was started beside the target")
-        if self.target_ever_ran:
+        if self.target_ever_ran and self.decided is not SOURCE:
             raise LawViolationError("the source was resumed after the target had executed")
         if self.source.stream in OVER:
             raise LawViolationError("the source was told to run after the guest had gone over")
@@ -279,12 +281,17 @@ class World:
         self.source.state = RunState.POWERED_OFF
         self.source.say(e.SourceStopped())
 
-    def end_source(self) -> None:
-        """End the QEMU of a guest that is off."""
-        if self.source.state in {RunState.RUNNING, RunState.PAUSED}:
+    def end_source(self, *, decided: bool = False) -> None:
+        """End the QEMU of a guest that is off, or that a person gave to the target."""
+        if self.source.stream in OVER and self.target.state is not RunState.ABSENT:
+            raise LawViolationError("the source was ended while some of the guest's memory was there alone")
+        paused = self.source.state is RunState.PAUSED and not (decided and self.decided is TARGET)
+        if self.source.state is RunState.RUNNING or paused:
             raise LawViolationError("the guest was ended on the source that owns it")
         if self.copying and self.mirrors != "ended":
             raise LawViolationError("the source was ended before its disks were copied")
+        if decided and self.target.state is not RunState.PAUSED:
+            raise LawViolationError("the source was ended for a target that cannot run")
         self.die(self.source)
 
     def start_target(self) -> None:
@@ -319,14 +326,17 @@ class World:
             return
         if self.source.state is RunState.RUNNING:
             raise LawViolationError("two running copies: the target was started beside the source")
-        if self.target_is_stale:
+        if self.source.reachable and self.source.state in {RunState.PAUSED, RunState.OTHER}:
+            raise LawViolationError("the target was started beside a source that has the disks open")
+        if self.target_is_stale and self.decided is not TARGET:
             raise LawViolationError("the target was started with memory older than the disks")
-        if self.copies_are_stale and self.way is Way.OFF:
+        if self.copies_are_stale and self.way is Way.OFF and self.decided is not TARGET:
             raise LawViolationError("the target was started from disks older than the source's")
         if self.copying and (self.mirrors != "ended" or self.images == "none"):
             raise LawViolationError("the target was started without its disks")
         over = self.source.stream in OVER and self.target.stream in OVER | {StreamStatus.COMPLETED}
-        if self.source.state is not RunState.ABSENT and self.source.stream is not StreamStatus.COMPLETED and not over:
+        said = self.source.state is RunState.ABSENT or self.source.stream is StreamStatus.COMPLETED or over
+        if not said and (self.decided is not TARGET or self.source.reachable):
             raise LawViolationError("the target was started before the source had said completed")
         self.target.state, self.target_ever_ran = RunState.RUNNING, True
         self.target.say(e.TargetRunning())
@@ -339,10 +349,12 @@ class World:
 
     def remove_source(self) -> None:
         """End the source's QEMU after the move."""
-        if self.source.state in {RunState.RUNNING, RunState.PAUSED}:
+        paused = self.source.state is RunState.PAUSED and self.decided is None
+        if self.source.state is RunState.RUNNING or paused:
             raise LawViolationError("the guest was destroyed on the source that owns it")
         if not self.target_ever_ran:
             raise LawViolationError("the source was removed before the target had executed")
-        if self.target.state is not RunState.ABSENT and self.target.stream in OVER:
+        there = RunState.ABSENT not in {self.source.state, self.target.state}
+        if there and self.target.stream in OVER:
             raise LawViolationError("the source was removed while some of the guest's memory was there alone")
         self.die(self.source)

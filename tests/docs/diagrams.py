@@ -110,6 +110,7 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     *_OBSERVED,
     *_OBSERVED_OFF,
     e.CancelRequested(),
+    *(e.Resolved(side, "somebody") for side in Side),
     e.GiveUp("failure", "too long"),
 )
 _WAYS_ARE_ONE: Final = TERMINAL | {Phase.ROLLING_BACK, Phase.FINISHING}
@@ -136,6 +137,7 @@ def _essence(state: State) -> State:
 
     From where a way leads no other way than a live move does, it is none of its own.
     """
+    state = replace(state, resolution=None)  # whose word it was leads no other way than what is seen
     if state.phase in TERMINAL:
         return State(phase=state.phase, owner=state.owner)
     merged = _WAYS_ARE_ONE | ({Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER} if state.way is Way.STATIC else set())

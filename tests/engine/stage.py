@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from godwit.core.state import Phase, State
-    from godwit.ports import Entry
+    from godwit.model import HostRecord, Side
+    from godwit.ports import Entry, Fencer
 
 T = TypeVar("T")
 
@@ -116,6 +117,8 @@ class Stage:
     died: asyncio.Event = field(default_factory=asyncio.Event)
     requested: float = 0.0
     probe_takes: float = 0.0
+    records: dict[Side, HostRecord] = field(default_factory=dict)
+    fencer: Fencer | None = None
     inventory: MemoryInventory = field(init=False)
 
     def __post_init__(self) -> None:
@@ -147,6 +150,8 @@ class Stage:
             requested=self.requested,
             hypervisor=QemuHypervisor(),
             simulated=True,
+            records=self.records,
+            fencer=self.fencer,
         )
         engine = asyncio.create_task(Engine(parts, state).run())
         death = asyncio.create_task(self.died.wait())

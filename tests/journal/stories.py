@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from godwit.core.state import Door, Failure, Held, Phase, State
+from godwit.core.state import Door, Failure, Held, Phase, Resolution, State
 from godwit.model import (
     DiskCopy,
     Downtime,
@@ -95,4 +95,5 @@ states = st.builds(
     alive=st.none() | st.booleans(),
     leftovers=st.lists(_text, max_size=3).map(tuple),
     balloon=st.integers(0, 1 << 40),
+    resolution=st.none() | st.builds(Resolution, st.sampled_from(Side), _text, st.booleans()),
 )

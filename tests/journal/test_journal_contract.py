@@ -11,14 +11,17 @@ from hypothesis import given
 from stories import ARMED, FAILED, HOST, PRECOPY, VM, entry, outcome, spec, states
 
 from godwit.core.sending import SendRecord, SendStep
-from godwit.core.state import Phase, State
+from godwit.core.state import Phase, Resolution, State
 from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownMigrationError, UnknownVmError
 from godwit.journal.codec import dump, load
 from godwit.model import (
     Comparison,
     DirtyWindow,
     DiskCopy,
+    FenceCommand,
+    FenceProof,
     Forecast,
+    HostRecord,
     ImageFacts,
     Interval,
     Launch,
@@ -31,8 +34,11 @@ from godwit.model import (
     ProbeRequest,
     Profile,
     Prospect,
+    Redfish,
+    Side,
     Tap,
     Way,
+    Word,
 )
 
 if TYPE_CHECKING:
@@ -306,6 +312,7 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         way=Way.OFF,
         launch=Launch(("qemu", "-S"), "/srv", ("/run/web1",), (Tap("tap0", "br0"),)),
         balloon=1 << 30,
+        resolution=Resolution(Side.TARGET, "anna", tried=True),
     )
     unset = {field.name for field in fields(State) if getattr(state, field.name) == getattr(State(), field.name)}
     assert unset == {"owner"}
@@ -415,3 +422,53 @@ async def test_what_was_said_of_a_link_is_kept_until_something_else_is_said(room
     await history.put_link(newest)
     assert await history.link("one", "two") == await history.link("two", "one") == newest
     assert await history.link("one", "three") is None
+
+
+# -- what persons decided, and what was proven of hosts ----------------------------------------------------------------
+
+
+async def test_a_word_is_taken_once(room: Room) -> None:
+    decisions = room.journal.decisions
+    assert await decisions.take_word("web1-1") is None
+    await decisions.put_word("web1-1", Word(Side.SOURCE, "anna", 1.0))
+    before = await room.journal.version()
+    await decisions.put_word("web1-1", Word(Side.TARGET, "berta", 2.0))
+    assert await room.journal.version() != before
+    assert await decisions.take_word("web1-2") is None
+    assert await decisions.take_word("web1-1") == Word(Side.TARGET, "berta", 2.0)
+    assert await decisions.take_word("web1-1") is None
+
+
+async def test_a_proof_is_kept_until_it_is_dropped(room: Room) -> None:
+    decisions = room.journal.decisions
+    assert await decisions.proof("alpha") is None
+    proof = FenceProof("alpha", 2.5, "the device says Off", "anna")
+    await decisions.put_proof(FenceProof("alpha", 1.0, "earlier"))
+    await decisions.put_proof(proof)
+    assert await decisions.proof("alpha") == proof
+    assert await decisions.proof("beta") is None
+    await decisions.drop_proof("alpha")
+    await decisions.drop_proof("alpha")
+    assert await decisions.proof("alpha") is None
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        FenceCommand(("ipmitool", "-H", "{host}-bmc", "power", "off"), ("check-off", "{host}")),
+        Redfish("https://bmc", "admin", password_variable="BMC_PASSWORD", system="1", insecure=True),  # noqa: S106
+        None,
+    ],
+)
+async def test_what_cuts_a_host_s_power_is_kept_with_it(room: Room, device: FenceCommand | Redfish | None) -> None:
+    record = replace(HOST, fence=device, fence_automatic=device is not None)
+    await room.inventory.put_host(record)
+    assert await room.inventory.host(HOST.name) == record
+
+
+def test_a_host_that_an_earlier_version_wrote_down_has_nothing_that_cuts_its_power() -> None:
+    text = dump(HOST)
+    for name in ("fence", "fence_automatic"):
+        assert f'"{name}"' in text
+    old = text[: text.index(',"fence"')] + "}"
+    assert load(HostRecord, old) == HOST

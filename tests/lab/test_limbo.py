@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from labtools import Trap, until
+from labtools import LONG, Trap, until
 
 from godwit.core.state import Phase
-from godwit.errors import BusyError, GuestCrashedError, LimboError
+from godwit.errors import BusyError, GuestCrashedError, LimboError, RefusedError
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
@@ -132,3 +134,83 @@ async def test_a_silent_source_that_is_heard_again_tells_who_owns_the_guest(grou
         assert await settles(move, Phase.FAILED) == {"status": OutcomeStatus.FAILED, "owner": Owner.SOURCE}
     assert await ground.qemu(here) == source
     await ground.assert_settled(here)
+
+
+async def can_be_fenced(ground: Ground, machine: str) -> None:
+    """Say what cuts a machine's power: here that is its init, and every process on it dies with that."""
+    crash = (sys.executable, "-m", "godwit", "lab", "crash", machine, "--silent", "--name", ground.lab.name)
+    status = ("test", "!", "-e", f"/proc/{ground.init(machine)}")
+    words = ("--off-command", shlex.join(crash), "--status-command", shlex.join(status))
+    told = await ground.godwit("host", "fencing", ground.host(machine), *words)
+    assert told.status == 0, told
+    told = await ground.godwit("host", "fence", ground.host(machine), "--status")
+    assert "NOT proven to be off" in told.out
+
+
+async def fenced(ground: Ground, move: Move, machine: str, status: int) -> str:
+    """Cut the power of the silent host of a move, and return what was told."""
+    refused = await ground.godwit("recover", move.id, "--fence")
+    assert refused.status == RefusedError.exit_status, refused
+    assert f"{ground.name} may be on it" in refused.err
+    told = await ground.godwit("recover", move.id, "--fence", "--yes", deadline=2 * LONG)
+    assert told.status == status, told
+    assert f"{ground.host(machine)} is proven to be off" in told.out
+    assert ground.qemus()[machine] == ()
+    return told.out
+
+
+async def test_a_silent_target_that_is_fenced_leaves_the_guest_to_its_source(ground: Ground) -> None:
+    """The stream broke with the target at the switchover, and the source took its guest back; the target's host is cut
+    off before anybody could see that nothing runs there.
+    """
+    here, there = await ground.whereabouts()
+    await can_be_fenced(ground, there)
+    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"), Trap("kill-all", "switchover"))
+    source = await ground.qemu(here)
+    async with ground.client():
+        move = await ground.begin(there, "--qemu-defaults", traps=traps)
+        await until(traps.sprung, "the target listens")
+        traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
+        ground.lab.set_rate(200_000_000)
+        async with ground.dirtying("8M", "16M"):
+            traps.release()
+            await move.dies()
+        await until(lambda: ground.run_state(source) == "running", "the source has its guest back")
+        ground.lab.set_rate(None)
+        ground.lab.cut(there, "management")
+        told = await ground.godwit("recover", move.id, deadline=2 * LONG)
+        assert told.status == LimboError.exit_status, told
+        for words in (
+            "nobody can know who owns",
+            f"godwit recover {move.id} --fence --yes",
+            "not now: the guest runs on",
+        ):
+            assert words in told.out, told.out
+        await fenced(ground, move, there, 0)
+        assert await settles(move, Phase.FAILED) == {"status": OutcomeStatus.FAILED, "owner": Owner.SOURCE}
+    assert ground.run_state(source) == "running"
+    ground.lab.restart(there)
+    ground.lab.heal(there, "all")
+    await ground.assert_settled(here)
+
+
+async def test_a_source_that_is_fenced_leaves_it_to_a_person_who_gives_the_guest_to_the_target(ground: Ground) -> None:
+    """The source falls silent in the switchover; whether it ran on, once the target had everything, dies with it."""
+    here, there = await ground.whereabouts()
+    await can_be_fenced(ground, here)
+    async with ground.client():
+        move = await ground.begin(there, traps=ground.lay(Trap("kill-all", "switchover")))
+        await move.dies()
+        target = await ground.qemu(there)
+        await until(lambda: ground.run_state(target) == "paused", "the target has everything")
+        ground.lab.cut(here, "management")
+        out = await fenced(ground, move, here, LimboError.exit_status)
+        assert "was proven to be off" in out
+        refused = await ground.godwit("resolve", move.id, "--owner", "target")
+        assert refused.status == RefusedError.exit_status, refused
+        assert ground.run_state(target) == "paused"
+        told = await ground.godwit("resolve", move.id, "--owner", "target", "--i-have-checked", deadline=2 * LONG)
+        assert told.status == 0, told
+        assert await settles(move, Phase.DONE) == {"status": OutcomeStatus.COMPLETED, "owner": Owner.TARGET}
+    assert ground.run_state(target) == "running"
+    assert ground.qemus()[here] == ()

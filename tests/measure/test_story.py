@@ -87,6 +87,7 @@ EVENTS: list[tuple[e.Event, Weight, str]] = [
     (e.DisksCompared(Comparison(equal=True)), Weight.STEP, "the copied disks are what"),
     (e.DisksCompared(Comparison(equal=False, detail="disk0 differs")), Weight.ERROR, "disk0 differs"),
     (e.CancelRequested("anna"), Weight.WARNING, "anna asked to cancel"),
+    (e.Resolved(Side.TARGET, "anna"), Weight.WARNING, "anna decided that the guest is the target's"),
     (e.GiveUp("deadline", "the deadline passed", "more time"), Weight.ERROR, "the deadline passed"),
 ]
 

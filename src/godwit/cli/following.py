@@ -14,7 +14,7 @@ from godwit.errors import GodwitError
 from godwit.ports import Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from godwit.model import Outcome
     from godwit.service import Service
@@ -94,7 +94,8 @@ def listening() -> Iterator[Inbox]:
 class Follower:
     """Shows a migration on a screen until it has ended or the user leaves.
 
-    `asks` says whether somebody is there who can answer: else an interrupt means to detach.
+    `asks` says whether somebody is there who can answer: else an interrupt means to detach. `reads`, if given, is what
+    is shown, in place of all that the journal has of the migration.
     """
 
     service: Service
@@ -102,6 +103,7 @@ class Follower:
     screen: Screen
     inbox: Inbox
     asks: bool = False
+    reads: AsyncIterator[Entry] | None = None
     _question: Question | None = None
 
     async def run(self) -> Outcome | Detached:
@@ -150,7 +152,7 @@ class Follower:
 
     async def _read(self) -> None:
         try:
-            async for entry in self.service.follow(self.identifier):
+            async for entry in self.reads or self.service.follow(self.identifier):
                 self.inbox.put_nowait(entry)
             self.inbox.put_nowait(await self.service.outcome(self.identifier))
         except GodwitError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from godwit.model import GuestView
     from godwit.service import Service
 
 T = TypeVar("T")
@@ -144,6 +146,20 @@ def plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     return value
+
+
+def local_time(at: float) -> str:
+    """Print an instant as this machine's wall clock has it."""
+    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def view_words(view: GuestView | None) -> str:
+    """Say what a host shows of a guest."""
+    if view is None:
+        return "not asked: not known any more"
+    process = f", process {view.pid}" if view.pid else ""
+    detail = f": {view.detail}" if view.detail and (view.state.value != "absent" or view.raw) else ""
+    return f"{view.state.value}{process}{detail}"
 
 
 def print_json(value: object) -> None:

@@ -1,4 +1,4 @@
-"""Commands about hosts: add, list, show, check, remove."""
+"""Commands about hosts: add, list, show, check, fencing, fence, remove."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from godwit.cli import fencing
 from godwit.cli.ground import Json, plain, print_json, print_section, print_table, run, service
 from godwit.cli.terminal import echo
 from godwit.units import format_duration, format_size
@@ -34,10 +35,10 @@ def add(
     """Reach a host, look at it, and keep it."""
     from godwit.model import HostRecord  # noqa: PLC0415 - start-up time
 
-    run(_add(HostRecord(name, url, _absolute(identity), _absolute(known_hosts), not no_agent, migration_address), json))
+    run(_add(HostRecord(name, url, absolute(identity), absolute(known_hosts), not no_agent, migration_address), json))
 
 
-def _absolute(path: str | None) -> str | None:
+def absolute(path: str | None) -> str | None:
     """Return a path that still means the same from another folder. Raises InputError when there is no such file."""
     from pathlib import Path  # noqa: PLC0415 - start-up time
 
@@ -110,6 +111,8 @@ async def _show(name: str, as_json: bool) -> None:  # noqa: FBT001 - private
         "known hosts": record.known_hosts or "",
         "agent": "asked" if record.use_agent else "not asked",
         "migration": record.migration_address or "to the address of the URL",
+        "fencing": fencing.fencing_words(record) if record.fence else "",
+        "automatic": "its power is cut without asking" if record.fence_automatic else "",
         "guests": ", ".join(guests) or "none",
     }
     print_section(record.name, facts)
@@ -167,6 +170,10 @@ def print_facts(facts: HostFacts) -> None:
 
 def _signed(seconds: float) -> str:
     return ("+" if seconds >= 0 else "") + format_duration(seconds)
+
+
+app.command("fencing")(fencing.fencing)
+app.command("fence")(fencing.fence)
 
 
 @app.command("remove")

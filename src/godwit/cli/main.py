@@ -21,6 +21,7 @@ from godwit.cli import (
     moves,
     profiling,
     pruning,
+    recovering,
     saving,
     snapshots,
     tls,
@@ -46,6 +47,7 @@ EXIT_OUTPUT: Final = 74
 
 _MOVE: Final = "Move"
 _LOOK: Final = "Look"
+_MEND: Final = "When something has failed"
 _KEEP: Final = "Hosts and guests"
 _TRY: Final = "Try it out"
 _PASS_ON: Final = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -63,7 +65,8 @@ class _InOrder(TyperGroup):
 
 _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
-    *("watch", "history", "show", "probe"),
+    *("watch", "history", "show", "probe", "forecast", "profile"),
+    *("recover", "resolve"),
     *("save", "restore", "host", "vm", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
 )
 
@@ -84,6 +87,8 @@ app.command("upgrade", rich_help_panel=_MOVE)(upgrades.upgrade)
 app.command("status", rich_help_panel=_MOVE)(watching.status)
 app.command("cancel", rich_help_panel=_MOVE)(moves.cancel)
 app.command("report", rich_help_panel=_MOVE)(watching.report)
+app.command("recover", rich_help_panel=_MEND)(recovering.recover)
+app.command("resolve", rich_help_panel=_MEND)(recovering.resolve)
 app.command("watch", rich_help_panel=_LOOK)(watching.watch)
 app.add_typer(pruning.app, name="history", rich_help_panel=_LOOK)
 app.command("show", rich_help_panel=_LOOK)(watching.show)

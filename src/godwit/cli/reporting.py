@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from godwit import __version__
-from godwit.cli.ground import migration_id, print_json, print_section, service
+from godwit.cli.ground import local_time, migration_id, print_json, print_section, service
 from godwit.cli.screens import lines_of
 from godwit.cli.summary import milliseconds, summary
 from godwit.cli.terminal import echo
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 def print_story(row: MigrationRow, entries: Sequence[Entry]) -> None:
     """Print every line of the journal in words, samples summed up as passes, then how it ended."""
-    from godwit.cli.watching import local_time  # noqa: PLC0415 - it imports this module's kin
-
     spec = row.spec
     echo(f"{spec.id}: {spec.vm} from {spec.source} to {spec.target}, asked for {local_time(row.created)}")
     phase = ""

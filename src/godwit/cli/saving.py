@@ -24,6 +24,7 @@ from godwit.units import format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from godwit.cli.following import Inbox
     from godwit.core.saves import Job
     from godwit.service import Service
 
@@ -123,6 +124,24 @@ async def _carry(opened: Service, asking: Coroutine[object, object, str], *, as_
             signals.cancel()
             screen.close()
     return _conclude(job, asked=asked, as_json=as_json)
+
+
+async def follow_to_end(opened: Service, identifier: str, inbox: Inbox, *, as_json: bool) -> int:
+    """Show a save or restore that somebody else asked for; return the exit status of its end. Signals leave it."""
+    screen: Screen = JsonScreen() if as_json else LiveScreen() if sys.stdout.isatty() else PlainScreen()
+    signals = asyncio.create_task(inbox.get())
+    reading = asyncio.create_task(_show(opened, identifier, screen))
+    try:
+        await asyncio.wait([signals, reading], return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            return _left(identifier, signals.result())
+        job = reading.result()
+    finally:
+        for task in (signals, reading):
+            task.cancel()
+        await asyncio.wait([signals, reading])
+        screen.close()
+    return _conclude(job, asked=False, as_json=as_json)
 
 
 async def _show(opened: Service, identifier: str, screen: Screen) -> Job:

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from godwit.cli.ground import Json, migration_id, plain, print_json, print_section, print_table, run, service
+from godwit.cli.ground import (
+    Json,
+    local_time,
+    migration_id,
+    plain,
+    print_json,
+    print_section,
+    print_table,
+    run,
+    service,
+    view_words,
+)
+from godwit.cli.recovering import evidence_data, print_evidence
 from godwit.cli.summary import milliseconds, summary
 from godwit.cli.terminal import echo
 from godwit.cli.vms import print_vms, views
+from godwit.core.state import Phase
 from godwit.core.upgrading import names
-from godwit.model import RunState, Side
+from godwit.model import Side
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from godwit.model import GuestView
     from godwit.ports import MigrationRow
+    from godwit.recovering import Evidence
     from godwit.service import Service, Status
 
 Which = Annotated[
     str, typer.Argument(metavar="ID|VM", help="The migration, or its guest for the newest.", show_default=False)
 ]
 _DASH: Final = "-"
-
-
-def local_time(at: float) -> str:
-    """Print an instant as this machine's wall clock has it."""
-    return datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 # -- status --------------------------------------------------------------------------------------------------------
@@ -81,6 +89,8 @@ async def _status(text: str, as_json: bool) -> None:  # noqa: FBT001 - private
         identifier = await migration_id(opened, text)
         stands = await opened.status(identifier)
         sides = await _sides(opened, stands)
+        evidence = await _evidence(opened, stands)
+        lines = await opened.journal.entries(identifier) if evidence else []
     if as_json:
         print_json(
             {
@@ -89,10 +99,22 @@ async def _status(text: str, as_json: bool) -> None:  # noqa: FBT001 - private
                 "state": stands.state,
                 "source": sides[0],
                 "target": sides[1],
+                **({"evidence": evidence_data(evidence)} if evidence else {}),
             }
         )
         return
     _print_status(stands, sides)
+    if evidence is not None:
+        print_evidence(evidence, lines)
+
+
+async def _evidence(opened: Service, stands: Status) -> Evidence | None:
+    """Return what is known of a migration in limbo, and what can be done; None for any other."""
+    if stands.state.phase is not Phase.LIMBO:
+        return None
+    from godwit.recovering import Recovery  # noqa: PLC0415 - start-up time
+
+    return await Recovery(opened).evidence(stands.row.spec.id)
 
 
 async def _sides(opened: Service, stands: Status) -> tuple[GuestView | None, GuestView | None]:
@@ -122,8 +144,8 @@ def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | Non
         "phase": state.phase.value + (", cancel was asked for" if state.cancel_requested else ""),
         "owner": {"source": row.spec.source, "target": row.spec.target}.get(state.owner.value, "nobody can know"),
         "runner": "" if state.finished else runner,
-        here: _view_words(sides[0]),
-        there: _view_words(sides[1]),
+        here: view_words(sides[0]),
+        there: view_words(sides[1]),
         "holds": ", ".join(sorted(held.value for held in state.held)),
         "left over": "\n".join(state.leftovers),
         "failure": state.failure.message if state.failure else "",
@@ -134,14 +156,6 @@ def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | Non
         echo()
         for line in summary(row.outcome):
             echo(line)
-
-
-def _view_words(view: GuestView | None) -> str:
-    if view is None:
-        return "not asked: not known any more"
-    process = f", process {view.pid}" if view.pid else ""
-    detail = f": {view.detail}" if view.detail and view.state is not RunState.ABSENT else ""
-    return f"{view.state.value}{process}{detail}"
 
 
 # -- history, show, watch ------------------------------------------------------------------------------------------

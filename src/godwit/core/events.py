@@ -222,6 +222,14 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """A person, named in `by`, decided which side owns a guest of which the evidence does not tell."""
+
+    owner: Side
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """The deadline passed or the stream stands still: go back while that is possible."""
 
@@ -261,6 +269,7 @@ Event = (
     | Lost
     | Observed
     | CancelRequested
+    | Resolved
     | GiveUp
 )
 
@@ -308,7 +317,12 @@ class PowerOff:
 
 @dataclass(frozen=True, slots=True)
 class EndSource:
-    """End the QEMU of a guest that has switched itself off, with proof, so that its disks are free."""
+    """End the QEMU of a guest that has switched itself off, with proof, so that its disks are free.
+
+    `decided` says that a person gave the guest to the target: then one that only stands still is ended, too.
+    """
+
+    decided: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,6 +547,7 @@ EVENTS: tuple[type[Event], ...] = (
     Lost,
     Observed,
     CancelRequested,
+    Resolved,
     GiveUp,
 )
 COMMANDS: tuple[type[Command], ...] = (

@@ -136,5 +136,6 @@ def crashed(state: State, story: str) -> Step:
 
 def limbo(state: State, story: str) -> Step:
     """Give up, touching nothing: what both sides show does not say who runs, or may."""
-    failure = Failure("limbo", story, "look at both hosts (godwit status shows them) and decide which copy is to live")
+    remedy = "look at both hosts (godwit status shows them) and decide which copy is to live: godwit recover says how"
+    failure = Failure("limbo", story, remedy)
     return Step(replace(state, phase=Phase.LIMBO, owner=Owner.UNKNOWN, failure=failure), (e.Finish(),))

@@ -10,6 +10,8 @@ The one law: at most one copy of a guest ever executes, and its disks have one w
   then is its stream told to go on. So a target that has received everything has its disks, too.
 - A guest that is switched off for its move (`godwit.core.offline`) is started anew on the target only when its process
   on the source is proven gone and its disks are there.
+- Where nobody can know who owns the guest, a person may say it (`godwit.core.resolving`); what both hosts show goes
+  before that word.
 - Everything that a migration holds is in `State.held` before it is acquired; a rollback is the way back through it.
 
 TRANSITIONS holds every (phase, event) pair that means something. LATE names those that may arrive after their time
@@ -23,8 +25,8 @@ from dataclasses import replace
 from typing import Final
 
 from godwit.core import events as e
-from godwit.core import finishing, offline, postcopy, rollback
-from godwit.core.recovery import Verdict, recover
+from godwit.core import finishing, offline, postcopy, resolving, rollback
+from godwit.core.recovery import PATIENCE, Seen, Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
 from godwit.core.steps import Step
 from godwit.core.strategy import PAUSE, POSTCOPY
@@ -71,7 +73,7 @@ def _must_be_durable(old: State, new: State) -> bool:
     """One-way doors and undos are on disk before they are acted upon; the step through an armed door adds nothing."""
     if new.phase is Phase.COMMITTING and old.door is not Door.CLOSED:
         return False
-    another_way = new.way is not old.way or new.postcopy is not old.postcopy
+    another_way = new.way is not old.way or new.postcopy is not old.postcopy or new.resolution != old.resolution
     return new.phase is not old.phase or new.door is not old.door or another_way or not new.held <= old.held
 
 
@@ -268,7 +270,19 @@ def _observed(state: State, event: e.Event) -> Step:
     story = f"{ruling.why} (source: {event.source.state}, target: {event.target.state})"
     if event.source.stream is StreamStatus.FAILED and event.source.detail:
         story = f"{story}: {event.source.detail}"
-    return _RULINGS[ruling.verdict](state, story)
+    if state.phase is Phase.LIMBO and (ruling.verdict in resolving.OPEN or resolving.begun(state)):
+        return _open(state, event, ruling.verdict, story)
+    return _RULINGS[ruling.verdict](replace(state, resolution=None), story)
+
+
+def _open(state: State, event: e.Observed, verdict: Verdict, story: str) -> Step:
+    """Let a person's word decide what the evidence does not; else look again for as long as that may help."""
+    if state.resolution is not None:
+        seen = Seen(state, event.source, event.target, event.waited, event.restarted)
+        return resolving.decide(state, seen, story, _commit)
+    if verdict is not Verdict.LIMBO and event.waited < PATIENCE:
+        return Step(state, (e.Observe(delay=0.3),))
+    return finishing.limbo(state, story)
 
 
 def _ruled_roll_back(state: State, story: str) -> Step:
@@ -444,7 +458,13 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.ROLLING_BACK, e.StepFailed): rollback.undone,
     (_P.ROLLING_BACK, e.Observed): _observed_while_rolling_back,
     (_P.LIMBO, e.Observed): _observed,
+    (_P.LIMBO, e.Resolved): resolving.resolved,
+    (_P.LIMBO, e.Undone): resolving.ended,
+    (_P.LIMBO, e.SourceEnded): resolving.ended,
+    (_P.LIMBO, e.StepFailed): resolving.ended,
 }
+
+_IN_LIMBO: Final = frozenset(kind for phase, kind in TRANSITIONS if phase is Phase.LIMBO)
 
 LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
     (phase, kind)
@@ -473,9 +493,9 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
         _P.ROLLING_BACK: tuple(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}
         ),
-        _P.LIMBO: tuple(kind for kind in e.EVENTS if kind is not e.Observed),
+        _P.LIMBO: tuple(kind for kind in e.EVENTS if kind not in _IN_LIMBO),
         _P.PENDING: (e.Lost, e.Observed, e.SourceStopped, e.SourceResumed, e.StreamEnded),
         _P.PREPARING: (e.Begin, e.Checked, e.SourceStopped, e.SourceResumed, e.StreamEnded),
     }.items()
     for kind in kinds
-)
+) | {(phase, e.Resolved) for phase in Phase if phase is not Phase.LIMBO}

@@ -43,7 +43,9 @@ def _end_source(state: State) -> Step:
 
 
 def source_ended(state: State, _: e.Event) -> Step:
-    """Start the target: the guest's disks have no other writer."""
+    """Start the target, once: the guest's disks have no other writer."""
+    if Side.SOURCE.value in state.ended:
+        return Step(state)  # two were sent to end it, a former runner's and ours
     return Step(replace(state, ended=frozenset({Side.SOURCE.value})), (e.StartTarget(state.launch),))
 
 

@@ -422,6 +422,18 @@ RULES: Final[tuple[Rule, ...]] = (
         Verdict.LOST_SOURCE,
         "the guest's process on the source died before the target had everything",
     ),
+    (
+        lambda e: (
+            e.state.postcopy
+            and not e.sent
+            and e.s is RunState.RUNNING
+            and e.source.stream is StreamStatus.NONE
+            and e.t in {RunState.INCOMING, RunState.UNREACHABLE}
+            and e.waited < GOES_OVER
+        ),
+        Verdict.WAIT,
+        "the guest was told to go over, and its stream may just be beginning",
+    ),
     # The source is there: it owns the guest as long as the door was not passed.
     (
         lambda e: not e.sent and e.s is not RunState.UNREACHABLE and e.s is not RunState.ABSENT,
@@ -429,7 +441,13 @@ RULES: Final[tuple[Rule, ...]] = (
         "the stream ended without the target taking over",
     ),
     (
-        lambda e: e.sent and e.s in _SOURCE_ALIVE and e.t is RunState.ABSENT and not e.gone_over,
+        lambda e: (
+            e.sent
+            and e.s in _SOURCE_ALIVE
+            and e.t is RunState.ABSENT
+            and not e.gone_over
+            and e.source.stream is not StreamStatus.COMPLETED
+        ),
         Verdict.ROLL_BACK,
         "the source was never handed over and the target is gone",
     ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from godwit.model import Comparison, DiskCopy, Launch, OutcomeStatus, Owner, Way
+from godwit.model import Comparison, DiskCopy, Launch, OutcomeStatus, Owner, Side, Way
 
 
 class Phase(StrEnum):
@@ -77,6 +77,15 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """Which side owns the guest by a person's word; `tried` once the other side's process was to be ended for that."""
+
+    owner: Side
+    by: str = ""
+    tried: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """One migration. Only `step` makes new ones.
 
@@ -87,7 +96,7 @@ class State:
     target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has
     to do; `leftovers` is what could not be removed, in words. `way` is how the guest travels, `launch` what starts it
     anew where it is switched off for that. `balloon` is the bytes of memory that the guest's balloon left to it before,
-    0 where that is not touched.
+    0 where that is not touched. `resolution` is a person's word, in LIMBO, until it was acted upon or refused.
     """
 
     phase: Phase = Phase.PENDING
@@ -113,6 +122,7 @@ class State:
     way: Way = Way.LIVE
     launch: Launch | None = None
     balloon: int = 0
+    resolution: Resolution | None = None
 
     @property
     def made(self) -> tuple[DiskCopy, ...]:

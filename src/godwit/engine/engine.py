@@ -25,6 +25,7 @@ from godwit.engine.mending import Mending
 from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
+from godwit.engine.power import Fences
 from godwit.engine.sampler import Sampler
 from godwit.engine.settings import Settings
 from godwit.engine.sides import Sides
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
 
 CANCEL_POLL: Final = 0.2
 """Seconds between looks into the journal for a request to cancel."""
+
+WORD_VALID: Final = 600.0
+"""Seconds for which a person's word about a migration in LIMBO counts: what it rests on was seen before it."""
 
 SWITCHOVER_PATIENCE: Final = 5.0
 """Seconds that the guest may stand still before a switchover that does not end is taken back."""
@@ -127,9 +131,12 @@ class Engine:
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
         self._standing = Standing(self._actions, restarted=self._restarted)
-        self._observer = Observer(self._parts.clock, self._sides)
+        self._fences = Fences(self._parts)
+        self._observer = Observer(self._parts.clock, self._sides, self._fences)
         self._outside = Outside(self._actions)
         self._beside(self._listen_for_cancel())
+        if self._state.phase is Phase.LIMBO:
+            self._beside(self._listen_for_a_word())
         self._beside(self._look_now_and_then())
         deadline = self._parts.spec.policy.deadline
         if deadline is not None:
@@ -170,11 +177,7 @@ class Engine:
     async def _loop(self) -> None:
         if self._state.finished:  # the former runner died before it had written the outcome
             return
-        if self._restarted:
-            self._entered(Phase.PENDING, self._state.phase)
-            self._start(e.Observe())
-        else:
-            self._inbox.put_nowait(e.Begin())
+        await self._begin()
         while True:
             event = await self._inbox.get()
             self._last_event = self._parts.clock.now()
@@ -184,7 +187,11 @@ class Engine:
                 continue
             if isinstance(event, e.SourceStopped) and self._state.way is Way.LIVE:
                 self._sampler.follow(self._tasks, streaming=False)
-            result = await self._journalled(event, step(self._state, event))
+            result = step(self._state, event)
+            if result.state.phase is Phase.LIMBO and await self._fences.forced(self._state, event):
+                self._start(e.Observe())
+                continue
+            result = await self._journalled(event, result)
             self._entered(self._state.phase, result.state.phase)
             if result.state != self._state:
                 self._last_change = self._parts.clock.now()
@@ -195,6 +202,15 @@ class Engine:
                 return
             for command in result.commands:
                 self._start(command)
+
+    async def _begin(self) -> None:
+        """Begin, or go on: a person's word about a migration in LIMBO comes before a look, which follows from it."""
+        if not self._restarted:
+            self._inbox.put_nowait(e.Begin())
+            return
+        self._entered(Phase.PENDING, self._state.phase)
+        if self._state.phase is not Phase.LIMBO or not await self._heard_a_word():
+            self._start(e.Observe())
 
     async def _journalled(self, event: e.Event, result: Step) -> Step:
         """Write the step before it is acted upon, and return it.
@@ -255,6 +271,8 @@ class Engine:
     async def _perform(self, command: e.Command) -> e.Event | None:
         if isinstance(command, e.Observe):
             return await self._observer.observe(command.delay, restarted=self._restarted)
+        if (done := self._fences.done(command)) is not None:
+            return done
         if isinstance(command, (e.StopSource, e.PowerOff)) or (
             isinstance(command, e.StartStream) and self._parts.spec.upgrade is not None
         ):
@@ -330,6 +348,24 @@ class Engine:
                 self._inbox.put_nowait(e.CancelRequested(by))
                 return
             await self._parts.clock.sleep(CANCEL_POLL)
+
+    async def _listen_for_a_word(self) -> None:
+        """Hear a person who decides while a migration in LIMBO is being looked at."""
+        while self._state.phase is Phase.LIMBO:
+            await self._parts.clock.sleep(CANCEL_POLL)
+            await self._heard_a_word()
+
+    async def _heard_a_word(self) -> bool:
+        """Take a person's word about a migration in LIMBO, once; one that is old is nobody's any more."""
+        try:
+            word = await self._parts.journal.decisions.take_word(self._parts.spec.id)
+        except JournalError as error:  # nobody is obeyed who was not understood
+            self._actions.note("note", text=f"whether somebody decided could not be read: {error.message}")
+            return False
+        if word is None or self._parts.clock.now() - word.at > WORD_VALID:
+            return False
+        self._inbox.put_nowait(e.Resolved(word.owner, word.by))
+        return True
 
     async def _look_now_and_then(self) -> None:
         while True:

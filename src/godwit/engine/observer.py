@@ -10,7 +10,9 @@ from godwit.core import events as e
 from godwit.model import Side
 
 if TYPE_CHECKING:
+    from godwit.engine.power import Fences
     from godwit.engine.sides import Sides
+    from godwit.model import GuestView
     from godwit.ports import Clock
 
 
@@ -20,6 +22,7 @@ class Observer:
 
     clock: Clock
     sides: Sides
+    fences: Fences
     began: float = 0.0
     """When the latest look began, on the controller's clock."""
     _since: float | None = None
@@ -32,11 +35,14 @@ class Observer:
         self.began = self.clock.now()
         if self._since is None:
             self._since = self.began
-        source, target = await asyncio.gather(
-            *(self.sides.look(side, closely=True) for side in (Side.SOURCE, Side.TARGET))
-        )
+        source, target = await asyncio.gather(self._look(Side.SOURCE), self._look(Side.TARGET))
         first = restarted and self._first_round
         return e.Observed(source, target, self.clock.now() - self._since, first)
+
+    async def _look(self, side: Side) -> GuestView:
+        """Look at a side; one that is silent may have been proven to be off."""
+        began = self.clock.now()
+        return await self.fences.seen(side, await self.sides.look(side, closely=True), began)
 
     def settled(self, *, again: bool) -> None:
         """Note whether the ruling asked to look again."""

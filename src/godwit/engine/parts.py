@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from godwit.core.upgrading import names
 from godwit.model import Side
 
 if TYPE_CHECKING:
-    from godwit.model import Spec, Vm
-    from godwit.ports import Clock, Host, Hypervisor, Inventory, Journal, Watcher
+    from collections.abc import Mapping
+
+    from godwit.model import HostRecord, Spec, Vm
+    from godwit.ports import Clock, Fencer, Host, Hypervisor, Inventory, Journal, Watcher
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything that the engine touches, behind ports. `requested` is when the migration was asked for."""
+    """Everything that the engine touches, behind ports. `requested` is when the migration was asked for.
+
+    `records` are the two hosts as they were registered, with what `fencer` may do to them; none where that is nothing.
+    """
 
     spec: Spec
     vm: Vm
@@ -29,6 +34,8 @@ class Parts:
     requested: float
     hypervisor: Hypervisor
     simulated: bool = False
+    records: Mapping[Side, HostRecord] = field(default_factory=dict)
+    fencer: Fencer | None = None
 
     def host(self, side: Side) -> Host:
         """Return one side's host."""

@@ -12,6 +12,7 @@ from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownM
 from godwit.journal.codec import encode
 from godwit.journal.kinds import CURVES, THINNED
 from godwit.journal.memoryarchive import MemoryArchive
+from godwit.journal.memorydecisions import MemoryDecisions
 from godwit.journal.memoryjobs import MemoryJobs
 from godwit.journal.memorysessions import MemorySessions
 from godwit.ports import Entry, MigrationRow
@@ -67,6 +68,10 @@ class MemoryJournal:
         self.jobs = MemoryJobs(self._migrating)
         self.history = MemoryHistory()
         self.archive = MemoryArchive(self)
+        self.decisions = MemoryDecisions(self._written)
+
+    def _written(self) -> None:
+        self._version += 1
 
     def _migrating(self, vm: str) -> str | None:
         stories = (story for story in self._stories.values() if story.spec.vm == vm and not story.state.finished)

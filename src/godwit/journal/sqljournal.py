@@ -24,6 +24,7 @@ from godwit.journal.codec import decode, dump, encode, load, phase_of
 from godwit.journal.database import JournalCrowdedError
 from godwit.journal.glances import Glances, Wishes
 from godwit.journal.sqlarchive import SqlArchive
+from godwit.journal.sqldecisions import SqlDecisions
 from godwit.journal.sqlhistory import SqlHistory
 from godwit.journal.sqljobs import SqlJobs
 from godwit.journal.tables import entries, hosts, migrations, sends, vms
@@ -75,6 +76,7 @@ class SqlJournal:
         self.archive = SqlArchive(database)
         self._glances = Glances(database)
         self._wishes = Wishes(database, database.path.with_suffix(".wishes"))
+        self.decisions = SqlDecisions(database)
         self._waiting: list[_Write] = []
         self._fenced: set[tuple[str, int]] = set()
         self._flushing = asyncio.Lock()

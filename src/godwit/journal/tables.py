@@ -74,6 +74,20 @@ sends = Table(
     Column("record", Text, nullable=False),
 )
 
+words = Table(
+    "words",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
 history = Table(
     "history",
     metadata,

@@ -136,8 +136,9 @@ def sentence(entry: Entry) -> Sentence | None:
             weight = Weight.WARNING if entry.data.get("ends") is False else Weight.STEP
             because = text_of(entry.data, "why") if weight is Weight.STEP else ""
             return Sentence(entry.at, weight, text_of(entry.data, "text"), because)
-        case "note":
-            return Sentence(entry.at, Weight.DETAIL, text_of(entry.data, "text"))
+        case "fence" | "note" as kind:
+            weight = Weight.WARNING if kind == "fence" else Weight.DETAIL
+            return Sentence(entry.at, weight, text_of(entry.data, "text"))
         case _:
             return None
 
@@ -282,6 +283,11 @@ def _cancel_requested(at: float, detail: Mapping[str, object]) -> Sentence:
     return Sentence(at, Weight.WARNING, f"{by or 'somebody'} asked to cancel")
 
 
+def _resolved(at: float, detail: Mapping[str, object]) -> Sentence:
+    by, owner = text_of(detail, "by") or "somebody", text_of(detail, "owner")
+    return Sentence(at, Weight.WARNING, f"{by} decided that the guest is the {owner}'s")
+
+
 def _give_up(at: float, detail: Mapping[str, object]) -> Sentence:
     return Sentence(at, Weight.ERROR, text_of(detail, "reason"), mend=text_of(detail, "remedy"))
 
@@ -305,5 +311,6 @@ _TELLERS: Final[Mapping[str, Callable[[float, Mapping[str, object]], Sentence]]]
     "Lost": _lost,
     "Observed": _observed,
     "CancelRequested": _cancel_requested,
+    "Resolved": _resolved,
     "GiveUp": _give_up,
 }

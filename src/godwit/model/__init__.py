@@ -34,9 +34,12 @@ from godwit.model.guests import (
 from godwit.model.hosts import (
     MIGRATION_PORTS,
     BridgeFacts,
+    FenceCommand,
+    FenceProof,
     HostFacts,
     HostRecord,
     QemuFacts,
+    Redfish,
     StorageFacts,
 )
 from godwit.model.moves import (
@@ -52,6 +55,7 @@ from godwit.model.moves import (
     Spec,
     Upgrade,
     WatchResult,
+    Word,
 )
 from godwit.model.policies import Goal, Permission, Policy, Sending, Strategy, Way
 from godwit.model.profiles import DirtyWindow, MemorySample, Profile
@@ -70,6 +74,8 @@ __all__ = [
     "DiskMode",
     "Downtime",
     "Features",
+    "FenceCommand",
+    "FenceProof",
     "Finding",
     "Forecast",
     "Goal",
@@ -98,6 +104,7 @@ __all__ = [
     "Profile",
     "Prospect",
     "QemuFacts",
+    "Redfish",
     "RunState",
     "Sample",
     "Sending",
@@ -115,4 +122,5 @@ __all__ = [
     "WaitingQemu",
     "WatchResult",
     "Way",
+    "Word",
 ]

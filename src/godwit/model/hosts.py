@@ -3,10 +3,52 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 MIGRATION_PORTS: Final = range(49152, 49216)
 """TCP ports for streams. libvirt migrates over these, too: firewalls between hosts are often open for them already."""
+
+
+@dataclass(frozen=True, slots=True)
+class FenceCommand:
+    """Programs of the controller that cut a host's power, and that say whether it is off.
+
+    Both are argument lists and no shell reads them; `{host}` in an argument stands for the host's name. `status` must
+    end with 0 if the host is off, and with another status if it is not.
+    """
+
+    off: tuple[str, ...]
+    status: tuple[str, ...]
+    kind: Literal["command"] = "command"
+
+
+@dataclass(frozen=True, slots=True)
+class Redfish:
+    """A management controller that speaks Redfish; `system` is needed where it has several.
+
+    The password itself is kept nowhere: it is read from `password_file`, which nobody else may read, or from the
+    environment variable `password_variable`. `ca_file` holds what its certificate is verified with, if not the system's
+    own authorities; `insecure` leaves that out.
+    """
+
+    url: str
+    user: str
+    password_file: str | None = None
+    password_variable: str | None = None
+    system: str = ""
+    ca_file: str | None = None
+    insecure: bool = False
+    kind: Literal["redfish"] = "redfish"
+
+
+@dataclass(frozen=True, slots=True)
+class FenceProof:
+    """A host was proven to be without power: when (UNIX seconds), by whose word, and what said so."""
+
+    host: str
+    at: float
+    said: str
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +56,8 @@ class HostRecord:
     """A host as the user registered it.
 
     `url` is "local" or "ssh://user@host[:port]". `migration_address` is where other hosts send the
-    stream to; empty means the address of the URL.
+    stream to; empty means the address of the URL. `fence` cuts its power when it is dead; `fence_automatic` permits
+    that without a person's word, where nothing but its silence leaves a guest in LIMBO.
     """
 
     name: str
@@ -23,6 +66,8 @@ class HostRecord:
     known_hosts: str | None = None
     use_agent: bool = True
     migration_address: str = ""
+    fence: FenceCommand | Redfish | None = None
+    fence_automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,15 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """What a person decided of a guest in LIMBO: whose it is, who said it, and when (UNIX seconds)."""
+
+    owner: Side
+    by: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRequest:
     """An outside probe that is to watch a migration: what to ask, how often, and from which vantage point.
 

@@ -1,9 +1,10 @@
 """What the engine needs of the world. Each port has a real implementation and one that ships for the simulation."""
 
-from godwit.ports.around import Clock, Hypervisor, Log, Runners, Watch, Watcher
+from godwit.ports.around import Clock, Hypervisor, Log, RunnerLife, Runners, Signs, Watch, Watcher
+from godwit.ports.fencing import Fencer, Power
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
-from godwit.ports.journal import Archive, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
+from godwit.ports.journal import Archive, Decisions, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
 from godwit.ports.trust import Authority, KeepsCredentials
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "Authority",
     "Clock",
     "Completed",
+    "Decisions",
     "Ended",
     "Entry",
     "Fence",
+    "Fencer",
     "Guest",
     "GuestEvent",
     "GuestEventKind",
@@ -27,9 +30,12 @@ __all__ = [
     "KeepsCredentials",
     "Log",
     "MigrationRow",
+    "Power",
+    "RunnerLife",
     "Runners",
     "SaveFiles",
     "Session",
+    "Signs",
     "Transfers",
     "Watch",
     "Watcher",

@@ -87,6 +87,19 @@ class Log:
     written: float
 
 
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What can be seen of a runner from outside: its processes, the supervisor first.
+
+    `stopped` says that the one which works was stopped (SIGSTOP), `turns` how often that one has been given a CPU;
+    None where there is none, or only a supervisor that is about to start another.
+    """
+
+    pids: tuple[int, ...] = ()
+    stopped: bool = False
+    turns: int | None = None
+
+
 class Runners(Protocol):
     """The processes that carry migrations."""
 
@@ -108,4 +121,16 @@ class Runners(Protocol):
 
     def hold(self, vm: str) -> AbstractAsyncContextManager[None]:
         """Hold the guest as a runner does, so that no runner begins meanwhile. Raises BusyError where one has it."""
+        ...
+
+
+class RunnerLife(Protocol):
+    """Signs of life of runners, and their end."""
+
+    def signs(self, identifier: str, vm: str) -> Signs:
+        """Return what can be seen of the runner of a migration, save or restore."""
+        ...
+
+    def end(self, identifier: str, vm: str) -> tuple[int, ...]:
+        """End that runner and return which processes it was. Raises RunnerStuckError for one that cannot be ended."""
         ...

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import Phase, State
-    from godwit.model import HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm
+    from godwit.model import FenceProof, HostRecord, LinkSaid, MoveRecord, Outcome, Profile, Spec, Vm, Word
     from godwit.ports.host import Session
 
 
@@ -77,6 +77,30 @@ class JobBook(Protocol):
 
     async def cancel_requested(self, identifier: str) -> bool:
         """Say whether somebody asked for that."""
+        ...
+
+
+class Decisions(Protocol):
+    """What persons decided, and what was proven of hosts that do not answer. Raises JournalError."""
+
+    async def put_word(self, identifier: str, word: Word) -> None:
+        """Keep a person's word about a migration in LIMBO, in place of an earlier one."""
+        ...
+
+    async def take_word(self, identifier: str) -> Word | None:
+        """Return the word and forget it, at once: nobody acts twice upon it."""
+        ...
+
+    async def put_proof(self, proof: FenceProof) -> None:
+        """Keep that a host was proven to be off, in place of what was proven before."""
+        ...
+
+    async def proof(self, host: str) -> FenceProof | None:
+        """Return what was proven of a host last."""
+        ...
+
+    async def drop_proof(self, host: str) -> None:
+        """Forget what was proven of a host: it has answered since. Idempotent."""
         ...
 
 
@@ -241,6 +265,11 @@ class Journal(Protocol):
     @property
     def history(self) -> History:
         """What was measured before."""
+        ...
+
+    @property
+    def decisions(self) -> Decisions:
+        """What persons decided, and what was proven of hosts."""
         ...
 
     @property
