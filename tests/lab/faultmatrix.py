@@ -77,7 +77,7 @@ _WRITES: Final = (
 _LOOKS: Final = "cat /run/log/memory; pidof memwriter >/dev/null || echo CORRUPT: it ended"
 _QUEUE: Final = "/run/godwit/send-queue"
 _QUEUE_LENGTH: Final = "ipv4/tcp_notsent_lowat"
-_FILLS: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync"
+_FILLS: Final = "dd if=/dev/urandom of=/data/filling bs=1M count=12 conv=fsync 2>/dev/null; sync; echo filled"
 
 
 def counts(cell: Cell) -> bool:
@@ -143,14 +143,14 @@ class Field:
                 await self._stop()
             await self._fresh(busy=busy)
         if busy:
-            await until(self._writes, "the guest writes to its memory", 90)
+            await until(lambda: bool(self._told(_WRITES)), "the guest writes to its memory", 90)
 
-    def _writes(self) -> bool:
-        """Let the guest write to its memory, and say whether it does; one that has just booted may be slow."""
+    def _told(self, line: str) -> str:
+        """Run a line in the guest, and return what it said; nothing for one that is slow to answer, as after a boot."""
         try:
-            return bool(self.ground.ssh(_WRITES))
+            return self.ground.ssh(line)
         except subprocess.TimeoutExpired:
-            return False
+            return ""
 
     async def _make_whole(self) -> None:
         """Mend what a cell that went wrong may have left, and start the guest anew where it does not run."""
@@ -205,7 +205,7 @@ class Field:
         ground.use(vm.name, number)
         await self.answers()
         if self.apart:
-            ground.ssh(_FILLS)
+            await until(lambda: self._told(_FILLS) == "filled", "the guest's disk holds something", 90)
         self.busy = busy
 
     async def answers(self, within: float = 150.0) -> None:
