@@ -106,8 +106,15 @@ def workload(seconds: float) -> Workload:
     return Workload(memory=max(512 * MIB, 2 * used), used=used, hot_set=MIB, dirty_rate=WRITES)
 
 
-def fleet(numbers: Sequence[int], seconds: float, *, clock: Clock | None = None, probed: bool = False) -> Fleet:
-    """Return guests of these numbers that run, spread over pairs of hosts; the move of each takes about `seconds`.
+def fleet(
+    numbers: Sequence[int],
+    does: Workload,
+    *,
+    rate: int = RATE,
+    clock: Clock | None = None,
+    probed: bool = False,
+) -> Fleet:
+    """Return guests of these numbers that run, spread over pairs of hosts; each has `rate` bytes a second of its link.
 
     `probed` gives each an address, under which an outside probe watches it. Must be called within a running loop.
     """
@@ -117,11 +124,11 @@ def fleet(numbers: Sequence[int], seconds: float, *, clock: Clock | None = None,
     for pair, shared in sorted(streams.items()):
         for name in names_of(pair):
             hosts[name] = FakeHost(world, name, memory=_ROOM)
-        world.shape(*names_of(pair), RATE * shared)
+        world.shape(*names_of(pair), rate * shared)
     ways = []
     for number in numbers:
         world.add_file(disk(number))
         host, target = names_of(number)
         address = f"198.18.{number // 250}.{number % 250 + 1}" if probed else None
-        ways.append(Way(world.start_guest(host, guest(number, host, address=address), workload(seconds)), target))
+        ways.append(Way(world.start_guest(host, guest(number, host, address=address), does), target))
     return Fleet(world, hosts, tuple(ways))

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bench.fleet import fleet, number_of
+from bench.fleet import fleet, number_of, workload
 from godwit import app, runner
 from godwit.hosts.fake import LoopClock
 from godwit.journal import sqljournal
@@ -52,7 +52,7 @@ def main() -> int:
     def open_host(record: HostRecord) -> Host:
         if not found:
             number = number_of(vm)
-            found.update(fleet((number,), float(seconds), clock=LoopClock(epoch=time.time())).hosts)
+            found.update(fleet((number,), workload(float(seconds)), clock=LoopClock(epoch=time.time())).hosts)
         return found[record.name]
 
     async def run_migration(identifier: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godwit.core.readings import (
+    RECENT_PASSES,
     busiest,
     carried_of,
     left_after_passes,
@@ -204,6 +205,22 @@ def test_what_is_decided_by_is_the_same_without_the_samples_that_are_left_out(se
     for later in (1.0, 30.0, 60.0):
         assert stalled(grown, seen[-1].at + later, 0.0) == stalled(seen, seen[-1].at + later, 0.0)
         assert still(grown, later) == still(seen, later)
+
+
+def test_what_is_decided_by_is_bounded_however_many_passes_there_were() -> None:
+    seen = [sample(n / 4, 1 + n // 4, n * 10, 100_000 - n % 4 * 10) for n in range(4000)]
+    grown: list[Sample] = []
+    for one in seen:
+        grown = thinned([*grown, one], passes=RECENT_PASSES) if len(grown) >= 300 else [*grown, one]
+    assert len(grown) <= 300
+    policy, now = Policy(0.3, allows=frozenset(Permission)), Switchover(0.05)
+    assert left_after_passes(grown)[-20:] == left_after_passes(seen)[-20:]
+    assert pace_of(grown, 1000) == pace_of(seen, 1000)
+    assert eta(grown, now) == eta(seen, now)
+    found, whole = decide(policy, grown, now), decide(policy, seen, now)
+    assert found is not None
+    assert whole is not None
+    assert found.action == whole.action
 
 
 def test_a_pass_of_any_length_takes_little_room() -> None:

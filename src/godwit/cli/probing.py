@@ -128,7 +128,7 @@ def _tell_gap(gap: Gap, series: ProbeSeries, probing: Probing) -> None:
         return
     late = "" if math.isnan(gap.lag_max_s) else f", the probe late by up to {milliseconds(gap.lag_max_s * 1000)}"
     lost = f", {gap.lost} lost" if gap.lost else ""
-    at = gap.start_s - series.started_s
+    at = gap.start_s - series.began_s
     echo(f"{at:+10.2f} s  gap of {milliseconds(gap.length_s * 1000)}{lost}{late}")
 
 
@@ -139,7 +139,7 @@ def _conclude(series: ProbeSeries, probing: Probing) -> int:
         print_json({"kind": "summary", "data": _summary(series)})
     else:
         facts = {
-            "asked": f"{view.sent} requests in {series.ended_s - series.started_s:.1f} s",
+            "asked": f"{view.sent} requests in {series.ended_s - series.began_s:.1f} s",
             "lost": str(view.lost),
             "errors": str(view.errors) if view.errors else "",
             "longest gap": milliseconds(longest.length_s * 1000) if longest else "",
@@ -161,7 +161,7 @@ def _summary(series: ProbeSeries) -> dict[str, object]:
     return {
         "address": series.address,
         "method": series.method,
-        "seconds": series.ended_s - series.started_s,
+        "seconds": series.ended_s - series.began_s,
         "sent": view.sent,
         "lost": view.lost,
         "errors": dict(series.errors),

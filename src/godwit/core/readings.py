@@ -24,6 +24,9 @@ _COUNTED: Final = 0.2
 MOSTLY: Final = 0.5
 """The share of the memory that QEMU goes through which it must send for that to say what the link carries."""
 
+RECENT_PASSES: Final = 64
+"""Passes by which is decided: what a stream of thousands did before says no more of where it is going."""
+
 RECENT_SAMPLES: Final = 16
 """How many samples are looked at one by one: rates of lately are taken from the last eight at most."""
 
@@ -51,12 +54,14 @@ def _most_remaining(samples: Sequence[Sample]) -> dict[int, int]:
     return most
 
 
-def thinned(samples: Sequence[Sample], recent: int = RECENT_SAMPLES) -> list[Sample]:
+def thinned(samples: Sequence[Sample], recent: int = RECENT_SAMPLES, passes: int | None = None) -> list[Sample]:
     """Leave out what nothing here, and no decision, would miss: a long pass is told by where it began.
 
     Kept are the last `recent`, the first that had sent as much as the last, and of each pass, and of each throttle in
-    it, the first sample and the one with most left to do.
+    it, the first sample and the one with most left to do: of the last `passes`, where that is given.
     """
+    if passes is not None and samples:
+        samples = [one for one in samples if one.iteration > samples[-1].iteration - passes]
     firsts: dict[tuple[int, int], int] = {}
     most: dict[tuple[int, int], int] = {}
     for index, sample in enumerate(samples):

@@ -25,6 +25,7 @@ from godwit.core.strategy import Switchover, adjusted
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
 from godwit.engine.gather import gather
+from godwit.engine.pacing import Pace
 from godwit.engine.settings import Settings
 from godwit.engine.trimming import trimmed
 from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
@@ -112,6 +113,7 @@ class Actions:
     """The seconds for which the move was put off."""
     windows: tuple[DirtyWindow, ...] = ()
     """What the guest was measured to change at the end of that."""
+    _copying: dict[tuple[str, bool], Pace] = field(default_factory=dict)
     _address: str = ""
     _source_features: Features | None = None
     _target_compressions: tuple[str, ...] = ()
@@ -141,7 +143,9 @@ class Actions:
     def note_copied(self, name: str, done: int, needed: int, *, ready: bool) -> None:
         """Write to the journal how far the copy of a disk is, in bytes, beside the memory that follows it."""
         memory = self.facts.memory if self.facts else None
-        self.note("mirror", name=name, done=done, needed=needed, ready=ready, memory=memory)
+        pace = self._copying.setdefault((name, ready), Pace())  # that it is ready, or is no more, is always worth it
+        if pace.worth(self.parts.clock.now()):
+            self.note("mirror", name=name, done=done, needed=needed, ready=ready, memory=memory)
 
     def find(self, finding: Finding) -> None:
         """Keep and journal something that the user should know."""

@@ -144,6 +144,7 @@ class Engine:
 
     def _beside(self, watch: Coroutine[None, None, None]) -> None:
         """Let something run beside the loop until the migration has ended."""
+        self._helpers = [task for task in self._helpers if not task.done()]
         self._helpers.append(self._tasks.create_task(watch))
 
     async def _recall(self) -> None:

@@ -23,6 +23,9 @@ READY_DEADLINE: Final = 5.0
 """Seconds that a switchover that could be at once waits for the probe that is to see it."""
 
 _ANNOUNCE_EVERY: Final = 0.5
+_WATCHED_AFTERWARDS: Final = 60.0
+"""Seconds for which the guest is watched after it was seen again, at most: of a long series the end is kept."""
+
 _AFTERWARDS: Final = 0.25
 """Seconds that the probe goes on after the guest was seen, so that the figure has an "after"."""
 
@@ -35,6 +38,8 @@ class Outside:
     _starting: asyncio.Task[Watch | None] | None = None
     result: WatchResult | None = None
     _watching_since: float = 0.0
+    _ending: asyncio.Task[None] | None = None
+    _summing: bool = False
     _seen_again: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -92,6 +97,8 @@ class Outside:
                 "look at the bridge, VLAN and switch of the target host",
             )
         self._seen_again.set()
+        if self._ending is None:
+            self._ending = tasks.create_task(self._end_later(), name="probe-end")
         await self.actions.parts.clock.sleep(_AFTERWARDS)
         return e.Verified(seen, "seen from outside" if seen else "not seen from outside")
 
@@ -123,8 +130,22 @@ class Outside:
             return e.Verified(alive=False, detail=f"the target is {view.state}")
         return e.Verified(alive=None, detail="nobody could look from outside")
 
+    async def _end_later(self) -> None:
+        """End the probe when what it sees tells no more of the move, although tidying up may go on for hours."""
+        await self.actions.parts.clock.sleep(_WATCHED_AFTERWARDS)
+        await self._sum_up()
+
     async def finish(self) -> None:
         """End the probe and keep what it saw."""
+        if self._summing and self._ending is not None:
+            await self._ending
+            return
+        if self._ending is not None:
+            self._ending.cancel()
+        await self._sum_up()
+
+    async def _sum_up(self) -> None:
+        self._summing = True
         if self._starting is None:
             return
         watch = await self._starting

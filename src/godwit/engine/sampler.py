@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.dirtying import BESIDE
-from godwit.core.readings import busiest, thinned
+from godwit.core.readings import RECENT_PASSES, busiest, thinned
 from godwit.core.strategy import PAUSE, POSTCOPY, STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
+from godwit.engine.pacing import Pace
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
 from godwit.errors import GodwitError
@@ -36,8 +36,8 @@ of a move that takes long. Not where a deadline, or a guest that waits for its m
 OVER_STANDS: Final = 1.0
 """Seconds without a byte after which the memory of a guest in postcopy counts as cut off: it waits for it."""
 
-_KEPT: Final = 20_000
-"""Samples that are remembered for what later moves learn from this one: more than an hour's."""
+KEPT: Final = 2000
+"""Samples that are remembered for what later moves learn from this one; within a pass few are needed of them."""
 
 _THINNED_AT: Final = 64
 """How many more samples than were kept lead to a look at which of them are needed: each decision goes through all."""
@@ -54,7 +54,10 @@ class Sampler:
     emit: Callable[[e.Event], None]
     copied: Callable[[Guest], Awaitable[int | None]]
     _share: MemoryShare | None = None
-    _all: deque[Sample] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    _all: list[Sample] = field(default_factory=list)
+    _full: bool = False
+    _pace: Pace = field(default_factory=Pace)
+    _astray: bool = False
     _samples: list[Sample] = field(default_factory=list)
     _thin_at: int = _THINNED_AT
     _said: tuple[str, int] | None = None
@@ -139,7 +142,9 @@ class Sampler:
         if sample is not None:
             self._keep(sample)
             expected = eta(self._samples, self.actions.switchover)
-            self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
+            turn = len(self._samples) > 1 and sample.iteration != self._samples[-2].iteration
+            if self._pace.worth(sample.at, turn=turn):
+                self.actions.note("sample", **_as_data(sample), eta=list(expected) if expected else None)
         if self._over:
             if sample is not None and still(self._samples, OVER_STANDS) and sample.transferred != self._broke_at:
                 self._broke_at = sample.transferred  # it is mended until bytes flow again: once is enough
@@ -152,10 +157,15 @@ class Sampler:
             await self._decide(guest)
 
     def _keep(self, sample: Sample) -> None:
-        self._all.append(sample)
+        if not self._full:
+            self._all.append(sample)
+            if len(self._all) >= KEPT:
+                # Of a stream of very many passes the first ones have to tell what the guest is like.
+                self._all = thinned(self._all)
+                self._full = len(self._all) > KEPT // 2
         self._samples.append(sample)
         if len(self._samples) >= self._thin_at:
-            self._samples = thinned(self._samples)
+            self._samples = thinned(self._samples, passes=RECENT_PASSES)
             self._thin_at = len(self._samples) + _THINNED_AT
 
     async def _yield_to_disks(self, guest: Guest) -> None:
@@ -195,7 +205,10 @@ class Sampler:
 
     def _last_moment(self) -> Decision | None:
         actions = self.actions
-        owed = actions.foreseen.owed_after(self._samples, self._began) if actions.foreseen and self._samples else None
+        owed = None
+        if actions.foreseen and self._samples and not self._astray:
+            owed = actions.foreseen.owed_after(self._samples, self._began)
+            self._astray = owed is None  # and it stays so when the pass that showed it is left out
         policy, requested = actions.parts.spec.policy, actions.parts.requested
         return last_moment(policy, self._samples, actions.switchover, requested, owed)
 

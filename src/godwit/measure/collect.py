@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from godwit.core.clocks import SAME_CLOCK, ClockOffset
-from godwit.measure.series import ProbeSeries
+from godwit.measure.gaps import noticeable_gaps
+from godwit.measure.series import Earlier, ProbeSeries
 from godwit.plaintext import from_json, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
+KEPT_ROWS = 50_000  # 100 s at 500 a second; up to twice as many are in memory
+KEPT_GAPS = 200
 _MOST_NOTES = 100
 _LONGEST_WORDS = 500
 _LARGEST = 1 << 62
@@ -30,12 +34,13 @@ class Collector:
         self.ready = False
         self.offset: ClockOffset = SAME_CLOCK
         self.last_answered_sent_s = -np.inf
-        self._numbers: list[int] = []
-        self._sent_us: list[int] = []
-        self._rtt_us: list[float] = []
-        self._lag_us: list[float] = []
+        self._numbers = array("q")
+        self._sent_us = array("q")
+        self._rtt_us = array("d")
+        self._lag_us = array("d")
         self._clocks: list[tuple[int, int]] = []
         self._notes: list[str] = []
+        self._earlier: Earlier | None = None
 
     def feed(self, line: bytes) -> dict[str, Any]:
         """Take one line and give the message in it; ValueError when it is none of a prober of this version."""
@@ -77,8 +82,8 @@ class Collector:
         if self.header is None:
             message = "the prober has not said yet what it does"
             raise ValueError(message)
-        order = np.argsort(np.asarray(self._numbers, dtype=np.int64), kind="stable")
-        sent_us = np.asarray(self._sent_us, dtype=np.float64)[order]
+        self._sort()
+        sent_s = self._wall_s(np.asarray(self._sent_us, dtype=np.float64))
         end = self.end or {}
         # A client that no longer asks does not wait: the moment spent on late replies is no gap.
         last_us = float(end.get("asked_until_us", end.get("mono_us", max([self._clocks[-1][0], *self._sent_us[-1:]]))))
@@ -87,10 +92,10 @@ class Collector:
             method=self.header["method"],
             address=_address(self.header),
             interval_s=self.header["interval_us"] / 1e6,
-            sent_s=self._wall_s(sent_us),
-            rtt_s=np.asarray(self._rtt_us, dtype=np.float64)[order] / 1e6,
-            lag_s=np.asarray(self._lag_us, dtype=np.float64)[order] / 1e6,
-            started_s=self.wall_s(0),
+            sent_s=sent_s,
+            rtt_s=np.asarray(self._rtt_us, dtype=np.float64) / 1e6,
+            lag_s=np.asarray(self._lag_us, dtype=np.float64) / 1e6,
+            started_s=float(sent_s[0]) if self._earlier else self.wall_s(0),
             ended_s=self.wall_s(last_us),
             errors=dict(end.get("errors", {})),
             reconnects=int(end.get("reconnects", 0)),
@@ -100,7 +105,41 @@ class Collector:
             clock_offset_s=self.offset.offset_s,
             clock_uncertainty_s=self.offset.uncertainty_s,
             notes=tuple(self._notes),
+            earlier=self._earlier,
         )
+
+    def _sort(self) -> None:
+        """Put the columns in the order of sending: a row comes when its request was answered, or given up."""
+        order = np.argsort(np.asarray(self._numbers, dtype=np.int64), kind="stable")
+        self._keep_rows(order)
+
+    def _keep_rows(self, rows: NDArray[np.int64]) -> None:
+        """Keep these rows, in this order."""
+        whole, fractions = np.int64, np.float64
+        self._numbers = array("q", np.asarray(self._numbers, dtype=whole)[rows].tobytes())
+        self._sent_us = array("q", np.asarray(self._sent_us, dtype=whole)[rows].tobytes())
+        self._rtt_us = array("d", np.asarray(self._rtt_us, dtype=fractions)[rows].tobytes())
+        self._lag_us = array("d", np.asarray(self._lag_us, dtype=fractions)[rows].tobytes())
+
+    def _roll_up(self) -> None:
+        """Leave of the oldest rows how many there were and their longest gaps: a probe may run for days.
+
+        The last of them that was answered stays, for the gap to the next reply begins with it; where none was, the
+        first one does.
+        """
+        whole = self.series()  # which puts the rows in order
+        cut = len(self._numbers) - KEPT_ROWS
+        answered = np.flatnonzero(whole.answered[:cut])
+        stays = int(answered[-1]) if len(answered) else 0
+        gone = noticeable_gaps(whole.until(stays + 1)) if len(answered) else ()
+        before = self._earlier or Earlier(whole.started_s)
+        gaps = [*before.gaps, *((gap.start_s, gap.end_s, gap.lost, gap.lag_max_s) for gap in gone)]
+        longest = sorted(sorted(gaps, key=lambda gap: gap[0] - gap[1])[:KEPT_GAPS])
+        lost = cut - len(answered) - (not len(answered))
+        self._keep_rows(np.asarray([stays, *range(cut, len(self._numbers))], dtype=np.int64))
+        self._earlier = Earlier(before.since_s, before.sent + cut - 1, before.lost + lost, tuple(longest))
+        older = sum(mono <= self._sent_us[0] for mono, _ in self._clocks)
+        del self._clocks[: max(0, older - 1)]
 
     def _take_rows(self, rows: list[list[int | None]]) -> None:
         for number, sent_us, rtt_us, lag_us in rows:
@@ -113,6 +152,8 @@ class Collector:
         if not self._clocks:
             text = "requests before the header"
             raise ValueError(text)
+        if len(self._numbers) > 2 * KEPT_ROWS:
+            self._roll_up()
         answered = [sent_us for _, sent_us, rtt_us, _ in rows if sent_us is not None and rtt_us is not None]
         if answered:
             self.last_answered_sent_s = max(self.last_answered_sent_s, self.wall_s(max(answered)))

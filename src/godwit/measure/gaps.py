@@ -117,6 +117,11 @@ def longest_gap(series: ProbeSeries) -> Gap | None:
     return _gap(series, edges, int(np.argmax(np.diff(edges)))) if len(edges) > 1 else None
 
 
+def earlier_gaps(series: ProbeSeries) -> tuple[Gap, ...]:
+    """Give the longest gaps of the part of a long series that is not in its columns any more, in order of time."""
+    return tuple(Gap(*gap) for gap in series.earlier.gaps) if series.earlier else ()
+
+
 def _edges(series: ProbeSeries) -> NDArray[np.float64]:
     """Give the instants that gaps lie between: the first request, each reply, the end; (0,) where nothing was asked."""
     if len(series.sent_s) == 0:
@@ -191,21 +196,23 @@ def quiet_spells(rate: RateSeries, fraction: float = 0.1) -> tuple[Gap, ...]:
 
 def client_view(series: ProbeSeries, stop_s: float | None = None, resume_s: float | None = None) -> ClientView:
     """Compute every figure; without a switchover its gap is the longest, and ``before`` is the whole series."""
-    longest = longest_gap(series)
+    before = earlier_gaps(series)
+    known = [gap for gap in (*before, longest_gap(series)) if gap is not None]
+    longest = max(known, key=lambda gap: gap.length_s, default=None)
     if stop_s is None:
         at, before_end, after_start = longest, np.inf, np.inf
     else:
         end_s = stop_s if resume_s is None else resume_s
         near = (stop_s - NEAR_SWITCHOVER_S, end_s + NEAR_SWITCHOVER_S)
-        at = gap_at(find_gaps(series, within=near), stop_s, end_s)
+        at = gap_at((*before, *find_gaps(series, within=near)), stop_s, end_s)
         before_end, after_start = stop_s, end_s
         if at is not None:
             before_end, after_start = min(stop_s, at.start_s), max(end_s, at.end_s)
     return ClientView(
         longest=longest,
         at_switchover=at,
-        gaps=noticeable_gaps(series),
-        sent=len(series.sent_s),
+        gaps=(*before, *noticeable_gaps(series)),
+        sent=series.sent,
         lost=series.lost,
         errors=sum(series.errors.values()),
         before=latency(series, end_s=before_end),
