@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from godwit.engine.actions import Actions
 from godwit.engine.pacing import LONGEST, TURNS, Pace
 from godwit.engine.sampler import KEPT, Sampler
 from godwit.model import Sample
-from godwit.ports import Guest
+
+if TYPE_CHECKING:
+    from godwit.engine.actions import Actions
+    from godwit.ports import Guest
 
 
 def kept(seconds: float, period: float, *, turns: int = 0) -> list[float]:

@@ -291,9 +291,9 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
     async def free_port(self) -> int:
         """Return a port at which no QEMU listens."""
         await self._reach()
-        self._ports += 1
-        while self._ports in self.ports_in_use():
-            self._ports += 1
+        begin, last = self._ports - MIGRATION_PORTS[0], len(MIGRATION_PORTS)
+        turn = [MIGRATION_PORTS[(begin + step) % last] for step in range(1, last + 1)]
+        self._ports = next((port for port in turn if port not in self.ports_in_use()), self._ports + 1)
         return self._ports
 
     async def waiting_at(self, uri: str) -> WaitingQemu:
