@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from godwit import runner
 from godwit.errors import GodwitError
-from godwit.plaintext import LONGEST, as_json, lines, one_line, shortened
+from godwit.plaintext import LONGEST, as_json, lines, masked, one_line, shortened
 
 texts = st.text(st.characters(), max_size=200)
 values = st.recursive(
@@ -80,3 +80,28 @@ def test_a_log_has_one_line_for_each_thing_that_is_said(capfd: pytest.CaptureFix
     said = capfd.readouterr().err
     assert said.count("\n") == 1
     assert not acting(said, "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-object secret,id=s0,data=hunter2,format=raw x", "-object secret,id=s0,data=***,format=raw x"),
+        ("-object qom-type=secret,data=hun,,ter2", "-object qom-type=secret,data=***"),
+        ('{"qom-type":"secret","id":"a","data":"hunter2"}', '{"qom-type":"secret","id":"a","data":"***"}'),
+        ("-spice port=1,password=hunter2", "-spice port=1,password=***"),
+        ("file=rbd:p/i:id=a:key=hunter2:x", "file=rbd:p/i:id=a:key=***"),
+        ("https://u:hunter2@h/x", "https://u:***@h/x"),
+        ("ssh://root@h:22", "ssh://root@h:22"),
+        ("-acpitable sig=x,data=/a.bin", "-acpitable sig=x,data=/a.bin"),
+        ("-vnc :1,password=on", "-vnc :1,password=***"),
+    ],
+)
+def test_secrets_of_a_command_line_are_never_shown(text: str, shown: str) -> None:
+    assert masked(text) == lines(text) == one_line(text) == shown
+    assert json.loads(as_json([text])) == [shown]
+    assert GodwitError(text, remedy=text).message == GodwitError("x", remedy=text).remedy == shown
+
+
+@given(texts)
+def test_hiding_secrets_keeps_json_json(text: str) -> None:
+    assert isinstance(json.loads(as_json([f"secret,data={text}", text])), list)

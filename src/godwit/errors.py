@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from godwit.plaintext import shortened
+from godwit.plaintext import masked, shortened
 
 
 class GodwitError(Exception):
@@ -61,8 +61,8 @@ class GodwitError(Exception):
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         """Keep the message for people and the remedy beside it, at most `plaintext.LONGEST` characters of each."""
-        self.message = shortened(message)
-        self.remedy = shortened(remedy)
+        self.message = shortened(masked(message))
+        self.remedy = shortened(masked(remedy))
         super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:

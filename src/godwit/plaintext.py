@@ -21,6 +21,13 @@ _ACTING: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 _LINES: Final = "\n\t"
 _BREAKS: Final = re.compile(r"\r\n?")
+_MASK: Final = "***"
+_VALUE: Final = r"""(?:[^,\s"'\\]|,,)+"""
+_SECRETS: Final = re.compile(rf"""(\bdata=|\\*"data\\*"\s*:\s*\\*"){_VALUE}""")
+_PASSWORDS: Final = re.compile(
+    rf"""(\b(?:password|passwd|passphrase)=|\\*"(?:password|passwd|passphrase)\\*"\s*:\s*\\*"|:key=){_VALUE}"""
+    r"""|(://[^/\s:@"]+:)[^@/\s"]+(?=@)"""
+)
 _CUT: Final = "…"
 _DIGITS: Final = 30
 """Digits of the largest whole number that anybody has a use for: far beyond bytes and nanoseconds."""
@@ -28,12 +35,26 @@ _DIGITS: Final = 30
 
 def lines(text: str) -> str:
     """Return a text of several lines for a terminal or a page: line breaks and tabs stay, what acts becomes visible."""
-    return _visible(_BREAKS.sub("\n", text), _LINES)
+    return _visible(_BREAKS.sub("\n", masked(text)), _LINES)
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
     """Return a text as one line of at most `longest` characters, for a table or a log; line breaks become visible."""
-    return shortened(_visible(_BREAKS.sub("\n", shortened(text, longest)), ""), longest)
+    return shortened(_visible(_BREAKS.sub("\n", masked(shortened(text, longest))), ""), longest)
+
+
+def masked(text: str) -> str:
+    """Return a text without the secrets that a command line of QEMU or an address may hold.
+
+    Those are `-object secret,data=...`, passwords and keys of storage, as key=value or as JSON, and passwords in URLs.
+    """
+    for pattern in (_PASSWORDS, _SECRETS) if "secret" in text else (_PASSWORDS,):
+        text = pattern.sub(_hide, text)
+    return text
+
+
+def _hide(found: re.Match[str]) -> str:
+    return "".join(part for part in found.groups() if part) + _MASK
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -43,7 +64,7 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 def as_json(value: object) -> str:
     """Return plain data as one line of JSON that holds no character that acts: those are escaped as JSON has it."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = masked(json.dumps(value, ensure_ascii=False))
     return text if text.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 

@@ -18,6 +18,7 @@ from godwit.cli.live import LiveScreen
 from godwit.cli.main import main
 from godwit.cli.screens import JsonScreen, PlainScreen
 from godwit.core.saves import Work
+from godwit.journal import codec
 from godwit.measure import report
 from godwit.measure.report_data import ReportData
 from godwit.model import OutcomeStatus
@@ -200,3 +201,35 @@ def test_a_terminal_that_knows_ascii_only_gets_ascii(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, encoding="ascii"))
     terminal.echo("ein Größenfehler → x", err=True)
     assert raw.getvalue() == rb"ein Gr\xf6\xdfenfehler \u2192 x" + b"\n"
+
+
+PLANTED = "hunter2-4711"
+SECRETS = (
+    f"-object secret,id=s0,data={PLANTED}",
+    f'-object {{"qom-type":"secret","id":"s1","data":"{PLANTED}"}}',
+    f"-drive file=rbd:p/i:id=a:key={PLANTED}",
+    f"-spice password={PLANTED}",
+    f"-cdrom https://u:{PLANTED}@h/x.iso",
+)
+
+
+@pytest.mark.parametrize("words", [*LOOKS[:20], ("report", "web1", "--html")], ids=" ".join)
+def test_no_command_shows_a_secret(
+    words: Sequence[str], stage: HostileStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.spoil(" ".join(SECRETS))
+    page = tmp_path / "page.html"
+    line = [*words, str(page)] if words[-1] == "--html" else [*words]
+    main(line)
+    main([*line, "--json"])
+    said = capsys.readouterr()
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert PLANTED not in said.out + said.err + "".join(written)
+
+
+def test_no_line_of_the_journal_holds_a_secret(stage: HostileStage) -> None:
+    words = " ".join(SECRETS)
+    assert PLANTED not in codec.encode({"found": words, "mend": [words]})
+    outcome = next(iter(stage.journal._stories.values())).outcome
+    assert outcome is not None
+    assert PLANTED not in codec.dump(spoilt(outcome, words))

@@ -38,7 +38,7 @@ VM: Final = Vm(
     pidfile="/run/one.pid",
     log="/run/one.log",
 )
-INFO: Final = {
+INFO: Final[dict[str, Any]] = {
     "format": "qcow2",
     "virtual-size": 1 << 30,
     "actual-size": 1 << 20,

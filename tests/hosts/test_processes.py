@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from godwit.errors import HostError
 from godwit.hosts import processes
 from godwit.hosts.processes import QemuProcess, parse_scan
 from godwit.model import Launch, Vm
@@ -108,3 +109,19 @@ def test_a_process_name_may_hold_anything() -> None:
 )
 def test_names_are_written_in_several_ways(words: tuple[str, ...], name: str | None) -> None:
     assert processes.guest_name(process("qemu", *words)) == name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "process|x|9 (q) S 1|Lw==|cQ==",
+        "process|9|9 (q S 1|Lw==|cQ==",
+        "process|9",
+        "pidfile|x",
+        "process|9|9 (q) S 1 2 3|Lw==|cQ==",
+        "process|9|9 (q) S 1 2 3|!|cQ==",
+    ],
+)
+def test_a_process_that_cannot_be_read_is_no_proof_of_absence(line: str) -> None:
+    with pytest.raises(HostError):
+        parse_scan(f"{line}\nend|\n", "/run/x.sock")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from godwit.errors import (
 from godwit.hosts.processes import processes_of, scan
 from godwit.hosts.shell import number_in, run_script, words_of
 from godwit.network.tap import UNPLUG
+from godwit.plaintext import one_line
 
 if TYPE_CHECKING:
     from godwit.hosts.processes import QemuProcess
@@ -35,6 +37,7 @@ NO_FOLDER: Final = 3
 FOLDERS: Final = r"""
 count=$1
 shift
+umask 077
 while [ "$count" -gt 0 ]; do
     mkdir -p -- "$1" || exit 3
     shift
@@ -44,8 +47,10 @@ done
 """$1 says how many folders follow; what comes after them goes to PLUG."""
 
 _LAUNCH: Final = r"""
-control=$1 log=$2 name=$3 folder=$4 daemonizes=$5 deadline=$6
-shift 6
+control=$1 log=$2 name=$3 folder=$4 daemonizes=$5 deadline=$6 shown=$7
+shift 7
+# What this QEMU makes, its log and its monitors before all, is its user's alone.
+umask 077
 fail() { echo "$1"; exit 1; }
 cd -- "$folder" 2>/dev/null || fail "no-folder"
 command -v -- "$1" >/dev/null 2>&1 || fail "missing"
@@ -54,7 +59,7 @@ if [ -z "$log" ]; then
     log=$place/log/$name.log
 fi
 mkdir -p -- "$(dirname -- "$log")" 2>/dev/null
-{ printf '%s godwit starts: %s\n' "$(date -u +%FT%TZ)" "$*" >> "$log"; } 2>/dev/null || fail "no-log $log"
+{ printf '%s godwit starts: %s\n' "$(date -u +%FT%TZ)" "$shown" >> "$log"; } 2>/dev/null || fail "no-log $log"
 start=$(($(stat -c %s -- "$log") + 1))
 died() {
     echo "died $1"
@@ -189,6 +194,7 @@ async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = 
         launch.working_directory,
         "yes" if daemonizes else "no",
         f"{LAUNCH_DEADLINE:.0f}",
+        one_line(shlex.join(launch.argv)),
         *launch.argv,
         deadline=LAUNCH_DEADLINE + 5,
         check=False,

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from godwit.core.state import Phase
 from godwit.errors import JournalError
-from godwit.plaintext import shortened
+from godwit.model import Outcome
+from godwit.plaintext import masked, shortened
 
 T = TypeVar("T")
 
@@ -27,7 +28,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any of our value 
 
 def dump(value: object) -> str:
     """Return a frozen dataclass of ours as JSON text."""
-    return _adapter(type(value)).dump_json(value).decode()
+    text = _adapter(type(value)).dump_json(value).decode()
+    return masked(text) if isinstance(value, Outcome) else text
 
 
 def load(kind: type[T], text: str) -> T:
@@ -63,5 +65,5 @@ def decode(text: str) -> dict[str, object]:
 
 
 def encode(data: dict[str, object]) -> str:
-    """Return a journal line's data as JSON text. Raises TypeError for what is no plain JSON."""
-    return json.dumps(data, separators=(",", ":"))
+    """Return a journal line's data as JSON text, without secrets. Raises TypeError for what is no plain JSON."""
+    return masked(json.dumps(data, separators=(",", ":")))
