@@ -128,7 +128,7 @@ def test_a_number_beyond_all_measure_is_none(value: float) -> None:
 
 @pytest.mark.parametrize("said", [b"x" * 100_000, b"[" * 60_000, b'{"error": {"desc": "' + b"\x1b" * 9 + b'"}}', b"{"])
 async def test_an_agent_that_says_too_much_is_an_error_of_ours(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent.secrets, "randbits", lambda _: 5)
+    monkeypatch.setattr("godwit.qemu.agent.secrets.randbits", lambda _: 5)
     with peer_says(b'{"return": 5}\n' + said + b"\n") as connection, pytest.raises(HypervisorError):
         await agent.trim(connection.dup())
 
