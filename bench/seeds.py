@@ -11,9 +11,11 @@ import argparse
 import gc
 import json
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CHUNK = 50
+PROGRESS = 5000
 
 
 def shrunk(plan: Plan) -> Plan:
@@ -55,13 +58,18 @@ def _stories(seeds: range) -> list[tuple[int, tuple[str, ...], tuple[tuple[str, 
     return found
 
 
+def _leave_interrupts() -> None:
+    """Let Ctrl-C end the soak, which then says how far it came, and not its processes one by one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def soak(first: int, count: int, jobs: int, record: Path | None) -> int:
     """Tell many stories and say how they ended; returns how many were violated."""
     began, outcomes, steps = time.monotonic(), Counter[str](), 0
     violated: list[tuple[int, tuple[str, ...]]] = []
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
     done = 0
-    with multiprocessing.Pool(jobs) as pool:
+    with multiprocessing.Pool(jobs, _leave_interrupts) as pool, suppress(KeyboardInterrupt):
         for chunk in pool.imap_unordered(_stories, chunks):
             for seed, violations, ends, taken in chunk:
                 done, steps = done + 1, steps + taken
@@ -69,6 +77,8 @@ def soak(first: int, count: int, jobs: int, record: Path | None) -> int:
                 if violations:
                     violated.append((seed, violations))
                     print(f"seed {seed}: {'; '.join(violations)}", flush=True)
+            if done % PROGRESS < len(chunk):
+                print(f"{done} of {count}", flush=True)
     seconds = time.monotonic() - began
     ends_said = ", ".join(f"{status} {number}" for status, number in outcomes.most_common())
     lines = [

@@ -85,6 +85,7 @@ class Pen:
         self._fenced: SupersededError | None = None
         self.jobs = store.journal.jobs
         self.history = store.journal.history
+        self.decisions = store.journal.decisions
 
     async def _step(self, what: str, act: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return await self._controller.step("journal", what, act, lambda: None)

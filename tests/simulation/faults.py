@@ -172,6 +172,20 @@ def choose(chance: Random, all_moves: tuple[Move, ...], *, heals: bool) -> tuple
     return tuple(chosen)
 
 
+def at_the_door(chance: Random) -> tuple[Fault, ...]:
+    """Choose what happens where it matters most: a runner is gone in the very switchover, and then a QEMU or a host."""
+    gone = chance.choice(("runner dies", "controller loses power", "runner hangs, is followed, and wakes"))
+    when = Nth(chance.choice((1, 1, 2)), chance.choice(DOOR_STEPS), chance.random() < 0.7)
+    amount = chance.choice((0.02, 0.5, 3.0))
+    first = Fault(gone, when, lasts=chance.uniform(1, 20) if gone.startswith("runner hangs") else 0.0, amount=amount)
+    then = chance.choice(("QEMU is killed", "QEMU hangs", "host crashes", "host is cut off"))
+    lasts = 0.0 if then in MOMENTARY else chance.uniform(1, 80)
+    return first, Fault(then, Since(chance.uniform(0, amount)), chance.choice(SIDES), lasts)
+
+
+DOOR_STEPS: Final = ("resume", "resume", "migrate", "continue_stream", "go_over", "transition", "quit", "end_mirror")
+
+
 def _fault(chance: Random, kind: str, when: When, *, heals: bool) -> Fault:
     """Choose what a fault of some kind is like, at an instant."""
     side, lasts = chance.choice(SIDES), _lasts(chance, heals=heals)

@@ -29,6 +29,9 @@ ENDLESS: Final = Workload(memory=256 * MIB, used=64 * MIB, hot_set=48 * MIB, dir
 RATES: Final = (12.5e6, 50e6, 50e6, 125e6)
 """Links in bytes a second: 100 Mbit/s, 400 Mbit/s, 1 Gbit/s."""
 
+LATENCIES: Final = (0.0002, 0.0002, 0.0002, 0.015)
+"""Seconds one way: a rack, and two towns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Move:

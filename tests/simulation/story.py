@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, cast
 
 from books import Pen, Shelf, Store
-from faults import SIDES, STAY, At, Fault, In, Nth, Since, choose, strike
+from faults import SIDES, STAY, At, Fault, In, Nth, Since, at_the_door, choose, strike
 from gates import Controller, Disturbance, GatedHost
 from invariants import Watch, judge
-from scenes import RATES, Move, Scene, furnish, moves
+from scenes import HOSTS, LATENCIES, RATES, Move, Scene, furnish, moves
 
 from godwit.core.state import Phase, State, outcome_status
 from godwit.engine.engine import Engine
@@ -65,6 +65,7 @@ class Plan:
     rate: float
     lag: float
     may_shorten: bool = True
+    latency: float = 0.0002
 
 
 def plan_of(seed: int) -> Plan:
@@ -74,7 +75,11 @@ def plan_of(seed: int) -> Plan:
     heals = chance.random() < 0.8
     faults = choose(chance, all_moves, heals=heals)
     lag = chance.choice((0.0, 0.0, 0.001, 0.02))
-    return Plan(seed, all_moves, faults, chance.choice(RATES), lag, may_shorten=chance.random() < 0.9)
+    rate, may_shorten = chance.choice(RATES), chance.random() < 0.9
+    apart = random.Random(f"{seed} apart")  # noqa: S311 - as above
+    if apart.random() < 0.15:
+        faults = at_the_door(apart)
+    return Plan(seed, all_moves, faults, rate, lag, may_shorten, latency=apart.choice(LATENCIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,6 +457,7 @@ def tell(plan: Plan, *, trace: bool = False) -> Verdict:
 async def _told(plan: Plan, *, trace: bool) -> Verdict:
     scene = furnish(plan.seed, plan.rate, plan.moves, may_shorten=plan.may_shorten)
     story = Story(plan, scene, trace=trace)
+    scene.world.link(*HOSTS).latency = plan.latency
     scene.world.clock.now()
     for move in plan.moves:
         story.say(f"{move.guest} is to move: {move.kind}, {'shared' if move.shared else 'copied'} {move.disk} disk")
