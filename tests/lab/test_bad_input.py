@@ -332,6 +332,7 @@ def fill(path: Path) -> None:
 # -- hosts without shared storage -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_separate_storage_is_refused_where_nothing_may_be_copied(
     ground: Ground, build_lab: Callable[..., Laboratory]
 ) -> None:

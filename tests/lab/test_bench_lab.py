@@ -37,6 +37,7 @@ def test_two_ways_are_compared_and_none_is_tried_twice(tmp_path: Path) -> None:
     assert f"/{LAB}/" not in subprocess.check_output(["ps", "-eo", "args"], text=True)
 
 
+@pytest.mark.long
 def test_one_that_is_told_to_end_takes_its_laboratory_down(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "godwit", "bench", *WORDS, "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as bench:

@@ -84,6 +84,7 @@ async def test_there_and_back_and_there_again(ground: Ground) -> None:
     assert "has kept the copy" in checked.out
 
 
+@pytest.mark.long
 async def test_a_guest_that_was_killed_is_copied_whole_and_it_says_so(ground: Ground) -> None:
     _, there = await filled(ground)
     await moved(ground)
@@ -181,6 +182,7 @@ async def test_a_way_back_that_ends_early_can_be_gone_again(ground: Ground, phas
     assert again.disk_bytes < LARGE / 2
 
 
+@pytest.mark.long
 async def test_a_runner_that_is_killed_on_the_way_back(ground: Ground) -> None:
     here, _ = await filled(ground)
     await moved(ground)

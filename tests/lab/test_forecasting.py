@@ -47,6 +47,7 @@ async def test_what_is_expected_of_a_quiet_guest_comes_and_is_learned_from(groun
     assert any("in 1 move" in words for words in again["knowledge"])
 
 
+@pytest.mark.long
 async def test_a_guest_that_only_changes_can_end_is_told_of_beforehand(ground: Ground) -> None:
     """24 MiB are rewritten, a word of each page, far faster than the link carries whole pages."""
     _, there = await ground.whereabouts()

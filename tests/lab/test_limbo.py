@@ -106,6 +106,7 @@ async def test_the_source_is_gone_and_may_have_run_on(ground: Ground) -> None:
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_silent_source_that_is_heard_again_tells_who_owns_the_guest(ground: Ground) -> None:
     """The stream broke with the target at the switchover: the source took its guest back, which nobody can see yet."""
     here, there = way = await ground.whereabouts()

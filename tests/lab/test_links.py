@@ -49,6 +49,7 @@ async def test_cut_before_the_move_it_is_refused_and_nothing_was_changed(ground:
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_cut_in_precopy_and_healed_after_two_seconds_it_goes_on(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)
@@ -79,6 +80,7 @@ async def test_cut_in_precopy_for_good_the_guest_stays(ground: Ground) -> None:
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_cut_at_the_switchover_for_good_the_guest_goes_on_at_the_source(
     ground: Ground, figure: Callable[[str, object], None]
 ) -> None:
@@ -149,6 +151,7 @@ async def test_the_sources_management_link_is_cut_and_heals_the_move_goes_on(gro
     await ground.assert_settled(there if outcome.status is OutcomeStatus.COMPLETED else here)
 
 
+@pytest.mark.long
 async def test_the_source_falls_silent_in_the_switchover_and_comes_back(ground: Ground) -> None:
     """Whether it handed everything over is not known meanwhile, so nobody is told to run; then one side is."""
     here, there = await ground.whereabouts()

@@ -69,6 +69,7 @@ async def test_a_guest_that_writes_too_fast_is_slowed_down_by_what_its_passes_te
         await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_guest_that_stops_writing_while_it_is_waited_for_is_moved_then(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     with writing(ground, FAST):
@@ -89,6 +90,7 @@ async def test_a_guest_that_stops_writing_while_it_is_waited_for_is_moved_then(g
         await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_guest_that_may_only_be_paused_is_paused_at_the_end(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     with writing(ground, FAST):

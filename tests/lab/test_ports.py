@@ -104,6 +104,7 @@ async def test_a_port_that_is_taken_after_it_was_chosen_is_another_port(ground: 
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_vnc_port_that_is_taken_on_the_target_becomes_the_next_free_one(ground: Ground, tmp_path: Path) -> None:
     await show_screen(ground, tmp_path / "guest.toml", ":7")
     here, there = await ground.whereabouts()

@@ -84,6 +84,7 @@ async def test_a_link_that_is_cut_while_memory_follows_is_mended_when_it_is_back
         await ground.assert_settled(there)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("instant", ["before the guest goes over", "while memory follows"])
 async def test_a_runner_that_is_killed_is_followed_by_one_that_goes_on(ground: Ground, instant: str) -> None:
     _, there = await ground.whereabouts()

@@ -92,6 +92,7 @@ async def test_before_the_switchover(ground: Ground, row: str) -> None:
         assert failure.code in {"guest-lost", "monitor-lost", "qemu-died"}
 
 
+@pytest.mark.long
 async def test_a_source_that_hangs_for_a_while_goes_on(ground: Ground) -> None:
     """SIGSTOP of the source: nobody else may run the guest; when it is continued, the guest goes on, moved or not."""
     here, there = await ground.whereabouts()
@@ -108,6 +109,7 @@ async def test_a_source_that_hangs_for_a_while_goes_on(ground: Ground) -> None:
         await ground.assert_settled(there if outcome.owner is Owner.TARGET else here)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["precopy", "switchover"])
 async def test_the_target_host_crashes(ground: Ground, phase: str) -> None:
     here, there = await ground.whereabouts()

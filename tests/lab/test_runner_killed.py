@@ -103,7 +103,18 @@ async def assert_taken_over(move: Move, phase: Phase) -> None:
     assert await move.epoch() >= 2
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+QUICK: Final = {
+    "preparing, the target's QEMU was started",
+    "committing, before cont",
+    "committing, after cont",
+    "finishing, before the source is removed",
+}
+"""What is left to script/test: the matrix of faults has most of the others, too."""
+
+
+@pytest.mark.parametrize(
+    "instant", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in INSTANTS]
+)
 async def test_killed_at_an_instant(ground: Ground, instant: str, figure: Callable[[str, object], None]) -> None:
     trap, phase, expected = INSTANTS[instant]
     traps = ground.lay(trap)
@@ -118,6 +129,7 @@ async def test_killed_at_an_instant(ground: Ground, instant: str, figure: Callab
     assert ticks.longest_silence < SILENCE
 
 
+@pytest.mark.long
 async def test_killed_in_the_first_pass(ground: Ground, figure: Callable[[str, object], None]) -> None:
     ways = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)
@@ -147,6 +159,7 @@ async def test_killed_in_a_later_pass_again_and_again(ground: Ground, figure: Ca
     assert ticks.longest_silence < SILENCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "trap",
     [

@@ -158,6 +158,7 @@ def _poke(file: Path, place: int, data: bytes) -> None:
         opened.write(bytes(one ^ 0xFF for one in before) if before == data else data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--compress", "zstd")], ids=["direct", "zstd"])
 async def test_a_full_disk_leaves_the_guest_running_and_no_half_file(ground: Ground, options: tuple[str, ...]) -> None:
     here, _ = await ground.whereabouts()
@@ -236,6 +237,7 @@ async def test_a_runner_that_is_killed_is_followed_by_one_that_goes_back_at_once
     await assert_runs_on(ground, here)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", [f"{FILES}.complete", f"{GUEST}.quit", f"{HOST}.destroy", f"{FILES}.chunk_sum"])
 async def test_from_the_instant_when_the_file_has_its_name_a_killed_save_goes_on(ground: Ground, at: str) -> None:
     here, _ = await ground.whereabouts()

@@ -142,6 +142,7 @@ async def test_names_taken_unknown_or_numbers_and_guests_that_are_off(ground: Gr
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_a_full_disk_leaves_the_guest_as_it_was(ground: Ground) -> None:
     """The room is looked for beforehand; QEMU itself would take all of it, and not give it back."""
     here, _ = await cleared(ground)
@@ -210,6 +211,7 @@ async def test_an_existing_snapshot_is_sent_when_that_is_meant(ground: Ground) -
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_file_in_the_way_is_not_overwritten(ground: Ground) -> None:
     here, there = await cleared(ground)
     other = ground.lab.images(there) / f"{ground.name}.qcow2"

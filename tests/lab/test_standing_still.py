@@ -71,6 +71,7 @@ async def test_a_runner_that_is_killed_in_the_middle(ground: Ground) -> None:
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_runner_that_is_killed_when_it_has_just_stopped_the_guest(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     traps = ground.lay(Trap("kill", at="godwit.qemu.guest:QemuGuest.pause"))
@@ -124,6 +125,7 @@ async def test_a_guest_that_ignores_its_button_runs_on(ground: Ground) -> None:
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_a_guest_that_ignores_its_button_and_has_an_agent(ground: Ground) -> None:
     assert (await ground.godwit("vm", "stop", "--force", ground.name)).status == 0
     await ground.fresh_guest(agent=True)
@@ -162,6 +164,7 @@ async def test_a_runner_that_is_killed_is_followed_by_one_that_goes_on(ground: G
     assert ground.ssh(BOOT) != boot
 
 
+@pytest.mark.long
 async def test_a_cancel_when_it_is_off_starts_it_again_where_it_was(ground: Ground) -> None:
     """Its QEMU is gone by then, so that it is started anew; and what it does at a power-off is as it was."""
     here, there = await ground.whereabouts()
