@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
-    from godwit.model import GuestView, HostRecord, Outcome
+    from godwit.model import GuestView, HostRecord
     from godwit.ports import Entry, Fencer, MigrationRow, Power
     from godwit.service import Service, Status
 
@@ -65,12 +65,14 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A runner that looks at a migration: the last line and outcome from before, and the epoch of who wrote them."""
+    """A runner that looks at a migration: the last line from before, and whether it worked on it already.
+
+    `word` says that it is to hear a person's word: what it says before that is no answer.
+    """
 
     after: int
-    epoch: int
-    before: Outcome | None
     joined: bool
+    word: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Recovery:
         row, _ = await self.service.journal.load(identifier)
         lines = await self.service.journal.entries(identifier)
         joined = await self.revive(identifier, row.spec.vm, row.created, take_over=take_over)
-        return Begun(lines[-1].sequence if lines else 0, row.epoch, row.outcome, joined)
+        return Begun(lines[-1].sequence if lines else 0, joined)
 
     async def revive(self, identifier: str, vm: str, created: float, *, take_over: bool) -> bool:
         """See to it that a runner works on a migration, save or restore; say whether one did already."""
@@ -134,23 +136,28 @@ class Recovery:
         return f"the runner of {identifier} hangs (process {pid}): it did nothing for {STILL:.0f} s"
 
     async def settle(self, identifier: str, begun: Begun) -> AsyncIterator[Entry]:
-        """Yield the journal's new lines until a runner has looked at the migration and has ended.
+        """Yield the journal's new lines until a runner has looked at the migration, told what follows, and ended.
 
-        Raises GodwitError when none did.
+        One that was just ending when it was joined is followed by another. Raises GodwitError when none has looked.
         """
-        after, quiet = begun.after, None
+        after, quiet, joined = begun.after, None, begun.joined
+        heard, looked = not begun.word, False
         journal, clock = self.service.journal, self.service.clock
         while True:
             row, state = await journal.load(identifier)
             alive = self.service.runners.alive(row.spec.vm)
             for entry in await journal.entries(identifier, after):
                 after = entry.sequence
+                heard = heard or entry.data.get("event") == "Resolved"
+                looked = heard and (looked or _gave_up(entry))
                 yield entry
             if state.finished and row.outcome is not None:
                 return
-            looked = row.outcome is not None and row.outcome != begun.before
-            if not alive and state.phase is Phase.LIMBO and (looked or begun.joined):
+            if not alive and looked and state.phase is Phase.LIMBO and row.outcome is not None:
                 return
+            if joined and not alive:
+                joined = False
+                self.service.runners.start(identifier, row.spec.vm)
             quiet = None if alive else quiet or clock.now()
             if quiet is not None and clock.now() - quiet > ORPHAN_PATIENCE:
                 message = f"nobody works on {identifier}: its runner died and was not started anew"
@@ -196,15 +203,11 @@ class Recovery:
             message = f"{row.spec.vm} cannot be given to {told.sides[owner].host}: {against}"
             raise RefusedError(message, remedy=f"godwit recover {identifier} shows what can be done")
         await self.say(identifier, owner, by)
-        return await self.begin(identifier)
+        return replace(await self.begin(identifier), word=True)
 
     async def say(self, identifier: str, owner: Side, by: str) -> None:
         """Write a person's word down, for the runner that looks next."""
         await self.service.journal.decisions.put_word(identifier, Word(owner, by, self.service.clock.now()))
-
-    async def unheard(self, identifier: str) -> Word | None:
-        """Return a word that a runner, which was just ending, did not hear any more; it is forgotten by that."""
-        return await self.service.journal.decisions.take_word(identifier)
 
     # -- hosts without power -----------------------------------------------------------------------------------------
 
@@ -269,6 +272,12 @@ class Recovery:
         """Return the hosts of a migration that say nothing at all now, and are not proven to be off."""
         told = await self.evidence(identifier)
         return tuple(one.host for one in told.sides.values() if one.view is not UNKNOWN and silent(one.view))
+
+
+def _gave_up(entry: Entry) -> bool:
+    """Say whether a runner ended with that line, in LIMBO."""
+    commands = entry.data.get("commands")
+    return entry.data.get("phase") == Phase.LIMBO.value and isinstance(commands, list) and "Finish" in commands
 
 
 def since(lines: list[Entry], side: Side, view: GuestView) -> float | None:

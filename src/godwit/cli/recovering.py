@@ -279,12 +279,7 @@ async def _resolve(text: str, owner: Side, *, checked: bool, as_json: bool) -> i
         by = getpass.getuser()
         with listening() as inbox:
             begun = await recovery.resolve(identifier, owner, by)
-            if not await _followed(recovery, identifier, begun, inbox, asked):
-                word = await recovery.unheard(identifier)
-                if word is not None:  # the runner that looked was just ending
-                    asked.statuses.clear()
-                    begun = await recovery.resolve(identifier, owner, by)
-                    await _followed(recovery, identifier, begun, inbox, asked)
+            await _followed(recovery, identifier, begun, inbox, asked)
     return asked.ended()
 
 
