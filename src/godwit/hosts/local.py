@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from godwit.ports import Fence
 
 _NO_SUCH_PROGRAM: Final = 127
+_CHUNK: Final = 1 << 16
 
 _STARTED: Final = 19
 """Where /proc/PID/stat has the start, counted behind the name of the program; see proc_pid_stat(5)."""
@@ -138,9 +139,16 @@ def own_session() -> Session:
 async def _talk(process: asyncio.subprocess.Process, stdin: bytes, what: str) -> tuple[bytes, bytes]:
     """Give a command its input and take its output and error output, as far as they may go."""
     assert process.stdin and process.stdout and process.stderr  # noqa: S101, PT018 - pipes all three; for the type checker
-    reading = (read_all(process.stdout, what), read_all(process.stderr, what))
-    stdout, stderr, _ = await asyncio.gather(*reading, _feed(process.stdin, stdin))
-    return stdout, stderr
+    feeding = asyncio.ensure_future(_feed(process.stdin, stdin))
+    reading = [asyncio.ensure_future(read_all(pipe, what)) for pipe in (process.stdout, process.stderr)]
+    try:
+        await asyncio.gather(*reading, feeding)
+    finally:
+        for task in (feeding, *reading):
+            task.cancel()
+        await asyncio.wait([feeding, *reading])
+    stdout, stderr = reading
+    return stdout.result(), stderr.result()
 
 
 async def _feed(pipe: asyncio.StreamWriter, data: bytes) -> None:
@@ -154,7 +162,16 @@ async def _feed(pipe: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """End a command that ran out of time with all that it started, and wait for its end."""
+    """End a command that ran out of time with all that it started, and wait for its end.
+
+    asyncio says that a process has ended only when its pipes have, and sees that of none that nobody reads.
+    """
     with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await asyncio.gather(process.wait(), *(_drain(pipe) for pipe in (process.stdout, process.stderr) if pipe))
+
+
+async def _drain(pipe: asyncio.StreamReader) -> None:
+    """Read what is left in a pipe, to its end."""
+    while await pipe.read(_CHUNK):
+        pass
