@@ -47,7 +47,10 @@ def test_many_more_walks_keep_the_law(seed: int, way: Way) -> None:
 
 @pytest.mark.parametrize("way", Way)
 def test_a_person_leads_out_of_limbo_and_the_law_holds(way: Way) -> None:
-    """Whoever decides has looked at both hosts, and may be wrong about what is gone."""
+    """Whoever decides has looked at both hosts, and may be wrong about what is gone.
+
+    Only a host that stays silent keeps a word from coming true: the guest may stand still there, or hold its disks.
+    """
     chance = random.Random(11)  # noqa: S311 - not for secrets
     made = [
         one
@@ -58,7 +61,8 @@ def test_a_person_leads_out_of_limbo_and_the_law_holds(way: Way) -> None:
     owners = {one.state.owner for one in made if one.state.finished}
 
     assert len(made) > 10
-    assert len(left) < len(made) / 4
+    assert len(left) < len(made) / 2
+    assert all(one.silent is not None for one in left)
     assert owners == {Owner.SOURCE, Owner.TARGET}
 
 
