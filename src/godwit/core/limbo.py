@@ -136,8 +136,8 @@ def _to_source(spec: Spec, seen: Seen) -> tuple[str, str]:
         return f"{there}gives the guest up: it has to be booted from its disks", f"{lost}; its disks are safe"
     if seen.s is RunState.UNREACHABLE:
         return (
-            f"{there}counts the guest as running on {spec.source}, which is left as it is",
-            f"if it does not run on {spec.source}, its running state is lost",
+            f"{there}keeps the guest on {spec.source}: it is told to run on there when that host is back, not before",
+            f"if it does not run on {spec.source}, it stands still until then, and its running state may be lost",
         )
     risk = f"if it ever ran on {spec.target}, the memory on {spec.source} is older than the disks: they are damaged"
     if seen.t is RunState.UNREACHABLE:
