@@ -262,7 +262,7 @@ async def test_a_reader_that_pauses_does_not_stop_the_probe() -> None:
         await asyncio.sleep(1.8)
         output, _ = await asyncio.wait_for(child.communicate(), 10)
     told = rows([json.loads(line) for line in output.splitlines()])
-    assert len(output) > 4 * 4096
+    assert len(output) > 2 * 4096
     assert max(np.diff([row[1] for row in told])) < 500_000
 
 
