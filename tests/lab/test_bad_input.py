@@ -275,7 +275,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 async def test_a_folder_that_cannot_be_written(ground: Ground, small_disk: Callable[[str], Path]) -> None:
-    place = small_disk("size=1m,ro")
+    place = small_disk("size=1m,ro,mode=0700")
     for command in (("status",), ("migrate", ground.name, ground.host("host2"))):
         ran = await ground.godwit(*command, GODWIT_HOME=str(place / "godwit"))
         assert_told(ran, JournalError, str(place), "GODWIT_HOME")
@@ -284,7 +284,7 @@ async def test_a_folder_that_cannot_be_written(ground: Ground, small_disk: Calla
 async def test_the_journals_disk_is_full_before_the_move(ground: Ground, small_disk: Callable[[str], Path]) -> None:
     """No move begins that could not be journalled; the guest does not notice."""
     here, there = await ground.whereabouts()
-    place = small_disk("size=4m")
+    place = small_disk("size=4m,mode=0700")
     subprocess.run(["cp", "-a", f"{ground.home}/journal.db", str(place)], check=True)
     fill(place / "filler")
     async with ground.client():
@@ -297,7 +297,7 @@ async def test_the_journals_disk_is_full_before_the_move(ground: Ground, small_d
 async def test_the_journals_disk_fills_up_during_the_move(ground: Ground, small_disk: Callable[[str], Path]) -> None:
     """The move ends or goes back, on the space that was kept for that; the guest is on one side only."""
     here, there = await ground.whereabouts()
-    place = small_disk("size=6m")
+    place = small_disk("size=6m,mode=0700")
     subprocess.run(["cp", "-a", f"{ground.home}/journal.db", str(place)], check=True)
     ground.lab.set_rate(CRAWL)
     home, ground.home = ground.home, place
