@@ -6,6 +6,7 @@ so that a tape that shrinks towards zeros tells the shortest story. What it asks
 - an event is journalled with its state before its commands start; a durable record is on disk by then;
 - when the machine turns back, the commands on the way are ended, with or without their effect, before it goes on;
 - an observation that began before the last transition is looked up again, never handed in stale;
+- before the copies of disks are ended, one that is still to see to them (StartMirrors) is, with or without its effect;
 - a command whose like is still under way is not started twice; Finish ends whatever is under way;
 - a new runner takes the last state as `State.inherited` gives it;
 - `waited` counts from the first look that was answered by "look again".
@@ -100,6 +101,8 @@ class Walk:
         if any(isinstance(command, e.Finish) for command in result.commands):
             self.end_orders(e.COMMANDS)
             return
+        if any(isinstance(command, e.EndMirrors) for command in result.commands):
+            self.end_orders((e.StartMirrors,))
         under_way = {type(order.command) for order in self.orders}
         self.orders.extend(Order(command) for command in result.commands if type(command) not in under_way)
         if any(isinstance(command, e.Observe) for command in result.commands):
@@ -529,7 +532,8 @@ class Walk:
             twice_failed = max(self.failed_steps[name] for name in ("CancelStream", "ResumeSource", "RestorePower")) > 1
             excused = SOURCE in world.killed or ((out_of_reach or twice_failed) and bool(state.leftovers))
             # The guest went over to a target that is gone, and a person, or the table, gave it up.
-            excused = excused or (world.source.stream in OVER and state.failure is not None)
+            given_up = state.postcopy and state.failure is not None and state.failure.code == "guest-lost"
+            excused = excused or (world.source.stream in OVER and state.failure is not None) or given_up
             paused = world.source.state is RunState.PAUSED and not world.stopped_for_the_move
             runs = world.source.state is RunState.RUNNING or paused
             self.demand(runs or excused, f"{state.phase} on the source, and it does not run")

@@ -215,6 +215,18 @@ async def test_a_lock_held_for_a_while_is_waited_for(sql: SqlJournal, tmp_path: 
     assert (await sql.load("web1-1"))[1] == ARMED
 
 
+async def test_who_opens_the_journal_to_read_waits_for_no_writer(sql: SqlJournal, tmp_path: Path) -> None:
+    await begun(sql)
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(4):  # less than a connection waits for a lock
+            other = await opened(tmp_path / "journal.db")
+            row, _ = await other.load("web1-1")
+        writer.execute("ROLLBACK")
+    await other.close()
+    assert row.spec == spec()
+
+
 async def test_a_lock_that_is_never_given_back_is_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -294,7 +294,6 @@ async def test_the_journals_disk_is_full_before_the_move(ground: Ground, small_d
     assert ground.qemus()[there] == ()
 
 
-@pytest.mark.long  # it fails since the journal takes turns: the next thing to mend
 async def test_the_journals_disk_fills_up_during_the_move(ground: Ground, small_disk: Callable[[str], Path]) -> None:
     """The move ends or goes back, on the space that was kept for that; the guest is on one side only."""
     here, there = await ground.whereabouts()

@@ -261,6 +261,8 @@ class Engine:
         try:
             if isinstance(command, _UNDO):
                 await self._settle_forward()
+            if isinstance(command, e.EndMirrors):  # one that has just begun to look at them would begin them anew
+                await self._end(e.StartMirrors)
             event = await self._perform(command)
         except SupersededError:
             raise
@@ -331,10 +333,14 @@ class Engine:
             if starting is not None and not starting.done():
                 await asyncio.wait([starting], timeout=_SETTLE_DEADLINE)
         for kind in _FORWARD:
-            task = self._in_flight.get(kind)
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.wait([task])
+            await self._end(kind)
+
+    async def _end(self, kind: type[e.Command]) -> None:
+        """End a command that is under way, and return when it has."""
+        task = self._in_flight.get(kind)
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
     # -- limits ----------------------------------------------------------------------------------------------------
 

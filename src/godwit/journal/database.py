@@ -118,8 +118,12 @@ class Database:
             # when it writes, nor may two processes read the same and both go on.
             connection.isolation_level = None
             cursor = connection.cursor()
+            cursor.execute("PRAGMA page_count")
+            # Said of a file that has something in it, it changes nothing, and takes the lock of a writer for that:
+            # whoever only reads would wait for all who write, and fail on a full disk.
+            new = cursor.fetchone() == (0,)
             for pragma in (
-                f"auto_vacuum={_AUTO_VACUUM}",  # of a file that is new, or that is written anew
+                *((f"auto_vacuum={_AUTO_VACUUM}",) if new else ()),
                 f"busy_timeout={_BUSY_MILLISECONDS}",
                 "journal_mode=WAL",
                 f"synchronous={synchronous}",
@@ -296,6 +300,7 @@ class Database:
         """Write the file anew, if that is wanted, and work the log into it, so that both take what they need."""
         with self._relaxed.connect() as connection, self._turnstile.turn(wait=True):
             if anew:
+                connection.exec_driver_sql(f"PRAGMA auto_vacuum={_AUTO_VACUUM}")
                 connection.exec_driver_sql("VACUUM")
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
