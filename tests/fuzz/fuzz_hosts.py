@@ -59,6 +59,9 @@ INFO: Final[dict[str, Any]] = {
 SAMPLE: Final = dict.fromkeys(
     ("pages", "zero", "changed", "changes", "looked", "packed", "seconds", "again_looked", "again_packed"), 1
 )
+_SCREEN: Final = io.StringIO()
+"""One for all: typer remembers every stream that it has written to."""
+
 STAT: Final = "9 (qemu (x) y) S 1 9 9 0 -1 4 0 0 0 0 12 13 0 0 20 0 3 0 2776 1425 5036\n"
 SAID: Final = (
     *(
@@ -159,7 +162,9 @@ async def ask_facts(text: str) -> None:
         Identity("h1", ""), LyingTransport([(0, text.encode(errors="replace"), b""), clock])
     ).facts()
     assert facts.cpu_count >= 1
-    with contextlib.redirect_stdout(io.StringIO()) as shown:
+    _SCREEN.seek(0)
+    _SCREEN.truncate()
+    with contextlib.redirect_stdout(_SCREEN) as shown:
         print_facts(facts)
     assert not [
         one for one in shown.getvalue() if not one.isprintable() and one not in "\n\t\u202f\u00a0" and one != " "

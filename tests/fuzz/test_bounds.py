@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -41,6 +42,13 @@ async def test_a_command_that_says_too_much_is_ended(stream: str, monkeypatch: p
     with pytest.raises(RemoteCommandError, match="says more than 1 MiB") as refused:
         await LocalTransport("h1").run(["sh", "-c", script])
     assert "asked for much less" in refused.value.remedy
+
+
+async def test_a_command_whose_child_holds_its_output_does_not_hold_us() -> None:
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(RemoteCommandError, match="did not end within"):
+        await LocalTransport("h1").run(["sh", "-c", "setsid sleep 20 & wait"], deadline=0.3)
+    assert asyncio.get_running_loop().time() - begun < 15
 
 
 async def test_a_command_need_not_read_what_it_is_given() -> None:
