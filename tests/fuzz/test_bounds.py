@@ -83,6 +83,14 @@ def test_block_nodes_that_hang_in_a_ring() -> None:
         blockdev_options(graph, "a", set())
 
 
+def test_a_block_node_below_another_that_is_none() -> None:
+    node: dict[str, object] = {"node-name": "a", "drv": "qcow2", "file": "/x", "ro": False, "cache": {}}
+    below: dict[str, object] = {"node-name": "#f", "drv": "file", "file": "/x", "ro": False, "cache": {}}
+    graph = BlockGraph({"a": node, "#f": below}, {"a": {"file": "#f", "backing": "#gone"}})
+    with pytest.raises(UnknownNodeError, match="another backing file"):
+        blockdev_options(graph, "a", set())
+
+
 @pytest.mark.parametrize("options", [{"compat": "1.1,data_file=/dev/sda"}, {"compression-type": "zlib,x=y"}])
 def test_an_image_puts_no_options_of_its_own_into_a_command(options: dict[str, str]) -> None:
     data = {**INFO["format-specific"]["data"], **options}

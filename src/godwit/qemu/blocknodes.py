@@ -133,4 +133,4 @@ def _children(graph: BlockGraph, name: str, known: set[str], made: list[Option])
 
 def _opened_by_header(graph: BlockGraph, name: str, child: str) -> bool:
     image = inner(graph.nodes[name], "image")
-    return text(image, "full-backing-filename") == text(graph.nodes[child], "file")
+    return child in graph.nodes and text(image, "full-backing-filename") == text(graph.nodes[child], "file")
