@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _NO_SUCH_PROGRAM: Final = 127
 _CHUNK: Final = 1 << 16
 
+_END: Final = 2.0
+"""Seconds within which a killed process has ended, unless somebody else holds its outputs."""
+
 _STARTED: Final = 19
 """Where /proc/PID/stat has the start, counted behind the name of the program; see proc_pid_stat(5)."""
 
@@ -164,11 +167,15 @@ async def _feed(pipe: asyncio.StreamWriter, data: bytes) -> None:
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
     """End a command that ran out of time with all that it started, and wait for its end.
 
-    asyncio says that a process has ended only when its pipes have, and sees that of none that nobody reads.
+    asyncio says that a process has ended only when its pipes have, and sees that of none that nobody reads. A child
+    that left the group may hold them: it is given _END seconds.
     """
     with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
         os.killpg(process.pid, signal.SIGKILL)
-    await asyncio.gather(process.wait(), *(_drain(pipe) for pipe in (process.stdout, process.stderr) if pipe))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END):
+            await asyncio.gather(process.wait(), *(_drain(pipe) for pipe in (process.stdout, process.stderr) if pipe))
+    process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001 - no other way to let go of held pipes
 
 
 async def _drain(pipe: asyncio.StreamReader) -> None:
