@@ -471,7 +471,7 @@ asyncio.run(main(Path(sys.argv[1])))
 
 @pytest.mark.lab
 def test_on_a_really_full_disk_an_undo_is_still_written(tmp_path: Path) -> None:
-    script = f'mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
+    script = f'mount -t tmpfs -o size=4m,mode=700 tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, TMPFS],

@@ -496,7 +496,8 @@ class Trial:
         scene, wrong = self.scene, self.verdict.wrong
         if (running := scene.executions.running()) and not outcome.leftovers:  # one that waits for memory is named
             wrong.append(f"it runs on {running}")
-        if scene.acknowledged.longest_silence < 1 and not scene.acknowledged.faults:
+        await asyncio.sleep(0.5)  # what it acknowledged before it died may still be on its way
+        if await scene.acknowledged.goes_on(1.0):
             wrong.append("the guest writes on")
         self.ground.lab.set_rate(None)
         acked = dict(scene.acknowledged.acked)

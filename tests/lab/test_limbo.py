@@ -106,23 +106,29 @@ async def test_the_source_is_gone_and_may_have_run_on(ground: Ground) -> None:
     await ground.assert_settled(there)
 
 
+async def broken_at_the_switchover(ground: Ground, there: str, source: int) -> Move:
+    """Begin a move whose target dies as the guest stands still: the source takes it back, and no runner sees that."""
+    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"), Trap("kill-all", "switchover"))
+    move = await ground.begin(there, "--qemu-defaults", traps=traps)
+    await until(traps.sprung, "the target listens")
+    traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
+    ground.lab.set_rate(200_000_000)
+    async with ground.dirtying("8M", "16M"):
+        traps.release()
+        await move.dies()
+    assert traps.done(1)
+    await until(lambda: ground.run_state(source) == "running", "the source has its guest back")
+    ground.lab.set_rate(None)
+    return move
+
+
 @pytest.mark.long
 async def test_a_silent_source_that_is_heard_again_tells_who_owns_the_guest(ground: Ground) -> None:
     """The stream broke with the target at the switchover: the source took its guest back, which nobody can see yet."""
     here, there = way = await ground.whereabouts()
-    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"), Trap("kill-all", "switchover"))
     source = await ground.qemu(here)
     async with ground.client():
-        move = await ground.begin(there, "--qemu-defaults", traps=traps)
-        await until(traps.sprung, "the target listens")
-        traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
-        ground.lab.set_rate(200_000_000)
-        async with ground.dirtying("8M", "16M"):
-            traps.release()
-            await move.dies()
-        assert traps.done(1)
-        await until(lambda: ground.run_state(source) == "running", "the source has its guest back")
-        ground.lab.set_rate(None)
+        move = await broken_at_the_switchover(ground, there, source)
         ground.lab.cut(here, "management")
         await taken_up(ground, move)
         await in_limbo(ground, move, way, ("unreachable", "absent"), "the target's process is gone")
@@ -166,18 +172,9 @@ async def test_a_silent_target_that_is_fenced_leaves_the_guest_to_its_source(gro
     """
     here, there = await ground.whereabouts()
     await can_be_fenced(ground, there)
-    traps = ground.lay(Trap("hold", "precopy"), Trap("run", "switchover", "before"), Trap("kill-all", "switchover"))
     source = await ground.qemu(here)
     async with ground.client():
-        move = await ground.begin(there, "--qemu-defaults", traps=traps)
-        await until(traps.sprung, "the target listens")
-        traps.runs(f"kill -KILL {await ground.qemu(there)}\n", 1)
-        ground.lab.set_rate(200_000_000)
-        async with ground.dirtying("8M", "16M"):
-            traps.release()
-            await move.dies()
-        await until(lambda: ground.run_state(source) == "running", "the source has its guest back")
-        ground.lab.set_rate(None)
+        move = await broken_at_the_switchover(ground, there, source)
         ground.lab.cut(there, "management")
         told = await ground.godwit("recover", move.id, deadline=2 * LONG)
         assert told.status == LimboError.exit_status, told

@@ -66,11 +66,6 @@ class Acknowledged:
         if self._writer is not None:
             self._writer.close()
 
-    @property
-    def longest_silence(self) -> float:
-        """The longest time between two acknowledgements, the present one included."""
-        return max([seconds for _, seconds in self.silences] + [time.monotonic() - self.heard])
-
     def silence_after(self, instant: float) -> float:
         """Return for how long it was silent at most from an instant of the monotonic clock on."""
         ended = [min(seconds, at - instant) for at, seconds in self.silences if at >= instant]
