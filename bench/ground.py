@@ -169,7 +169,8 @@ class Users:
 async def move_with_godwit(service: Service, lab: Laboratory, vm: str, host: str, way: str = GODWIT) -> Move:
     """Type the command that moves a guest to `host`, wait for its end, read its figures from the journal."""
     target = prefix(lab.plan.name) + host
-    words = ["migrate", vm, target, *(["--qemu-defaults"] if way == DEFAULTS else [])]
+    options = {DEFAULTS: ["--qemu-defaults"], "plaintext": ["--plaintext"]}
+    words = ["migrate", vm, target, *options.get(way, [])]
     return await _typed(service, lab, words, target, way)
 
 

@@ -286,6 +286,8 @@ class Service:
         if policy.verify_disks and policy.way is Way.OFF:
             message = "--verify-disks compares disks as they were at the switchover, and --off has no such instant"
             raise InputError(message, remedy="move it with --static alone, or compare them by hand while it is off")
+        if not policy.plaintext and await self.authority.is_off():
+            policy = replace(policy, plaintext=True)
         return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults, converge)
 
     async def migrate(
@@ -389,6 +391,7 @@ class Service:
             hypervisor=self.hypervisor,
             records={Side.SOURCE: source, Side.TARGET: target},
             fencer=self.fencer,
+            authority=self.authority,
         )
 
     async def cancel(self, identifier: str) -> Status:

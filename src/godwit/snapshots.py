@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import sending, snapshots
@@ -252,10 +252,13 @@ class Snapshots:
         """Return the sending of this guest that has not ended, or None."""
         return next((one for one in await self.service.inventory.sends() if one.vm == name), None)
 
-    async def send(self, name: str, tag: str, host: str, tell: Callable[[Told], None] = _silent) -> Sent:
+    async def send(
+        self, name: str, tag: str, host: str, tell: Callable[[Told], None] = _silent, *, plaintext: bool = False
+    ) -> Sent:
         """Send a guest to `host` with the snapshot `tag`, which is made now if there is none; it goes on from there.
 
-        One that broke off goes on. Raises RefusedError when nothing was done; MigrationFailedError or
+        Its files are encrypted on the way unless they are to travel as `plaintext`. One that broke off goes on, as it
+        was asked for. Raises RefusedError when nothing was done; MigrationFailedError or
         MigrationCancelledError when the guest is on its source as before; LimboError, GuestCrashedError.
         """
         destination = await self.service.inventory.host(host)
@@ -267,8 +270,10 @@ class Snapshots:
                 message = f"{name} is on {host} already"
                 raise InputError(message, remedy="godwit host list shows where it can go")
             source = record.source if record else vm.host
+            plaintext = plaintext or await self.service.authority.is_off()
+            policy = replace(sending.POLICY, plaintext=plaintext)
             parts = await self.service.parts(
-                Spec(new_identifier(name), name, source, host, sending.POLICY),
+                Spec(new_identifier(name), name, source, host, policy),
                 epoch=0,
                 requested=self.service.clock.now(),
             )
@@ -334,6 +339,7 @@ class Snapshots:
             made=made,
             files=files,
             shared=any(proof.token_seen for proof in evidence.disks),
+            plaintext=parts.spec.policy.plaintext,
         )
         return self._sending(parts, record, address, tell)
 
@@ -408,6 +414,7 @@ class Snapshots:
             address=address,
             inventory=self.service.inventory,
             clock=self.service.clock,
+            authority=self.service.authority,
             tell=tell,
         )
 

@@ -176,7 +176,9 @@ class Walk:
             case e.Check():
                 media = MEDIA if world.copying else ()
                 balloon = BALLOON if world.way is Way.LIVE else 0
-                return e.Checked(COPIES if world.copying else (), world.way, media=media, balloon=balloon)
+                copies = COPIES if world.copying else ()
+                encrypted = world.encrypted and bool(copies or world.way is not Way.OFF)
+                return e.Checked(copies, world.way, media=media, balloon=balloon, encrypted=encrypted)
             case e.StopSource() | e.PowerOff() | e.EndSource() | e.StartTarget() | e.RestorePower():
                 return self.effect_on_a_standing_guest(command)
             case e.CopyMedia():
@@ -217,13 +219,15 @@ class Walk:
             case e.RemoveImages():
                 world.remove_images()
                 return e.Undone(name)
-            case e.PrepareTarget():
+            case e.PrepareTarget(encrypted=encrypted):
+                world.keys |= {TARGET} if encrypted else set()
                 if world.copying:
                     world.images = "made"
                 if world.target.state is RunState.ABSENT:
                     world.target.state, world.target.connected = RunState.INCOMING, True
                 return e.TargetPrepared("tcp:target:1")
-            case e.PrepareSource():
+            case e.PrepareSource(encrypted=encrypted):
+                world.keys |= {SOURCE} if encrypted else set()
                 if world.source.state is RunState.ABSENT:
                     return e.StepFailed(name, "monitor-lost", name)
                 world.send_queue_shortened, world.source.connected = world.way is not Way.OFF, True
@@ -259,6 +263,11 @@ class Walk:
                     return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
                 world.inflated = world.inflated and (size != BALLOON or world.side(side).state is RunState.ABSENT)
                 return e.Undone(name)
+            case e.RemoveCredentials(side=side):
+                world.keys &= {one for one in Side if not world.side(one).reachable}
+                if SOURCE in world.keys or not world.side(side).reachable:
+                    return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
+                return e.Undone(name, "keys are left on the target" if world.keys else "")
             case e.RestoreSendQueue():
                 if not world.source.reachable:
                     return e.StepFailed(name, "host-unreachable", f"{name}: the host is silent")
@@ -540,6 +549,7 @@ class Walk:
             self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
             self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
         self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
+        self.demand(not world.keys or bool(state.leftovers), "keys kept, unnamed")
         owner = TARGET if state.owner is Owner.TARGET else SOURCE
         self.demand(world.home is owner or bool(state.leftovers), "where the guest lives is not written down")
         given_back = not world.inflated or world.side(owner).state is RunState.ABSENT

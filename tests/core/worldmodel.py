@@ -53,6 +53,10 @@ class World:
     source: Qemu = field(default_factory=lambda: Qemu(SOURCE, RunState.RUNNING))
     target: Qemu = field(default_factory=lambda: Qemu(TARGET, RunState.ABSENT))
     send_queue_shortened: bool = False
+    encrypted: bool = True
+    """Whether what is sent is to be encrypted."""
+    keys: set[Side] = field(default_factory=set)
+    """The hosts that have keys of the move."""
     home: Side = SOURCE
     """Where the guest lives, as it is written down."""
     inflated: bool = False

@@ -65,17 +65,17 @@ _STEPS: Final = (
 )
 _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
-    *("RestorePower", "KeepImages", "RestoreGuest", "RecordHome"),
+    *("RestorePower", "KeepImages", "RestoreGuest", "RemoveCredentials", "RecordHome"),
 )
 _COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job", verify=True),)
 _DUTIES: Final = ("Verify", "RecordHome", "RemoveSource", "RestoreSendQueue")
-_ALIKE: Final = frozenset({"RecordHome", "RestoreGuest", "RestoreSendQueue"})
+_ALIKE: Final = frozenset({"RecordHome", "RestoreGuest", "RemoveCredentials", "RestoreSendQueue"})
 """Duties that nothing but the end depends on: what one of them leads to, they all do."""
 
 EVENTS: Final[tuple[e.Event, ...]] = (
     e.Begin(),
     e.Checked(),
-    e.Checked(_COPIES),
+    e.Checked(_COPIES, encrypted=True),
     e.Checked((), Way.STATIC),
     e.Checked((), Way.OFF),
     e.Checked(_COPIES, Way.OFF),
@@ -128,7 +128,7 @@ def _telling(state: State) -> frozenset[Held]:
     if state.phase in {Phase.ROLLING_BACK, Phase.LIMBO}:
         told = {Held.STREAM, Held.SOURCE_STOPPED, Held.POWER}
         return (state.held & told) | ({Held.SEND_QUEUE} if state.held - told else set())
-    return state.held - {Held.GUEST}
+    return state.held - {Held.GUEST, Held.CREDENTIALS}
 
 
 @functools.cache

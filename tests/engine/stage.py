@@ -13,6 +13,7 @@ from godwit.engine.parts import Parts
 from godwit.errors import JournalError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock, VirtualTimeLoop, Workload
 from godwit.hosts.fakecontroller import CONTROLLER, FakeController
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import Launch, Outcome, OutcomeStatus, Owner, Policy, RunState, Spec, Tap, Vm
@@ -120,9 +121,11 @@ class Stage:
     records: dict[Side, HostRecord] = field(default_factory=dict)
     fencer: Fencer | None = None
     inventory: MemoryInventory = field(init=False)
+    authority: FakeAuthority = field(init=False)
 
     def __post_init__(self) -> None:
         self.inventory = MemoryInventory(self.journal)
+        self.authority = FakeAuthority(self.world.clock)
 
     async def begin(self) -> None:
         """Write to the journal what was asked for."""
@@ -149,6 +152,7 @@ class Stage:
             epoch=epoch,
             requested=self.requested,
             hypervisor=QemuHypervisor(),
+            authority=self.authority,
             simulated=True,
             records=self.records,
             fencer=self.fencer,
@@ -275,7 +279,10 @@ class Stage:
             if outcome.status is not OutcomeStatus.GUEST_CRASHED:  # what is left of one is stale
                 assert qemu.balloon == qemu.workload.memory
                 assert not any(qemu.capabilities.values())
+                assert not qemu.parameters["tls-creds"]
+                assert qemu.keys is None
         assert self.one.leases == {}
+        assert self.one.credentials == self.two.credentials == {}
         assert self.world.tokens == {}
         row, state = await self.journal.load(self.spec.id)
         assert state.finished

@@ -207,6 +207,7 @@ def test_a_disk_may_be_called_anything() -> None:
             epoch=1,
             requested=0.0,
             hypervisor=QemuHypervisor(),
+            authority=scene.authority,
         )
         proofs = await prove_disks(parts, replace(facts, disks=named[1:]))
         assert [(proof.backs, proof.token_seen) for proof in proofs] == [(disk.name, True)]

@@ -17,6 +17,7 @@ from godwit.model import Launch, Vm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from godwit.model import Pair
     from godwit.ports import Clock
 
 VIRTUAL_TIME = True
@@ -29,8 +30,10 @@ VM = Vm("web", "one", LAUNCH, "/run/web/control", observe="/run/web/observe")
 class Silent(FakeHost):
     """A host from which not a byte comes."""
 
-    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
-        del path, owner, url, size, speed
+    async def send_file(
+        self, path: str, owner: str, url: str, *, size: int, speed: int, pair: Pair | None = None
+    ) -> None:
+        del path, owner, url, size, speed, pair
         await asyncio.Event().wait()
 
 

@@ -370,7 +370,12 @@ class Ground:
         found = [f"QEMU {one.pid}" for one in self.qemus()[machine] if self.name in " ".join(one.arguments)]
         folder = Path(f"/proc/{self.init(machine)}/root/run/godwit/{self.name}")
         found += [str(path) for path in sorted(folder.glob("*")) if path.is_socket()] if folder.is_dir() else []
-        return found + self.taps(machine)
+        return found + self.taps(machine) + self.keys_on(machine)
+
+    def keys_on(self, machine: str) -> list[str]:
+        """Return the folders of keys on a host."""
+        folder = Path(f"/proc/{self.init(machine)}/root/run/godwit-tls")
+        return [str(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
 
     def taps(self, machine: str) -> list[str]:
         """Return the taps on a host."""
@@ -400,6 +405,7 @@ class Ground:
         assert self.left_on(other) == []
         for one in (machine, other):
             assert self.send_queue(one) == (UNTOUCHED, [])
+            assert self.keys_on(one) == []
 
     def end_runners(self) -> None:
         """End what still works on a move of this laboratory's."""

@@ -26,6 +26,7 @@ from godwit.engine.parts import Parts
 from godwit.errors import JournalError
 from godwit.hosts.fakeclock import EPOCH, VirtualTimeLoop
 from godwit.hosts.fakecontroller import CONTROLLER
+from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.codec import encode
 from godwit.model import Outcome, OutcomeStatus
@@ -121,6 +122,7 @@ class Story:
     scene: Scene
     store: Store = field(default_factory=Store)
     chance: random.Random = field(init=False)
+    authority: FakeAuthority = field(init=False)
     controllers: dict[str, Controller] = field(default_factory=dict)
     pauses: dict[str, float] = field(default_factory=dict)
     offset: float = 0.0
@@ -142,6 +144,7 @@ class Story:
     def __post_init__(self) -> None:
         """Make what chance needs, and let the world be watched."""
         self.chance = random.Random(f"{self.plan.seed} while it happens")  # noqa: S311 - no secrets
+        self.authority = FakeAuthority(self.scene.world.clock)
         self._calm.set()
         self.watch = Watch(self)
         self.scene.world.told = self.say
@@ -432,6 +435,7 @@ class Story:
             epoch=epoch,
             requested=requested,
             hypervisor=QemuHypervisor(),
+            authority=self.authority,
             simulated=True,
         )
         return await Engine(parts, state).run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -63,3 +64,22 @@ def test_a_slow_limit_is_given_its_time() -> None:
     assert transfer.life_of(0, 0) == transfer.life_of(0, 1000)
     assert transfer.life_of(1 << 30, 0) > (1 << 30) / transfer.SLOWEST
     assert transfer.life_of(1 << 30, 1000) > (1 << 30) / 1000
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "name"),
+    [
+        ("192.0.2.7", "192.0.2.7", None),
+        ("2001:db8::7", "2001:db8::7", None),
+        ("fe80::7%mig0", "fe80::7%mig0", "fe80::7"),
+    ],
+)
+def test_an_encrypted_place_names_server_export_and_credentials(address: str, host: str, name: str | None) -> None:
+    said = transfer.encrypted(transfer.place_of(address, 49152, "web-1.abc"))
+    found = json.loads(said.removeprefix("json:"))
+
+    assert found["driver"] == "raw"
+    assert found["file"]["server"] == {"type": "inet", "host": host, "port": "49152"}
+    assert found["file"]["export"] == "web-1.abc"
+    assert found["file"]["tls-creds"] == transfer.TLS
+    assert found["file"].get("tls-hostname") == name

@@ -82,6 +82,9 @@ def migrate(  # noqa: PLR0913 - the options
             metavar="TIME", help="Put it off for so long at most, until it writes less, if it writes too much."
         ),
     ] = None,
+    plaintext: Annotated[
+        bool, typer.Option("--plaintext", metavar="", help="Do not encrypt what is sent, nor check who takes it.")
+    ] = False,
     probe: Annotated[
         str | None,
         typer.Option(metavar="TARGET[@HOST]", help="What a client outside asks meanwhile: ADDRESS, redis://ADDRESS."),
@@ -110,6 +113,7 @@ def migrate(  # noqa: PLR0913 - the options
         compare_all=compare_all,
         keep_old=not no_keep,
         verify_disks=verify_disks,
+        plaintext=plaintext,
     )
     wanted = patient_policy(wanted, wait, static=static)
     wanted = standing_policy(wanted, typed, static=static, off=off, off_timeout=off_timeout)

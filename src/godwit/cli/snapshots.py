@@ -210,6 +210,7 @@ def send(
     tag: Tag,
     host: Annotated[str, typer.Argument(metavar="HOST", help="Where it shall go on.", show_default=False)],
     *,
+    plaintext: Annotated[bool, typer.Option("--plaintext", metavar="", help="Do not encrypt what is carried.")] = False,
     yes: Yes = False,
     json: Json = False,
 ) -> None:
@@ -218,10 +219,10 @@ def send(
     The snapshot is made if there is none of that name. If anything fails
     before the guest runs on HOST, it is started here again, from the snapshot.
     """
-    run(_send(name, tag, host, yes=yes, as_json=json))
+    run(_send(name, tag, host, yes=yes, plaintext=plaintext, as_json=json))
 
 
-async def _send(name: str, tag: str, host: str, *, yes: bool, as_json: bool) -> None:
+async def _send(name: str, tag: str, host: str, *, yes: bool, plaintext: bool, as_json: bool) -> None:
     async with _snapshots(take_up=False) as asked:
         if await asked.unfinished(name) is None:
             known = next((one for one in await asked.list(name) if one.tag == tag), None)
@@ -229,7 +230,7 @@ async def _send(name: str, tag: str, host: str, *, yes: bool, as_json: bool) -> 
                 lost = f"{tag} of {_date(known.taken)} UTC is taken: everything that {name} did since will be lost."
                 _sure(f"{lost} Send it?", yes=yes)
         with _ended_gently():
-            sent = await asked.send(name, tag, host, _teller(silent=as_json))
+            sent = await asked.send(name, tag, host, _teller(silent=as_json), plaintext=plaintext)
     if as_json:
         print_json(sent)
     else:

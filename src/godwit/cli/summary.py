@@ -108,6 +108,8 @@ def summary(outcome: Outcome) -> list[str]:
         delay = outcome.start_delay_s
         begun = f", begun {format_duration(delay)} after the command" if delay is not None else ""
         lines.append(f"  {'sent':9} {format_size(outcome.bytes)}{stream}{passes}{begun}")
+    if outcome.encrypted is False and (outcome.bytes or outcome.disk_bytes):
+        lines.append(f"  {'':9} NOT encrypted: it travelled in the clear")
     lines.extend(f"  {'left over':9} {leftover}" for leftover in outcome.leftovers)
     if outcome.status is not OutcomeStatus.REFUSED:
         lines.append(f"  {'report':9} godwit report {outcome.id} --html FILE")

@@ -24,6 +24,7 @@ from godwit.cli.summary import milliseconds, summary
 from godwit.cli.terminal import echo
 from godwit.cli.vms import print_vms, views
 from godwit.core.state import Phase
+from godwit.core.trust import encrypts
 from godwit.core.upgrading import names
 from godwit.model import Side
 from godwit.units import format_duration, format_size
@@ -146,6 +147,7 @@ def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | Non
         "runner": "" if state.finished else runner,
         here: view_words(sides[0]),
         there: view_words(sides[1]),
+        "encrypted": "" if row.spec.upgrade else ("yes" if encrypts(row.spec) else "NO"),
         "holds": ", ".join(sorted(held.value for held in state.held)),
         "left over": "\n".join(state.leftovers),
         "failure": state.failure.message if state.failure else "",

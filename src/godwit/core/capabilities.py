@@ -113,7 +113,10 @@ CONVERGE_DEFAULTS: Final[dict[str, int | str | bool]] = {
 PACE: Final = "avail-switchover-bandwidth"
 """The parameter that tells QEMU how fast pages are got through (8.2), instead of what it sees on the wire."""
 
-UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", PACE: 0}
+TLS_UNSET: Final[dict[str, int | str | bool]] = {"tls-creds": "", "tls-hostname": "", "tls-authz": ""}
+"""The parameters of an encrypted stream where it is none."""
+
+UNTOUCHED: Final[dict[str, int | str | bool]] = {"mode": "normal", PACE: 0, **TLS_UNSET}
 """Parameters that only some QEMUs have, as they are where nobody has set them."""
 
 

@@ -28,7 +28,8 @@ class Checked:
 
     `launch` starts the guest anew, for a way on which it is switched off. `media` are files that the guest only reads,
     which must be there before its QEMU starts. `balloon` is what the guest's balloon leaves to it, in bytes, where that
-    is to take free memory before the guest travels; 0 where it is not.
+    is to take free memory before the guest travels; 0 where it is not. `encrypted` says that both ends of each
+    connection are to prove who they are, and to encrypt what they say.
     """
 
     copies: tuple[DiskCopy, ...] = ()
@@ -36,6 +37,7 @@ class Checked:
     launch: Launch | None = None
     media: tuple[DiskCopy, ...] = ()
     balloon: int = 0
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class MediaCopied:
 
 @dataclass(frozen=True, slots=True)
 class TargetPrepared:
-    """The target's QEMU waits, paused, for the stream at `uri`, and for disks at `disks_uri` if there are any."""
+    """The target's QEMU waits, paused, for the stream at `uri`; or where there are disks, for those at `disks_uri`."""
 
     uri: str
     disks_uri: str = ""
@@ -78,7 +80,9 @@ class TargetStarted:
 
 @dataclass(frozen=True, slots=True)
 class MirrorsReady:
-    """All disks are on the target, and each write of the guest reaches both."""
+    """All disks are on the target, and each write of the guest reaches both; it waits for the stream now, at `uri`."""
+
+    uri: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +288,7 @@ class CopyMedia:
     """Copy files that the guest only reads to the target, and prove that they have arrived."""
 
     media: tuple[DiskCopy, ...]
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,18 +296,22 @@ class CompareDisks:
     """Compare the copied disks with those that they were copied from, as they were when the guest stood still."""
 
     copies: tuple[DiskCopy, ...]
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareTarget:
-    """Make the images of `copies`, start the target's QEMU paused and make it listen."""
+    """Make the images of `copies`, start the target's QEMU paused, let it take these, or else listen for the stream."""
 
     copies: tuple[DiskCopy, ...] = ()
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareSource:
     """Set capabilities and parameters on the source, and shorten its send queue."""
+
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,10 +350,15 @@ class RestorePower:
 
 @dataclass(frozen=True, slots=True)
 class StartMirrors:
-    """Copy disks to `uri` while the guest runs, or follow the copies that are under way."""
+    """Copy disks to `uri` while the guest runs, or follow the copies that are under way; then let the target listen.
+
+    `stream` is where it does already, empty where not yet.
+    """
 
     uri: str
     copies: tuple[DiskCopy, ...]
+    encrypted: bool = False
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -466,6 +480,13 @@ class RestoreSendQueue:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveCredentials:
+    """Let neither host, nor the guest's QEMU on that side, have keys of this move any more."""
+
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreGuest:
     """Leave nothing set in the guest's QEMU on that side for the sake of the move.
 
@@ -513,6 +534,7 @@ Command = (
     | ResumeSource
     | RestoreSendQueue
     | RestoreGuest
+    | RemoveCredentials
     | Finish
 )
 
@@ -582,5 +604,6 @@ COMMANDS: tuple[type[Command], ...] = (
     ResumeSource,
     RestoreSendQueue,
     RestoreGuest,
+    RemoveCredentials,
     Finish,
 )

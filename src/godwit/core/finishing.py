@@ -15,11 +15,16 @@ from godwit.core.state import KEPT, Door, Failure, Held, Phase, State
 from godwit.core.steps import Step
 from godwit.model import Owner, Side, Way
 
-_DUTIES_OF_THE_DEAD: Final = frozenset({"RecordHome", "KeepImages", "CompareDisks", "RestoreSendQueue"})
+_DUTIES_OF_THE_DEAD: Final = frozenset(
+    {"RecordHome", "KeepImages", "CompareDisks", "RemoveCredentials", "RestoreSendQueue"}
+)
 """What FINISHING does for a guest that has crashed on the target: its disks there are the newest."""
 
-_RESTORES: Final = {"RestoreSendQueue": Held.SEND_QUEUE, "RestoreGuest": Held.GUEST}
-
+_RESTORES: Final = {
+    "RestoreSendQueue": Held.SEND_QUEUE,
+    "RestoreGuest": Held.GUEST,
+    "RemoveCredentials": Held.CREDENTIALS,
+}
 
 CRASHED: Final = "guest-crashed"
 LOOK: Final = "Look"
@@ -50,11 +55,13 @@ def _duties(state: State) -> dict[str, e.Command]:
     if state.copies:
         duties["LeaveOldCopies"] = e.LeaveOldCopies(state.copies, unseen=state.alive is False)
     if any(copy.verify for copy in state.copies):
-        duties["CompareDisks"] = e.CompareDisks(state.copies)
+        duties["CompareDisks"] = e.CompareDisks(state.copies, state.encrypted)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
     if Held.GUEST in state.held:
         duties["RestoreGuest"] = e.RestoreGuest(Side.TARGET, state.balloon)
+    if state.encrypted:
+        duties["RemoveCredentials"] = e.RemoveCredentials(Side.TARGET)
     return duties | {"RestoreSendQueue": e.RestoreSendQueue()}
 
 
@@ -62,12 +69,14 @@ def due(state: State) -> tuple[e.Command, ...]:
     """Return the duties that can be done now.
 
     A source is removed when nobody would start it again. Old disks are left behind when nobody has them open, nobody
-    compares them, and the guest was seen; the new ones are tidied up when they are not compared any more.
+    compares them, and the guest was seen; the new ones are tidied up when they are not compared any more, and keys are
+    removed then.
     """
     before = {
         "RemoveSource": {"RecordHome"},
         "LeaveOldCopies": {"Verify", "RemoveSource", "CompareDisks", LOOK},
         "KeepImages": {"CompareDisks"},
+        "RemoveCredentials": {"CompareDisks"},
     }
     return tuple(
         command
@@ -92,7 +101,7 @@ def duty_done(state: State, event: e.Event) -> Step:
             state = replace(state, duties=state.duties - {"RemoveSource"})
         case e.Undone(step="RecordHome" | "KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
             state = with_leftover(replace(state, duties=state.duties - {name}), leftover)
-        case e.Undone(step="RestoreSendQueue" | "RestoreGuest" as name, leftover=leftover):
+        case e.Undone(step="RestoreSendQueue" | "RestoreGuest" | "RemoveCredentials" as name, leftover=leftover):
             held = state.held - {_RESTORES[name]}
             state = with_leftover(replace(state, held=held, duties=state.duties - {name}), leftover)
         case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success
@@ -129,7 +138,7 @@ def crashed(state: State, story: str) -> Step:
     elif state.failure != failure and state.way is not Way.OFF:
         state = with_leftover(state, "the source may keep the guest's stopped, stale process")
     duties = {name: command for name, command in _duties(state).items() if name in _DUTIES_OF_THE_DEAD}
-    held = state.held & {Held.SEND_QUEUE}
+    held = state.held & {Held.SEND_QUEUE, Held.CREDENTIALS}
     state = replace(state, owner=Owner.TARGET, door=Door.SENT, held=held, duties=frozenset(duties), failure=failure)
     return Step(replace(state, phase=Phase.FINISHING), due(state))
 

@@ -88,15 +88,16 @@ def _checked(state: State, event: e.Event) -> Step:
     assert isinstance(event, e.Checked)  # noqa: S101 - the table says so; for the type checker
     images = {Held.IMAGES} if event.copies or event.media else set()
     guest = {Held.GUEST} if event.way is not Way.OFF else set()
-    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | guest)
+    credentials = {Held.CREDENTIALS} if event.encrypted else set()
+    held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | guest | credentials)
     state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
     state = replace(state, media=event.media, balloon=event.balloon)
-    return Step(state, (e.CopyMedia(event.media),)) if event.media else _prepare(state, event)
+    return Step(state, (e.CopyMedia(event.media, event.encrypted),)) if event.media else _prepare(state, event)
 
 
 def _prepare(state: State, _: e.Event) -> Step:
     """Prepare both sides; what the target's QEMU opens at its start is there by now."""
-    return Step(state, (e.PrepareTarget(state.copies), e.PrepareSource()))
+    return Step(state, (e.PrepareTarget(state.copies, state.encrypted), e.PrepareSource(state.encrypted)))
 
 
 def _prepared(state: State, event: e.Event) -> Step:
@@ -117,7 +118,17 @@ def _carry(state: State, event: e.Event) -> Step:
     if not state.copies:
         return _start_stream(state, event)
     state = replace(state, phase=Phase.MIRRORING, held=state.held | {Held.MIRRORS})
-    return Step(state, (e.StartMirrors(state.disks_uri, state.copies),))
+    return Step(state, (_mirror(state),))
+
+
+def _mirror(state: State) -> e.Command:
+    return e.StartMirrors(state.disks_uri, state.copies, state.encrypted, state.uri)
+
+
+def _mirrors_ready(state: State, event: e.Event) -> Step:
+    """Let the guest follow its disks: the target listens for it only now."""
+    assert isinstance(event, e.MirrorsReady)  # noqa: S101 - the table says so; for the type checker
+    return _start_stream(replace(state, uri=event.uri or state.uri), event)
 
 
 def _start_stream(state: State, _: e.Event) -> Step:
@@ -335,7 +346,7 @@ def _observed_while_mirroring(state: State, event: e.Event) -> Step:
     """Follow copies that outlived their runner or its connection, or begin them; those that are followed are left."""
     ruled = _observed(state, event)
     goes_on = ruled == Step(state)
-    return Step(state, (e.StartMirrors(state.disks_uri, state.copies),)) if goes_on else ruled
+    return Step(state, (_mirror(state),)) if goes_on else ruled
 
 
 def _observed_while_off(state: State, event: e.Event) -> Step:
@@ -377,7 +388,7 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.PREPARING, e.TargetRunning): _observe,
     (_P.PREPARING, e.Lost): _observe,
     (_P.PREPARING, e.Observed): _observed,
-    (_P.MIRRORING, e.MirrorsReady): _start_stream,
+    (_P.MIRRORING, e.MirrorsReady): _mirrors_ready,
     (_P.MIRRORING, e.MirrorLost): _mirror_lost,
     (_P.MIRRORING, e.StepFailed): _mirroring_step_failed,
     (_P.MIRRORING, e.CancelRequested): rollback.go_back,

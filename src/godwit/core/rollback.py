@@ -27,6 +27,7 @@ UNDO_ORDER: Final[tuple[tuple[Held, Callable[[State], e.Command]], ...]] = (
     (Held.SOURCE_STOPPED, lambda _: e.ResumeSource()),
     (Held.POWER, lambda state: e.RestorePower(state.launch)),
     (Held.GUEST, lambda state: e.RestoreGuest(Side.SOURCE, state.balloon)),
+    (Held.CREDENTIALS, lambda _: e.RemoveCredentials(Side.SOURCE)),
     (Held.SEND_QUEUE, lambda _: e.RestoreSendQueue()),
 )
 UNDO_STEPS: Final = {
@@ -37,6 +38,7 @@ UNDO_STEPS: Final = {
     "ResumeSource": Held.SOURCE_STOPPED,
     "RestorePower": Held.POWER,
     "RestoreGuest": Held.GUEST,
+    "RemoveCredentials": Held.CREDENTIALS,
     "RestoreSendQueue": Held.SEND_QUEUE,
 }
 _ON_THE_TARGET: Final = frozenset({Held.TARGET, Held.IMAGES})

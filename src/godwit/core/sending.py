@@ -40,7 +40,7 @@ class SendRecord:
     """One guest on its way. `id` marks what is made on the target; `running` is whether it is to run there.
 
     `launch` starts the same guest on either host. `files` are carried; with `shared` some disk is the same file on both
-    hosts. `made` says that the snapshot is this send's own.
+    hosts. `made` says that the snapshot is this send's own, `plaintext` that files travel unencrypted.
     """
 
     id: str
@@ -54,6 +54,7 @@ class SendRecord:
     made: bool
     files: tuple[str, ...] = ()
     shared: bool = False
+    plaintext: bool = False
 
     @property
     def command(self) -> str:

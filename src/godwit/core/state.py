@@ -50,7 +50,8 @@ class Held(StrEnum):
 
     SOURCE_STOPPED stands for the duty to see the source run again, POWER for the same where the guest's power button
     was pressed: its process may have to be started anew. GUEST stands for what is set in the guest's QEMU for the sake
-    of the move: its migration capabilities and parameters, and what its balloon takes.
+    of the move: its migration capabilities and parameters, and what its balloon takes. CREDENTIALS are the certificates
+    and keys on both hosts with which its connections are encrypted; a move that holds none travels in the clear.
     """
 
     STREAM = "stream"
@@ -60,10 +61,11 @@ class Held(StrEnum):
     SOURCE_STOPPED = "source-stopped"
     POWER = "power"
     GUEST = "guest"
+    CREDENTIALS = "credentials"
     SEND_QUEUE = "send-queue"
 
 
-KEPT: Final = frozenset({Held.GUEST, Held.SEND_QUEUE})
+KEPT: Final = frozenset({Held.GUEST, Held.CREDENTIALS, Held.SEND_QUEUE})
 """What is still held of a guest that runs on the target."""
 
 
@@ -128,6 +130,11 @@ class State:
     def made(self) -> tuple[DiskCopy, ...]:
         """All that this migration makes on the target's file systems."""
         return (*self.copies, *self.media)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether what it sends is encrypted, between ends that have proven who they are."""
+        return Held.CREDENTIALS in self.held
 
     @property
     def finished(self) -> bool:

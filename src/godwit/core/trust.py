@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from godwit.model import Spec
 
 DAY: Final = 86400.0
 
@@ -29,6 +32,11 @@ SOON: Final = 30 * DAY
 
 _LONGEST_NAME: Final = 64
 """Characters that a common name may have (ub-common-name in RFC 5280)."""
+
+
+def encrypts(spec: Spec) -> bool:
+    """Say whether a move is to be encrypted: not where that was declined, left to QEMU, or nothing leaves the host."""
+    return not (spec.policy.plaintext or spec.defaults or spec.upgrade is not None)
 
 
 class Standing(StrEnum):

@@ -22,8 +22,10 @@ from godwit.core.disks import copies, media, stamp_name, to_send
 from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
 from godwit.core.strategy import Switchover, adjusted
+from godwit.core.trust import encrypts
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
+from godwit.engine.encrypting import Encrypting, settled
 from godwit.engine.gather import gather
 from godwit.engine.pacing import Pace
 from godwit.engine.settings import Settings
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from godwit.core.preflight.evidence import Evidence
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestView
+    from godwit.model import DirtyWindow, DiskCopy, Features, GuestView, Launch, Vm
     from godwit.ports import Guest
 
 CONTINUE_PATIENCE: Final = 60.0
@@ -113,6 +115,9 @@ class Actions:
     """The seconds for which the move was put off."""
     windows: tuple[DirtyWindow, ...] = ()
     """What the guest was measured to change at the end of that."""
+    encrypted: bool | None = None
+    """Whether what is sent is encrypted; None where nothing leaves the host, and for who does not know."""
+    encrypting: Encrypting = field(init=False)
     _copying: dict[tuple[str, bool], Pace] = field(default_factory=dict)
     _address: str = ""
     _source_features: Features | None = None
@@ -120,6 +125,10 @@ class Actions:
     _continue_pause: float = 0.0
     _first_refusal: float | None = None
     _negotiated: asyncio.Future[Negotiated] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __post_init__(self) -> None:
+        """Have one that sees to the keys."""
+        self.encrypting = Encrypting(self)
 
     @property
     def address(self) -> str:
@@ -191,7 +200,11 @@ class Actions:
         reclaim = reclaim_of(policy, evidence.balloon, evidence.resident)
         if evidence.balloon is not None and reclaim:
             self.balloon, self.reclaim = evidence.balloon.size, reclaim
-        return e.Checked(travelling, policy.way, anew, media(policy, evidence.disks), self.balloon)
+        read = media(policy, evidence.disks)
+        if not upgrade and (travelling or read or policy.way is not Way.OFF):  # else nothing leaves the host
+            self.encrypted = encrypts(self.parts.spec)
+            self.note("encryption", encrypted=self.encrypted)
+        return e.Checked(travelling, policy.way, anew, read, self.balloon, encrypted=bool(self.encrypted))
 
     async def _examined(self, guest: Guest) -> Evidence:
         """Gather facts and run preflight. Raises RefusedError for a blocking finding."""
@@ -214,15 +227,14 @@ class Actions:
         assert self._source_features is not None  # noqa: S101 - as above
         vm, target = self.parts.vm_on(Side.TARGET), self.parts.target
         await Comparing(self).prepare(command.copies)
-        await target.prepare_launch(vm, self.facts.launch)
         if self.in_place:
+            await target.prepare_launch(vm, self.facts.launch)
             uri, agreed = await start_taker(self.parts, self.facts.launch, self._source_features)
             self._negotiated.set_result(agreed)
             return e.TargetPrepared(uri)
-        await target.launch(vm, self.facts.launch, incoming=True)
-        guest = await self.sides.attach(Side.TARGET)
+        guest = await self._launched(vm, self.facts.launch, encrypted=command.encrypted)
         if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
-            return e.TargetPrepared("", await self._serve(guest, command.copies) if command.copies else "")
+            return e.TargetPrepared("", await self._serve(guest, command) if command.copies else "")
         features = replace(await guest.features(), compressions=frozenset(self._target_compressions))
         if self.choose is not None:
             self.strategy = await self.choose(self._source_features, features, command.copies)
@@ -240,24 +252,39 @@ class Actions:
         self._negotiated.set_result(agreed)
         for missing in agreed.missing:
             self.note("note", text=f"capability not available: {missing}")
-        disks_uri = await self._serve(guest, command.copies) if command.copies else ""
-        return e.TargetPrepared(await self._listen(guest), disks_uri)
+        if command.copies:  # nobody need know that it waits for a stream before there is one
+            return e.TargetPrepared("", await self._serve(guest, command))
+        return e.TargetPrepared(await self.listen(guest, self._address))
 
-    async def _serve(self, guest: Guest, served: tuple[DiskCopy, ...]) -> str:
+    async def _launched(self, vm: Vm, launch: Launch, *, encrypted: bool) -> Guest:
+        """Start the target's QEMU while its keys are written; it can encrypt before it opens any port."""
+        target = self.parts.target
+        putting = self.encrypting.putting(Side.TARGET) if encrypted else None
+        try:
+            await target.prepare_launch(vm, launch)
+            pid = await target.launch(vm, launch, incoming=True)
+            guest = await self.sides.attach(Side.TARGET)
+            if putting is not None:
+                await self.encrypting.let_in(guest, putting, pid)
+        finally:
+            await settled(putting)
+        return guest
+
+    async def _serve(self, guest: Guest, command: e.PrepareTarget) -> str:
         """Let the target take disks; returns where, as address:port."""
         port = await self.parts.target.free_port()
-        await guest.serve_disks(self._address, port, served)
+        await guest.serve_disks(self._address, port, command.copies, encrypted=command.encrypted)
         return f"{self._address}:{port}"
 
-    async def _listen(self, guest: Guest) -> str:
-        """Make the target listen, and return where.
+    async def listen(self, guest: Guest, at: str) -> str:
+        """Make the target listen at that address, and return where.
 
         Between looking for a free port and claiming it somebody else may have taken it. QEMU goes on to the next one by
         itself then; told to listen once more it would refuse, for good ("Illegal migration incoming state").
         """
         if self.parts.spec.upgrade is not None:
             return await guest.listen(copy_uri(self.parts.vm_on(Side.TARGET)))
-        address = f"[{self._address}]" if ":" in self._address else self._address
+        address = f"[{at}]" if ":" in at else at
         first, last = await self.parts.target.free_port(), MIGRATION_PORTS[-1]
         self.sides.asked[Side.TARGET, "setup"] = self.parts.clock.now()
         try:
@@ -268,11 +295,21 @@ class Actions:
             message = f"all TCP ports from {first} to {last} are in use on {self.parts.target.name}"
             raise MigrationFailedError(message, remedy="see with `ss -tan` what uses them") from error
 
-    async def prepare_source(self, _: e.PrepareSource) -> e.Event:
-        """Shorten the send queue, then set what was agreed upon."""
+    async def prepare_source(self, command: e.PrepareSource) -> e.Event:
+        """Shorten the send queue while keys are written, then set what was agreed upon."""
+        pid = self.facts.pid if self.facts is not None else None
+        putting = self.encrypting.putting(Side.SOURCE, pid) if command.encrypted else None
+        try:
+            if self.parts.spec.policy.way is not Way.OFF:
+                await self._set_source()
+            if putting is not None:
+                await self.encrypting.come(await self.sides.attach(Side.SOURCE), putting)
+        finally:
+            await settled(putting)
+        return e.SourcePrepared()
+
+    async def _set_source(self) -> None:
         spec = self.parts.spec
-        if spec.policy.way is Way.OFF:
-            return e.SourcePrepared()
         through_tcp = spec.upgrade is None and not spec.defaults
         if through_tcp and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
             self.note("note", text="the send queue of the source could not be shortened; the blackout may be longer")
@@ -295,7 +332,6 @@ class Actions:
         await guest.set_parameters(parameters)
         if self.strategy.reclaim:
             await Settings(self).take_free_memory(guest, self.balloon, self.strategy.reclaim)
-        return e.SourcePrepared()
 
     async def start_stream(self, command: e.StartStream) -> e.Event:
         """Tell the source to send."""

@@ -17,7 +17,7 @@ from godwit.errors import GodwitError, HostError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from godwit.ports import Clock, Host
+    from godwit.ports import Authority, Clock, Host
 
 T = TypeVar("T")
 
@@ -33,6 +33,7 @@ class Carrier:
     """Carries files from one host to another, which takes them at `address`; copies are `owner`'s until they are kept.
 
     See `Host.keep_image` and `Host.remove_image` for what that means. `speed` is in bytes a second, 0 for no limit.
+    With an `authority` each transfer is encrypted, between two ends that it has certified for that alone.
     """
 
     source: Host
@@ -41,6 +42,7 @@ class Carrier:
     owner: str
     clock: Clock
     speed: int = 0
+    authority: Authority | None = None
 
     async def carry(self, path: str, told: Callable[[int, int], None] | None = None) -> int:
         """Copy `path` to the same place on the target, and prove that it is the same there.
@@ -48,7 +50,7 @@ class Carrier:
         `told` hears how many bytes of how many are there. A copy that was cancelled or has failed is removed again;
         what somebody who died had under way is ended first. Returns the bytes that the copy takes.
 
-        Raises HostError, HypervisorError.
+        Raises HostError, HypervisorError, TlsError.
         """
         reading = asyncio.create_task(self.source.digest(path, all_of_it=True))
         try:
@@ -88,11 +90,11 @@ class Carrier:
         image = await self.source.image(path, "raw")
         await self.target.create_image(replace(image, path=path), self.owner)
         port, name = await self.target.free_port(), self.name(path)
-        await self.target.take_file(path, name, self.address, port, image.virtual_size)
+        pair = await self.authority.pair(name, self.target.name, self.address) if self.authority else None
+        await self.target.take_file(path, name, self.address, port, image.virtual_size, pair=pair)
         host = f"[{self.address}]" if ":" in self.address else self.address
-        sending = asyncio.ensure_future(
-            self.source.send_file(path, name, f"nbd://{host}:{port}/{name}", size=image.virtual_size, speed=self.speed)
-        )
+        url, size = f"nbd://{host}:{port}/{name}", image.virtual_size
+        sending = asyncio.ensure_future(self.source.send_file(path, name, url, size=size, speed=self.speed, pair=pair))
         try:
             await self._watched(sending, path, told)
         finally:

@@ -44,7 +44,7 @@ class Comparing:
         copies = tuple(copy for copy in command.copies if copy.verify)
         began = self.actions.parts.clock.now()
         try:
-            found = await self._compare(copies)
+            found = await self._compare(copies, encrypted=command.encrypted)
         except GodwitError as error:
             found = Comparison(None, f"the disks could not be compared: {error.message}")
         try:
@@ -55,27 +55,28 @@ class Comparing:
         found = replace(found, seconds=self.actions.parts.clock.now() - began)
         return e.DisksCompared(found)
 
-    async def _compare(self, copies: tuple[DiskCopy, ...]) -> Comparison:
+    async def _compare(self, copies: tuple[DiskCopy, ...], *, encrypted: bool) -> Comparison:
         target = self.actions.parts.target
+        keys = self.actions.parts.spec.id if encrypted else ""
         guest = await self.actions.sides.attach(Side.TARGET)
         address = self.actions.address or (await target.facts()).migration_address
         port = await target.free_port()
-        await guest.serve_frozen(address, port, copies)
+        await guest.serve_frozen(address, port, copies, encrypted=encrypted)
         host = f"[{address}]" if ":" in address else address
         total = 0
         for copy in copies:
-            trouble = await self._mind_room(copy, f"nbd://{host}:{port}/{copy.job}")
+            trouble = await self._mind_room(copy, f"nbd://{host}:{port}/{copy.job}", keys)
             if trouble:
                 why = f"disk {copy.name} on {target.name} is not what it was copied from: {trouble} ({copy.image.path})"
                 return Comparison(equal=False, detail=why, bytes=total)
             total += copy.image.virtual_size
         return Comparison(equal=True, bytes=total)
 
-    async def _mind_room(self, copy: DiskCopy, url: str) -> str:
+    async def _mind_room(self, copy: DiskCopy, url: str, keys: str) -> str:
         """Compare one disk while there is room for what the guest overwrites; return what differs."""
         parts, image = self.actions.parts, copy.image
         comparing = asyncio.create_task(
-            parts.source.compare_image(image.path, image.format, url, size=image.virtual_size)
+            parts.source.compare_image(image.path, image.format, url, size=image.virtual_size, credentials=keys)
         )
         try:
             while not comparing.done():

@@ -66,7 +66,10 @@ _FORWARD: Final = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
-_TIDYING: Final = (*(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RestoreSendQueue),)
+_TIDYING: Final = (
+    *(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RemoveCredentials),
+    e.RestoreSendQueue,
+)
 _TOLD: Final = (e.Decided, e.StreamMended)
 """What is journalled although nothing may follow from it."""
 
@@ -88,6 +91,7 @@ class Engine:
         self._copied: dict[str, int] = {}
         self._allocations: dict[str, Allocation] = {}
         self._qemus: tuple[str, str] | None = None
+        self._encrypted: bool | None = None
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -120,6 +124,7 @@ class Engine:
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
         self._actions = Actions(self._parts, self._sides, self._ledger, self._switchover, qemus=self._qemus)
+        self._actions.encrypted = self._encrypted
         self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
         self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far)
         self._sides.on_pass = self._sampler.poke
@@ -132,6 +137,7 @@ class Engine:
         self._sides.on_mirror = self._mirroring.hear
         self._standing = Standing(self._actions, restarted=self._restarted)
         self._fences = Fences(self._parts)
+        self._actions.encrypting.off = self._fences.off
         self._observer = Observer(self._parts.clock, self._sides, self._fences)
         self._outside = Outside(self._actions)
         self._beside(self._listen_for_cancel())
@@ -162,6 +168,8 @@ class Engine:
                     self._switchover = replace(self._switchover, throttle=held, postcopy=over, over_after=after)
                 case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
                     self._qemus = (old, new)
+                case {"encrypted": bool(encrypted)} if entry.kind == "encryption":
+                    self._encrypted = encrypted
                 case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
                     self._copied[disk] = done
                 case {"disk": str(disk), "before": int(before), "after": int(after)} if entry.kind == "allocation":
@@ -315,6 +323,7 @@ class Engine:
             e.ResumeSource: a.resume_source,
             e.RestoreSendQueue: a.restore_send_queue,
             e.RestoreGuest: self._settings.restore,
+            e.RemoveCredentials: a.encrypting.remove,
             e.StopSource: s.stop,
             e.PowerOff: s.power_off,
             e.EndSource: s.end_source,
@@ -414,7 +423,7 @@ class Engine:
             allocations=tuple(self._allocations.values()),
             simulated=self._parts.simulated,
         )
-        outcome = replace(outcome, qemus=self._actions.qemus)
+        outcome = replace(outcome, qemus=self._actions.qemus, encrypted=self._actions.encrypted)
         paused = self._state.way is not self._parts.spec.policy.way
         began = self._ledger.marks.get("stream_started")
         await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused)

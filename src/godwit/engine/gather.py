@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 from godwit.core.addresses import is_network_address, unreachable
 from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
+from godwit.core.trust import encrypts
 from godwit.errors import HostError, HypervisorError
 from godwit.model import Permission, Way
 
 if TYPE_CHECKING:
     from godwit.engine.parts import Parts
-    from godwit.model import Balloon, DiskFacts, GuestFacts, HostFacts
+    from godwit.model import Balloon, CertificateFacts, DiskFacts, GuestFacts, HostFacts
     from godwit.ports import Guest
 
 
@@ -31,7 +32,8 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
     destination = asyncio.create_task(_target(parts, program))
     on_target = asyncio.create_task(parts.target.observe(parts.vm))
     shared = asyncio.create_task(_monitor_is_shared(parts))
-    await _all(disks, source, destination, on_target, shared)
+    trusted = asyncio.create_task(_authority(parts))
+    await _all(disks, source, destination, on_target, shared, trusted)
     facts, proofs, (balloon, resident) = disks.result()
     target, reachable = destination.result()
     if facts.launch.argv[0] != program:  # somebody has started the guest anew, with another QEMU
@@ -50,7 +52,16 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
         monitor_shared=shared.result(),
         balloon=balloon,
         resident=resident,
+        encrypted=encrypts(parts.spec),
+        authority=trusted.result(),
+        now=parts.clock.now(),
     )
+
+
+async def _authority(parts: Parts) -> CertificateFacts | None:
+    """Describe the authority that certifies an encrypted move; None for another, and before its first use."""
+    trusted = await parts.authority.trusted() if encrypts(parts.spec) else ()
+    return trusted[0] if trusted else None
 
 
 async def _all(*looks: asyncio.Task[Any]) -> None:

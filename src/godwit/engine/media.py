@@ -21,15 +21,16 @@ class Media:
     actions: Actions
     copied: dict[str, int]
 
-    def _carrier(self) -> Carrier:
+    def _carrier(self, *, encrypted: bool = False) -> Carrier:
         parts = self.actions.parts
-        speed = parts.spec.policy.bandwidth or 0
-        return Carrier(parts.source, parts.target, self.actions.address, parts.spec.id, parts.clock, speed)
+        speed, authority = parts.spec.policy.bandwidth or 0, parts.authority if encrypted else None
+        return Carrier(parts.source, parts.target, self.actions.address, parts.spec.id, parts.clock, speed, authority)
 
     async def copy(self, command: e.CopyMedia) -> e.Event:
         """Copy all files. Raises HostError, for one that has arrived as another, too."""
         for copy in command.media:
-            await self._carrier().carry(copy.image.path, lambda done, size, copy=copy: self._note(copy, done, size))  # type: ignore[misc]
+            carrier = self._carrier(encrypted=command.encrypted)
+            await carrier.carry(copy.image.path, lambda done, size, copy=copy: self._note(copy, done, size))  # type: ignore[misc]
         return e.MediaCopied()
 
     def _note(self, copy: DiskCopy, done: int, needed: int) -> None:

@@ -10,7 +10,7 @@ from godwit.core import events as e
 from godwit.engine.media import Media
 from godwit.engine.shares import Shares
 from godwit.errors import GodwitError, HostError, HypervisorError
-from godwit.model import Allocation, RunState, Side
+from godwit.model import Allocation, RunState, Side, Way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,8 +62,9 @@ class Mirroring:
         guest = await self.actions.sides.attach(Side.SOURCE)
         shares = Shares(self.actions.parts.spec.policy.bandwidth or 0)
         speed = shares.of(len(command.copies))
+        address = address.strip("[]")
         for copy in command.copies:
-            await guest.start_mirror(copy, address.strip("[]"), int(port), speed)
+            await guest.start_mirror(copy, address, int(port), speed, encrypted=command.encrypted)
         alike: set[str] = set()
         clock = self.actions.parts.clock
         sent, since = -1, clock.now()
@@ -82,8 +83,14 @@ class Mirroring:
                     await self._keep_alike(guest, copy)
             await shares.hand_on(guest, [copy for copy in command.copies if copy.job not in alike])
             if all(view.ready for view in views):
-                return e.MirrorsReady()
+                return e.MirrorsReady(await self._listens(command, address))
             await clock.sleep(PERIOD)
+
+    async def _listens(self, command: e.StartMirrors, address: str) -> str:
+        """Let the target listen for the stream now, unless it does already, or none will come; returns where."""
+        if command.stream or self.actions.parts.spec.policy.way is Way.OFF:
+            return command.stream
+        return await self.actions.listen(await self.actions.sides.attach(Side.TARGET), address)
 
     async def _keep_alike(self, guest: Guest, copy: DiskCopy) -> None:
         if not await guest.keep_alike(copy):

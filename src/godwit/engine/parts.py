@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from godwit.model import HostRecord, Spec, Vm
-    from godwit.ports import Clock, Fencer, Host, Hypervisor, Inventory, Journal, Watcher
+    from godwit.ports import Authority, Clock, Fencer, Host, Hypervisor, Inventory, Journal, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Parts:
     epoch: int
     requested: float
     hypervisor: Hypervisor
+    authority: Authority
     simulated: bool = False
     records: Mapping[Side, HostRecord] = field(default_factory=dict)
     fencer: Fencer | None = None

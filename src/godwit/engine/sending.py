@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from godwit.core.sending import SendRecord
     from godwit.model import Launch, Vm
-    from godwit.ports import Clock, Guest, Host, Inventory
+    from godwit.ports import Authority, Clock, Guest, Host, Inventory
 
 RUN_DEADLINE: Final = 20.0
 """Seconds that the guest may take on the target from being told to run until it does."""
@@ -58,6 +58,7 @@ class Sending:
     address: str
     inventory: Inventory
     clock: Clock
+    authority: Authority
     tell: Callable[[Told], None]
     left: list[str] = field(default_factory=list)
     stuck: str = ""
@@ -117,7 +118,8 @@ class Sending:
             await carrier.carry(path, lambda done, whole, path=path: self.tell(Told(path, done, whole)))  # type: ignore[misc]
 
     def _carrier(self) -> Carrier:
-        return Carrier(self.source, self.target, self.address, self.record.id, self.clock)
+        authority = None if self.record.plaintext else self.authority
+        return Carrier(self.source, self.target, self.address, self.record.id, self.clock, authority=authority)
 
     async def _start_there(self) -> Guest:
         """Start the target's QEMU paused, and let it go to the snapshot."""

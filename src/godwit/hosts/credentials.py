@@ -19,58 +19,40 @@ if TYPE_CHECKING:
 
 HANDSHAKE_DEADLINE: Final = 30.0
 
-FOLDER: Final = r"""
-# Root may keep them for a QEMU that runs as another user, who must get as far as there.
-credentials() {
-    if [ "$(id -u)" = 0 ] && mkdir -p -m 711 /run/godwit-tls 2>/dev/null && [ -w /run/godwit-tls ]; then
-        echo "/run/godwit-tls/$1"
-        return 0
-    fi
-    folder=$(runtime) && mkdir -p -m 700 -- "$folder/tls" && echo "$folder/tls/$1"
-}
-keep() { printf '%s\n' "$3" > "$1/.$2" && mv -f -- "$1/.$2" "$1/$2"; }
-"""
-
 PUT: Final = (
-    FOLDER
+    transfer.FOLDER
     + r"""
-role=$2 pid=$3
-umask 077
-folder=$(credentials "$1") && mkdir -p -m 700 -- "$folder" || { echo "failed no folder for keys can be made"; exit 0; }
-said=$({ keep "$folder" ca-cert.pem "$authorities" && keep "$folder" "$role-cert.pem" "$certificate" &&
-    keep "$folder" "$role-key.pem" "$key"; } 2>&1) || { echo "failed $said"; exit 0; }
+owner=$1 role=$2 pid=$3
+keys=$(kept "$role" 2>&1) || { echo "failed $keys"; exit 0; }
 user=
 [ -z "$pid" ] || user=$(sed -n 's/^Uid:[[:space:]]*[0-9]*[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$pid/status" 2>/dev/null)
-if [ -n "$user" ] && [ "$(id -u)" = 0 ] && [ "$user" != 0 ]; then chown -R "$user" -- "$folder"; fi
-echo "kept $folder"
+if [ -n "$user" ] && [ "$(id -u)" = 0 ] && [ "$user" != 0 ]; then chown -R "$user" -- "$keys"; fi
+echo "kept $keys"
 """
 )
 """$1 names whose they are, $2 is client or server, $3 the process that is to read them, if that is known."""
 
 REMOVE: Final = (
-    FOLDER
+    transfer.FOLDER
     + r"""
-folder=$(credentials "$1") && rm -rf -- "$folder"
+discard "$1"
 """
 )
 """$1 names whose they were."""
 
 HANDSHAKE: Final = (
-    FOLDER
+    transfer.FOLDER
     + r"""
 owner=$1 address=$2 port=$3 identity=$4 plain=$5 encrypted=$6
 for program in qemu-nbd qemu-img; do
     command -v "$program" > /dev/null || { echo "failed there is no $program"; exit 0; }
 done
 umask 077
-folder=$(credentials "$owner") && mkdir -p -m 700 -- "$folder" || { echo "failed no folder can be made"; exit 0; }
+folder=$(kept server 2>&1) || { echo "failed $folder"; exit 0; }
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null; rm -rf -- "$folder"' EXIT
-keep "$folder" ca-cert.pem "$authorities"
-keep "$folder" server-cert.pem "$certificate"
-keep "$folder" server-key.pem "$key"
-keep "$folder" client-cert.pem "$client_certificate"
-keep "$folder" client-key.pem "$client_key"
+certificate=$client_certificate key=$client_key
+folder=$(kept client 2>&1) || { echo "failed $folder"; exit 0; }
 truncate -s 65536 -- "$folder/image"
 timeout -k 2 20 qemu-nbd -r -f raw -t -e 8 -x "$owner" -b "$address" -p "$port" --pid-file="$folder/pid" \
     --object "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir=$folder" \

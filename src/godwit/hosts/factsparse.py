@@ -171,6 +171,7 @@ def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
         machine_types=types,
         machine_aliases=aliases,
         shares_memory="aux-ram-share" in options,
+        encrypts="credentials /nonexistent" in sections.get("tls", "credentials /nonexistent"),
         compressions=tuple(re.findall(r'"([^"]+)"', sections.get("compressions", "").partition("[")[2])),
     )
 

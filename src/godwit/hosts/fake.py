@@ -244,6 +244,7 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
                 aliases,
                 shares_memory=True,
                 compressions=COMPRESSIONS,
+                encrypts=self.has_tls,
             )
             if self._has_qemu and program not in self.missing_programs
             else None,

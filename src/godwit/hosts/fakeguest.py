@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorLostError
@@ -215,6 +216,14 @@ class FakeGuest:
         """Set migration parameters, in QEMU's own units."""
         await self._tell("migrate-set-parameters", lambda: self._qemu.set_parameters(parameters))
 
+    async def use_credentials(self, folder: str, *, let_in: str = "", far: str = "") -> None:
+        """Encrypt from now on with the credentials in `folder`."""
+        await self._tell("object-add", lambda: self._qemu.use_credentials(folder, let_in, far))
+
+    async def forget_credentials(self) -> None:
+        """Encrypt nothing any more."""
+        await self._tell("object-del", self._qemu.forget_credentials)
+
     async def listen(self, uri: str) -> str:
         """Make the waiting guest accept a stream at `uri`; returns where it does."""
         return await self._tell("migrate-incoming", lambda: self._qemu.listen(uri))
@@ -263,18 +272,23 @@ class FakeGuest:
         """Return the final figures; those that there are none of are absent."""
         return await self._tell("query-migrate", lambda: dict(self._qemu.stream.result) if self._qemu.stream else {})
 
-    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_disks(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Take disks over the network."""
         del address, copies  # a simulated target knows its disks by their paths
-        await self._tell("nbd-server-start", lambda: self._qemu.serve_disks(port))
+        await self._tell("nbd-server-start", lambda: self._qemu.serve_disks(port, encrypted=encrypted))
 
     async def stop_serving(self) -> None:
         """Take disks no longer."""
         await self._tell("nbd-server-stop", self._qemu.stop_serving)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+    async def start_mirror(
+        self, copy: DiskCopy, address: str, port: int, speed: int, *, encrypted: bool = False
+    ) -> None:
         """Copy a disk to where it is served."""
-        await self._tell("blockdev-mirror", lambda: self._qemu.start_mirror(copy, address, port, speed))
+        start = partial(self._qemu.start_mirror, copy, address, port, speed, encrypted=encrypted)
+        await self._tell("blockdev-mirror", start)
 
     async def freeze(self, copies: Sequence[DiskCopy]) -> None:
         """Keep disks that are to be compared as they are now."""
@@ -282,10 +296,12 @@ class FakeGuest:
         if jobs:
             await self._tell("transaction", lambda: self._qemu.frozen.update(jobs))
 
-    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_frozen(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Serve disks as they were when they were frozen."""
         del address
-        await self._tell("nbd-server-start", lambda: self._qemu.serve_frozen(port, copies))
+        await self._tell("nbd-server-start", lambda: self._qemu.serve_frozen(port, copies, encrypted=encrypted))
 
     async def thaw(self, copies: Sequence[DiskCopy]) -> None:
         """Serve frozen disks no longer."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.capabilities import TLS_UNSET
 from godwit.errors import HypervisorError, MonitorCommandError
+from godwit.hosts.fakecredentials import refused
 from godwit.hosts.fakemirror import FakeMirror
 from godwit.hosts.fakesaves import FakeFileStream
 from godwit.hosts.fakestream import BROKEN, LIVE, OVER, FakeStream
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from godwit.hosts.fakeguest import FakeGuest
     from godwit.hosts.fakestream import Workload
     from godwit.hosts.fakeworld import FakeWorld
-    from godwit.model import DiskCopy
+    from godwit.model import Credentials, DiskCopy
 
 RUN_STATES: Final = {
     "running": RunState.RUNNING,
@@ -75,6 +77,7 @@ PARAMETERS: Final[dict[str, int | str | bool]] = {
     "cpu-throttle-increment": 10,
     "max-cpu-throttle": 99,
     "throttle-trigger-threshold": 50,
+    **TLS_UNSET,
 }
 COMMANDS: Final = frozenset({"migrate", "migrate_cancel", "migrate-incoming", "cont", "stop", "quit", "announce-self"})
 VERSION: Final = (10, 0, 2)
@@ -125,6 +128,9 @@ class FakeQemu:
         self.announced = 0
         self.outlives = False
         self.presses = 0
+        self.keys: Credentials | None = None
+        self.let_in = ""
+        self.disks_encrypted = self.frozen_encrypted = False
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         self.fresh = not incoming
@@ -366,8 +372,46 @@ class FakeQemu:
         self.parameters.update(parameters)
         self.world.stir()
 
+    def use_credentials(self, folder: str, let_in: str, far: str) -> None:
+        """Obey object-add and migrate-set-parameters: encrypt from now on with the keys that lie in a folder."""
+        owner, role = folder.rpartition("/")[2], "server" if let_in else "client"
+        if not self.host.has_tls:
+            self.refuse("object-add", "TLS credentials support requires GNUTLS")
+        if (owner, role) not in self.host.credentials:
+            self.refuse("object-add", f"Unable to access credentials {folder}/{role}-cert.pem: No such file")
+        self.keys, self.let_in = self.host.credentials[owner, role], let_in
+        self.parameters |= {"tls-creds": "godwit-tls", "tls-authz": let_in and "godwit-let-in", "tls-hostname": far}
+
+    def forget_credentials(self) -> None:
+        """Obey migrate-set-parameters and object-del."""
+        self.parameters |= TLS_UNSET
+        self.keys, self.let_in = None, ""
+
+    def _shown(self, *, encrypted: bool) -> Credentials | None:
+        """Return what this end of a connection shows; None where it speaks plainly."""
+        if encrypted and self.keys is None:
+            self.refuse("object-add", "No TLS credentials with id 'godwit-tls'")
+        return self.keys if encrypted else None
+
+    def _kept_out(self, target: FakeQemu, uri: str) -> str:
+        """Return why a target does not take a stream from here; a plain one ends of one that is no stream."""
+        server = target._shown(encrypted=bool(target.parameters["tls-creds"]))
+        client = self._shown(encrypted=bool(self.parameters["tls-creds"]))
+        far = str(self.parameters["tls-hostname"]) or uri.removeprefix("tcp:").rpartition(":")[0]
+        words = refused(server, client, target.let_in, far, target.host.time()) if uri.startswith("tcp:") else ""
+        if words and server is None:
+            target.exit("load of migration failed: Not a migration stream")
+        return words
+
+    def _meet_stranger(self, what: str, *, encrypted: bool) -> bool:
+        """Let a stranger come first to a port that opens, where there is one; says whether that was believed."""
+        if self.host.name not in self.world.strangers or encrypted:
+            return False
+        self.world.intrusions.append(f"a stranger had {what} of {self.vm.name} on {self.host.name}")
+        return True
+
     def listen(self, uri: str) -> str:
-        """Obey migrate-incoming, and return where."""
+        """Obey migrate-incoming, and return where; or where it does already."""
         if self.raw != "inmigrate":
             self.refuse("migrate-incoming", "'-incoming' was not specified on the command line")
         if uri.startswith("unix:"):
@@ -378,12 +422,18 @@ class FakeQemu:
             self.stream = FakeFileStream(self, uri, reading=True)
             return uri
         address, _, ports = uri.rpartition(":")
+        if self.port is not None and ",to=" not in ports:
+            self.refuse("migrate-incoming", "Illegal migration incoming state")
+        if self.port is not None:
+            return f"{address}:{self.port}"
         first, _, last = ports.partition(",to=")
         taken = self.host.ports_in_use() | self.host.unseen_ports
         self.port = next((port for port in range(int(first), int(last or first) + 1) if port not in taken), None)
         if self.port is None:
             self.refuse("migrate-incoming", "Failed to find an available port: Address already in use")
         self.set_migration("setup")
+        if self._meet_stranger("the memory", encrypted=bool(self.parameters["tls-creds"])):
+            asyncio.get_running_loop().call_soon(self.exit, "load of migration failed: Not a migration stream")
         return f"{address}:{self.port}"
 
     def migrate(self, uri: str) -> None:
@@ -401,6 +451,11 @@ class FakeQemu:
         target, link = self.world.listener(self.host, uri)
         if target is None or link is None:
             self.detail = f"Failed to connect to '{uri}': Connection refused"
+            self.set_migration("setup")
+            self.set_migration("failed")
+            return
+        if words := self._kept_out(target, uri):
+            self.detail = words
             self.set_migration("setup")
             self.set_migration("failed")
             return
@@ -466,6 +521,9 @@ class FakeQemu:
         if target is None or link is None or not link.up:
             self.detail = f"Failed to connect to '{uri}': No route to host"
             return
+        if words := self._kept_out(target, uri):
+            self.detail = words
+            return
         target.port = None
         self.stream.connect_again()
 
@@ -480,17 +538,25 @@ class FakeQemu:
 
     # -- disks -----------------------------------------------------------------------------------------------------
 
-    def serve_disks(self, port: int) -> None:
+    def serve_disks(self, port: int, *, encrypted: bool = False) -> None:
         """Obey nbd-server-start and block-export-add."""
+        self._shown(encrypted=encrypted)
         if self.disks_port is not None or port in self.host.ports_in_use():
             self.refuse("nbd-server-start", "NBD server already running")
-        self.disks_port = port
+        self.disks_port, self.disks_encrypted = port, encrypted
+        self._meet_stranger("the disks", encrypted=encrypted)
 
-    def serve_frozen(self, port: int, copies: Sequence[DiskCopy]) -> None:
+    def serve_frozen(self, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False) -> None:
         """Obey nbd-server-start and block-export-add for disks that were frozen."""
         if missing := [copy.name for copy in copies if copy.job not in self.frozen]:
             self.refuse("block-export-add", f"Cannot find the frozen {', '.join(missing)}")
-        self.frozen_port = port
+        self._shown(encrypted=encrypted)
+        self.frozen_port, self.frozen_encrypted = port, encrypted
+        self._meet_stranger("the disks", encrypted=encrypted)
+
+    def frozen_keeps_out(self, client: Credentials | None, address: str) -> str:
+        """Return why somebody is not let in to the disks that were frozen; empty where they are."""
+        return refused(self._shown(encrypted=self.frozen_encrypted), client, self.let_in, address, self.host.time())
 
     def thaw(self) -> None:
         """Obey nbd-server-stop, block-job-cancel and blockdev-del for disks that were frozen."""
@@ -509,7 +575,7 @@ class FakeQemu:
             return
         mirror.speed = speed
 
-    def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int = 0) -> None:
+    def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int = 0, *, encrypted: bool = False) -> None:
         """Obey blockdev-add and blockdev-mirror."""
         if copy.job in self.mirrors:
             return
@@ -517,6 +583,9 @@ class FakeQemu:
         if target is None or link is None:
             self.refuse("blockdev-add", "Failed to connect: Connection refused")
             return
+        server, client = target._shown(encrypted=target.disks_encrypted), self._shown(encrypted=encrypted)  # noqa: SLF001
+        if words := refused(server, client, target.let_in, address, target.host.time()):
+            self.refuse("blockdev-add", words)
         self.mirrors[copy.job] = FakeMirror(self, target, copy, link, speed)
 
     def end_mirror(self, copy: DiskCopy) -> None:

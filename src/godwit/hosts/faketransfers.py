@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from godwit.errors import HostError
+from godwit.hosts.fakecredentials import refused
 from godwit.hosts.fakefiles import THIN
 from godwit.storage.sharedproof import check_token
 
 if TYPE_CHECKING:
     from godwit.hosts.fakestream import Link
     from godwit.hosts.fakeworld import FakeWorld
+    from godwit.model import Pair
 
 STEP = 0.05
 """Seconds between looks at the link."""
@@ -30,6 +32,7 @@ class FakeTransfers:
         """Take nothing yet."""
         self.takes: dict[str, tuple[str, int]] = {}
         self.sends: set[str] = set()
+        self.pairs: dict[str, Pair] = {}
 
     @property
     def name(self) -> str:
@@ -39,7 +42,9 @@ class FakeTransfers:
     async def _reach(self) -> None:
         raise NotImplementedError
 
-    async def take_file(self, path: str, owner: str, address: str, port: int, size: int) -> None:
+    async def take_file(
+        self, path: str, owner: str, address: str, port: int, size: int, *, pair: Pair | None = None
+    ) -> None:
         """Let one sender fill a file. Raises HostError where there is none."""
         del size
         check_token(owner)
@@ -48,11 +53,28 @@ class FakeTransfers:
             message = f"taking {path} on {self.name}: there is no such file, or no such address"
             raise HostError(message)
         self.takes[owner] = (path, port)
+        if pair is not None:
+            self.pairs[owner] = pair
+        elif self.name in self.world.strangers:
+            self.world.intrusions.append(f"a stranger had {path} on {self.name}")
 
-    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
+    async def send_file(
+        self, path: str, owner: str, url: str, *, size: int, speed: int, pair: Pair | None = None
+    ) -> None:
         """Send a file over the link, to its end. Raises HostError where nobody takes it, or not any more."""
         await self._reach()
         there, link = self._taker(owner, url)
+        theirs = there.pairs.get(owner)
+        words = refused(
+            theirs.server if theirs else None,
+            pair.client if pair else None,
+            theirs.identity if theirs else "",
+            there.migration_address,
+            self.world.clock.now(),
+        )
+        if words:
+            message = f"sending {path} on {self.name}: {words}"
+            raise HostError(message)
         file = self.world.file(path, self.name)
         if file is None:
             message = f"sending {path} on {self.name}: there is no such file"
@@ -69,6 +91,7 @@ class FakeTransfers:
                     left -= (min(link.bandwidth, speed) if speed else link.bandwidth) * STEP
         finally:
             self.sends.discard(owner)
+        there.pairs.pop(owner, None)
         target, _ = there.takes.pop(owner)
         self.world.complete(target, there.name, file)
 
@@ -84,6 +107,7 @@ class FakeTransfers:
         """End whatever sends or takes under that name here. Idempotent."""
         await self._reach()
         self.takes.pop(owner, None)
+        self.pairs.pop(owner, None)
         self.sends.discard(owner)
 
     async def fit_file(self, path: str, size: int) -> None:
@@ -108,7 +132,7 @@ class FakeTransfers:
         file = self.world.file(path, self.name)
         return 0 if file is None or file.inode in self.world.incomplete else file.size // THIN
 
-    async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
+    async def compare_image(self, path: str, image_format: str, url: str, *, size: int, credentials: str = "") -> str:
         """Compare with what another host's QEMU serves as it was frozen: equal, unless a difference was planted."""
         del image_format
         await self._reach()
@@ -118,6 +142,10 @@ class FakeTransfers:
                     f"nbd://{host.migration_address}:{qemu.frozen_port}/"
                 ):
                     continue
+                client = self.world.hosts[self.name].credentials.get((credentials, "client"))
+                if words := qemu.frozen_keeps_out(client, host.migration_address):
+                    message = f"comparing {path} with its copy on {self.name}: {words}"
+                    raise HostError(message)
                 link = self.world.link(self.name, host.name)
                 await self.world.clock.sleep(size / THIN / link.bandwidth)
                 if await self.world.until(lambda link=link: link.up, SILENCE):  # type: ignore[misc]

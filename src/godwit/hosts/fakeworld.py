@@ -108,6 +108,10 @@ class FakeWorld:
     """What a comparison finds in the disk of a path, where something is to be found."""
     saves: dict[str, FakeSave] = field(default_factory=dict)
     """Files that guests were saved to, by path; all hosts see them."""
+    strangers: set[str] = field(default_factory=set)
+    """Hosts at which somebody who is none of ours comes first to whatever port is opened."""
+    intrusions: list[str] = field(default_factory=list)
+    """What strangers got at."""
     changed: dict[int, int] = field(default_factory=dict)
     """When a file was last written, by inode, in numbers that only grow."""
     own_controller: FakeController = field(default_factory=FakeController)

@@ -65,7 +65,7 @@ keep() {
     cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
 }
 known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
-known "qemu-$name" "$key" || {
+known "qemu1-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
@@ -76,7 +76,11 @@ known "qemu-$name" "$key" || {
     printf '{"execute":"%s"}\n' qmp_capabilities query-qmp-schema quit |
         timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
         grep -o '"values": *\["none", *"zlib"[^]]*\]' | head -n 1
-} | keep "qemu-$name"
+    # It cannot find these, unless it does not come as far as to look for them.
+    section tls
+    timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none \
+        -object tls-creds-x509,id=tls,endpoint=client,dir=/nonexistent < /dev/null 2>&1
+} | keep "qemu1-$name"
 
 probe() {
     section kvm-key; echo "$1"

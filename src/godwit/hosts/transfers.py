@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from godwit.hosts.credentials import private_of
 from godwit.hosts.shell import number_in, run_script
 from godwit.storage import files, transfer
 from godwit.storage.sharedproof import check_path, check_token
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from godwit.errors import GodwitError
     from godwit.hosts.transport import Transport
+    from godwit.model import Pair
 
 _GRACE = 30.0
 """Seconds beyond a script's own limit after which its host counts as hanging."""
@@ -21,18 +25,25 @@ class Transfers:
 
     _transport: Transport
 
-    async def take_file(self, path: str, owner: str, address: str, port: int, size: int) -> None:
-        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`. Raises HostError."""
+    async def take_file(
+        self, path: str, owner: str, address: str, port: int, size: int, *, pair: Pair | None = None
+    ) -> None:
+        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`; see the port. Raises HostError."""
         life = str(transfer.life_of(size, 0))
-        arguments = (check_token(owner), check_path(path), address, str(port), life)
-        await self._script(transfer.TAKE, *arguments, doing=f"taking {path}")
+        arguments = (check_token(owner), check_path(path), address, str(port), life, pair.identity if pair else "")
+        private = private_of(pair.server) if pair else None
+        await self._script(transfer.TAKE, *arguments, doing=f"taking {path}", private=private)
 
-    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
+    async def send_file(
+        self, path: str, owner: str, url: str, *, size: int, speed: int, pair: Pair | None = None
+    ) -> None:
         """Send a file to where another host takes it; returns when all of it is there. Raises HostError."""
         life = transfer.life_of(size, speed)
         limit = ("-r", str(speed)) if speed else ()
-        arguments = (check_token(owner), check_path(path), url, str(life), *limit)
-        await self._script(transfer.SEND, *arguments, doing=f"sending {path}", deadline=life + _GRACE)
+        there = transfer.encrypted(url) if pair else url
+        arguments = (check_token(owner), check_path(path), there, str(life), *limit)
+        private = private_of(pair.client) if pair else None
+        await self._script(transfer.SEND, *arguments, doing=f"sending {path}", deadline=life + _GRACE, private=private)
 
     async def end_transfer(self, owner: str) -> None:
         """End whatever sends or takes under that name on this host. Idempotent. Raises HostError."""
@@ -47,14 +58,16 @@ class Transfers:
         completed = await run_script(self._transport, files.USED, check_path(path))
         return number_in(completed.stdout, f"the room that {path} takes on {self._transport.where}")
 
-    async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
+    async def compare_image(self, path: str, image_format: str, url: str, *, size: int, credentials: str = "") -> str:
         """Compare an image with what is served at `url`, content by content.
 
         Returns what differs, in qemu-img's words with the first differing offset, empty where nothing does.
         Raises HostError where they could not be compared.
         """
         life = transfer.life_of(size, 0)
-        arguments = ("compare", check_path(path), image_format, url, str(life))
+        whose = check_token(credentials) if credentials else ""
+        there = transfer.encrypted(url) if credentials else url
+        arguments = ("compare", check_path(path), image_format, there, str(life), whose)
         said = await self._script(
             transfer.COMPARE, *arguments, doing=f"comparing {path} with its copy", deadline=life + _GRACE
         )
@@ -66,10 +79,16 @@ class Transfers:
         return said.partition(" ")[2].strip()
 
     async def _script(
-        self, text: str, *arguments: str, doing: str, deadline: float = 30.0, silent: bool = False
+        self,
+        text: str,
+        *arguments: str,
+        doing: str,
+        deadline: float = 30.0,
+        silent: bool = False,
+        private: Mapping[str, str] | None = None,
     ) -> str:
         """Run a script; what it says to have failed at is raised. One that may be `silent` says nothing when it did."""
-        completed = await run_script(self._transport, text, *arguments, deadline=deadline)
+        completed = await run_script(self._transport, text, *arguments, deadline=deadline, private=private)
         said = completed.stdout.decode(errors="replace").strip()
         error: GodwitError | None = transfer.trouble(said, f"{doing} on {self._transport.where}")
         if error is not None and (said or not silent):

@@ -94,6 +94,7 @@ _STEPS: Final[Mapping[str, str]] = {
     "DestroyTarget": "removing the target",
     "ResumeSource": "making the source run again",
     "RestoreGuest": "putting the guest's QEMU back as it was",
+    "RemoveCredentials": "removing the keys of this move",
     "RestoreSendQueue": "giving the source's send queue back",
 }
 
@@ -108,6 +109,7 @@ _UNDONE: Final[Mapping[str, str]] = {
     "ResumeSource": "the guest runs on the source",
     "RestorePower": "the guest runs on the source",
     "RestoreGuest": "nothing of the move is left set in the guest's QEMU",
+    "RemoveCredentials": "no host has keys of this move any more",
     "RestoreSendQueue": "the source's send queue is as it was",
 }
 
@@ -207,8 +209,9 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
 
 
 def _target_prepared(at: float, detail: Mapping[str, object]) -> Sentence:
-    uri = text_of(detail, "uri")
-    return Sentence(at, Weight.DETAIL, f"the target waits, paused, at {uri}" if uri else "the target can be started")
+    uri, disks = text_of(detail, "uri"), text_of(detail, "disks_uri")
+    where = f"the target waits, paused, at {uri}" if uri else "the target can be started"
+    return Sentence(at, Weight.DETAIL, f"the target takes disks at {disks}" if disks and not uri else where)
 
 
 def _decided(at: float, detail: Mapping[str, object]) -> Sentence:

@@ -153,14 +153,21 @@ def probe_series(entries: Sequence[Entry]) -> ProbeSeries | None:
     return ProbeSeries.from_json(found.data)
 
 
+ENCRYPTED: Final = "TLS, and both ends prove who they are"
+IN_THE_CLEAR: Final = "NONE: everything travels in the clear"
+
+
 def settings(row: MigrationRow) -> tuple[tuple[str, str], ...]:
     """Return what was asked for, in words."""
     policy = row.spec.policy
     if row.spec.defaults:
-        return (("decisions", "left to QEMU's defaults, for comparison"), *_probe_setting(row))
+        plainly = ("encryption", "NONE, as QEMU does by itself")
+        return (("decisions", "left to QEMU's defaults, for comparison"), plainly, *_probe_setting(row))
     told = [("downtime at most", format_duration(policy.max_downtime))]
     told.append(("deadline", "none" if policy.deadline is None else format_duration(policy.deadline)))
     told.append(("bandwidth", "no limit" if policy.bandwidth is None else format_bandwidth(policy.bandwidth)))
+    if row.spec.upgrade is None:
+        told.append(("encryption", IN_THE_CLEAR if policy.plaintext else ENCRYPTED))
     return (*told, *_probe_setting(row))
 
 

@@ -84,6 +84,8 @@ class QemuFacts:
     """Whether all of a guest's memory can be such that another process may take it over (`aux-ram-share`)."""
     compressions: tuple[str, ...] = ()
     """The ways in which multifd can compress (`multifd-compression`): QEMU is built with some of them, or without."""
+    encrypts: bool = True
+    """Whether it can encrypt: some are built without GnuTLS."""
 
 
 @dataclass(frozen=True, slots=True)

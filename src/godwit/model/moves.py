@@ -168,6 +168,7 @@ class Outcome:
     `bytes` are those of the memory's stream, `disk_bytes` what was copied of disks before it.
     `guest_alive` is None where nobody could look from outside or inside; `leftovers` says what could not be removed.
     `qemus` are the old and the new QEMU's versions where the guest stayed on its host and its QEMU was replaced.
+    `encrypted` says whether what was sent was encrypted; None where nothing left a host, or nobody knows.
     """
 
     id: str
@@ -192,3 +193,4 @@ class Outcome:
     allocations: tuple[Allocation, ...] = ()
     comparison: Comparison | None = None
     qemus: tuple[str, str] | None = None
+    encrypted: bool | None = None

@@ -96,7 +96,8 @@ class Policy:
     they are compared, instead of samples of them; `verify_disks` compares copied disks with their sources afterwards.
     `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
     is to be switched off may take to obey its power button. `wait` is for how long a move may be put off until the
-    guest writes less, where it would be slowed down, paused, or not end.
+    guest writes less, where it would be slowed down, paused, or not end. `plaintext` lets everything travel in the
+    clear, between hosts that do not prove who they are.
     """
 
     max_downtime: float = 0.3
@@ -113,6 +114,7 @@ class Policy:
     max_guest_slowdown: float = 0.95
     allows: frozenset[Permission] = frozenset({Permission.THROTTLE, Permission.BALLOON})
     wait: float = 0.0
+    plaintext: bool = False
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

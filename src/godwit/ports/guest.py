@@ -72,8 +72,20 @@ class Guest(Protocol):
         """Set migration parameters, in QEMU's own units; valid while a stream runs."""
         ...
 
+    async def use_credentials(self, folder: str, *, let_in: str = "", far: str = "") -> None:
+        """Encrypt the next stream, and disks that are served or copied so, with the credentials in `folder`.
+
+        A server has the distinguished name of the one client that it is to `let_in`, a client the name that its server,
+        the `far` end, must have. Raises HypervisorError where QEMU cannot encrypt, or does not take the files.
+        """
+        ...
+
+    async def forget_credentials(self) -> None:
+        """Let nothing be encrypted with what `use_credentials` gave any more. Idempotent."""
+        ...
+
     async def listen(self, uri: str) -> str:
-        """Make an `-incoming defer` guest accept a stream at `uri`, once; returns where it does.
+        """Make an `-incoming defer` guest accept a stream at `uri`, once; returns where it does, or did already.
 
         Of a range of ports (`tcp:HOST:FIRST,to=LAST`) it takes the first that it can have.
         """
@@ -103,7 +115,9 @@ class Guest(Protocol):
         """Return QEMU's final figures: `total-time`, `downtime`, `setup-time` (ms), `transferred` (bytes), `passes`."""
         ...
 
-    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_disks(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Take disks over the network at `address`:`port` until `stop_serving`; only before the stream has ended."""
         ...
 
@@ -111,7 +125,9 @@ class Guest(Protocol):
         """Take disks no longer: what came is all there is. Idempotent."""
         ...
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+    async def start_mirror(
+        self, copy: DiskCopy, address: str, port: int, speed: int, *, encrypted: bool = False
+    ) -> None:
         """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
         ...
 
@@ -150,7 +166,9 @@ class Guest(Protocol):
         """Keep disks that are to be compared as they are now, whatever the guest writes; does nothing for others."""
         ...
 
-    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_frozen(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Serve disks as they were when they were frozen, read-only, each under its job's name."""
         ...
 

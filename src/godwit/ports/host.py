@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from godwit.core.savefile import DiskState
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import GuestView, HostFacts, ImageFacts, Launch, OlderCopy, PlaceFacts, Vm, WaitingQemu
+    from godwit.model import GuestView, HostFacts, ImageFacts, Launch, OlderCopy, Pair, PlaceFacts, Vm, WaitingQemu
     from godwit.ports.guest import Guest
 
 
@@ -57,16 +57,26 @@ class Fence(Protocol):
 class Transfers(Protocol):
     """Whole files and comparisons between hosts, over the migration network. Raises HostError."""
 
-    async def take_file(self, path: str, owner: str, address: str, port: int, size: int) -> None:
-        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`; returns when it is waited for."""
+    async def take_file(
+        self, path: str, owner: str, address: str, port: int, size: int, *, pair: Pair | None = None
+    ) -> None:
+        """Let one sender fill the file `path`, of `size` bytes, at `address`:`port`; returns when it is waited for.
+
+        With a `pair` that is its server, and nobody but its client is let in.
+        """
         ...
 
-    async def send_file(self, path: str, owner: str, url: str, *, size: int, speed: int) -> None:
-        """Send a file to where another host takes it, at `speed` bytes a second (0: no limit), to the end."""
+    async def send_file(
+        self, path: str, owner: str, url: str, *, size: int, speed: int, pair: Pair | None = None
+    ) -> None:
+        """Send a file to where another host takes it, at `speed` bytes a second (0: no limit), to the end.
+
+        With a `pair` that is its client.
+        """
         ...
 
     async def end_transfer(self, owner: str) -> None:
-        """End whatever sends or takes under that name here. Idempotent."""
+        """End whatever sends or takes under that name here, and remove its keys. Idempotent."""
         ...
 
     async def fit_file(self, path: str, size: int) -> None:
@@ -77,8 +87,11 @@ class Transfers(Protocol):
         """Return the bytes that a file takes on its file system; 0 where there is none."""
         ...
 
-    async def compare_image(self, path: str, image_format: str, url: str, *, size: int) -> str:
-        """Compare an image with what is served at `url`; returns what differs, in words, empty where nothing does."""
+    async def compare_image(self, path: str, image_format: str, url: str, *, size: int, credentials: str = "") -> str:
+        """Compare an image with what is served at `url`; returns what differs, in words, empty where nothing does.
+
+        `credentials` names whose keys, kept on this host, the server knows; empty where it does not encrypt.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorCommandError, MonitorLostError
+from godwit.qemu import credentials
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, inner, text
 
@@ -49,11 +50,13 @@ async def freeze(monitor: Asks, copies: Sequence[DiskCopy]) -> None:
     await monitor.execute("transaction", {"actions": [{"type": "blockdev-backup", "data": job} for job in jobs]})
 
 
-async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False) -> None:
     """Serve what was kept; a server that a former runner started is taken down first."""
     await _stop_serving(monitor)
     server = {"type": "inet", "data": {"host": address, "port": str(port)}}
-    await monitor.execute("nbd-server-start", {"addr": server, "max-connections": 2 * len(copies)})
+    connections = 2 * len(copies) + (credentials.STRANGERS if encrypted else 0)
+    start = {"addr": server, "max-connections": connections, **credentials.served(encrypted)}
+    await monitor.execute("nbd-server-start", start)
     for copy in copies:
         export = {"type": "nbd", "id": copy.job, "node-name": _kept(copy), "name": copy.job, "writable": False}
         await monitor.execute("block-export-add", export)

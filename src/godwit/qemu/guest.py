@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import HostError, MonitorLostError, MonitorProtocolError
+from godwit.errors import HostError, MonitorCommandError, MonitorLostError, MonitorProtocolError
 from godwit.qemu import (
     balloon,
+    credentials,
     dirtyrate,
     facts,
     features,
@@ -108,12 +109,25 @@ class QemuGuest:
 
         Of a range of ports (`tcp:HOST:FIRST,to=LAST`) QEMU takes the first that it can have.
         """
-        await self._monitor.execute("migrate-incoming", {"uri": uri})
         first, ranged, _ = uri.partition(",to=")
+        try:
+            await self._monitor.execute("migrate-incoming", {"uri": uri})
+        except MonitorCommandError:
+            addresses = inner_objects(await self._query_migrate(), "socket-address") if ranged else []
+            if not addresses:  # else a former runner has let it listen, and died
+                raise
         if not ranged:
             return uri
         (address,) = inner_objects(await self._query_migrate(), "socket-address")
         return f"{first.rpartition(':')[0]}:{text(address, 'port')}"
+
+    async def use_credentials(self, folder: str, *, let_in: str = "", far: str = "") -> None:
+        """Encrypt what is sent and taken from now on; see the port."""
+        await credentials.use(self._monitor, folder, let_in=let_in, far=far)
+
+    async def forget_credentials(self) -> None:
+        """Encrypt nothing any more. Idempotent."""
+        await credentials.forget(self._monitor)
 
     async def migrate(self, uri: str) -> None:
         """Start the stream to `uri`; returns when QEMU accepted the command."""
@@ -168,18 +182,22 @@ class QemuGuest:
                 reply = await self._query_migrate()
         return make_result(reply)
 
-    async def serve_disks(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_disks(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Take disks over the network at `address`:`port` until `stop_serving`."""
-        await mirrors.serve(self._monitor, address, port, copies)
+        await mirrors.serve(self._monitor, address, port, copies, encrypted=encrypted)
         self._nodes |= await mirrors.nodes_of(self._monitor)
 
     async def stop_serving(self) -> None:
         """Take disks no longer: what came is all there is. Idempotent."""
         await mirrors.stop_serving(self._monitor)
 
-    async def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+    async def start_mirror(
+        self, copy: DiskCopy, address: str, port: int, speed: int, *, encrypted: bool = False
+    ) -> None:
         """Copy a disk to where it is served, at `speed` bytes a second (0: no limit); one under way goes on."""
-        await mirrors.start(self._monitor, copy, address, port, speed)
+        await mirrors.start(self._monitor, copy, address, port, speed, encrypted=encrypted)
         self._nodes[copy.name] = await mirrors.own_node(self._monitor, copy)
 
     async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
@@ -232,9 +250,11 @@ class QemuGuest:
         """Keep disks that are to be compared as they are now, in one round trip; does nothing for others."""
         await fleecing.freeze(self._monitor, copies)
 
-    async def serve_frozen(self, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+    async def serve_frozen(
+        self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
+    ) -> None:
         """Serve disks as they were when they were frozen, read-only, each under its job's name."""
-        await fleecing.serve(self._monitor, address, port, copies)
+        await fleecing.serve(self._monitor, address, port, copies, encrypted=encrypted)
 
     async def thaw(self, copies: Sequence[DiskCopy]) -> None:
         """Serve frozen disks no longer, and keep them no more. Idempotent."""

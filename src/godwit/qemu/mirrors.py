@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from godwit.core.trust import verified_name
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.model import DiskMode, MirrorView
-from godwit.qemu import fillup, fleecing
+from godwit.qemu import credentials, fillup, fleecing
 from godwit.qemu.media import name_of
 from godwit.qemu.reply import as_objects, flag, inner, text, whole
 
@@ -45,13 +46,14 @@ def granularity(copy: DiskCopy) -> int:
     return size
 
 
-async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy]) -> None:
+async def serve(monitor: Asks, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False) -> None:
     """Take disks at `address`:`port`. An export makes an inactive node of a waiting QEMU writable by itself."""
     nodes = await nodes_of(monitor)
     server = {"type": "inet", "data": {"host": address, "port": str(port)}}
     # Two connections for each of a disk's jobs: one that breaks may still be there when the next is made.
-    connections = sum(4 if copy.since else 2 for copy in copies)
-    await monitor.execute("nbd-server-start", {"addr": server, "max-connections": connections})
+    connections = sum(4 if copy.since else 2 for copy in copies) + (credentials.STRANGERS if encrypted else 0)
+    start = {"addr": server, "max-connections": connections, **credentials.served(encrypted)}
+    await monitor.execute("nbd-server-start", start)
     for copy in copies:
         export = {"type": "nbd", "id": copy.job, "node-name": found(nodes, copy.name), "name": copy.job}
         await monitor.execute("block-export-add", {**export, "writable": True})
@@ -68,10 +70,11 @@ async def stop_serving(monitor: Asks) -> None:
             raise
 
 
-async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int) -> None:
+async def start(monitor: Asks, copy: DiskCopy, address: str, port: int, speed: int, *, encrypted: bool = False) -> None:
     """Begin to copy a disk, or go on with it where a former runner left it."""
     far: dict[str, object] = {"driver": "nbd", "export": copy.job}
     far |= {"server": {"type": "inet", "host": address, "port": str(port)}}
+    far |= credentials.reached(address, verified_name(address), encrypted)
     # Zeroes that the source has written become holes on the target.
     far |= {"discard": "unmap", "detect-zeroes": "unmap"}
     under_way = copy.job in await _jobs(monitor)

@@ -23,11 +23,32 @@ TLS: Final = "tls"
 _LEAST: Final = 600
 """Seconds that any transfer may take."""
 
-_FILES: Final = r"""
+FOLDER: Final = r"""
+# Root may keep them for a QEMU that runs as another user, who must get as far as there.
+credentials() {
+    if [ "$(id -u)" = 0 ] && mkdir -p -m 711 /run/godwit-tls 2>/dev/null && [ -w /run/godwit-tls ]; then
+        echo "/run/godwit-tls/$1"
+        return 0
+    fi
+    place=$(runtime) && mkdir -p -m 700 -- "$place/tls" && echo "$place/tls/$1"
+}
+discard() { rm -rf -- "/run/godwit-tls/$1"; place=$(runtime) && rm -rf -- "$place/tls/$1"; }
+keep() { printf '%s\n' "$3" > "$1/.$2" && mv -f -- "$1/.$2" "$1/$2"; }
+kept() {
+    (umask 077 && keys=$(credentials "$owner") && mkdir -p -m 700 -- "$keys" &&
+        keep "$keys" ca-cert.pem "$authorities" && keep "$keys" "$1-cert.pem" "$certificate" &&
+        keep "$keys" "$1-key.pem" "$key" && echo "$keys")
+}
+"""
+"""Where keys lie on a host: `kept ROLE` puts what came as variables there for `owner`, and prints the folder."""
+
+_FILES: Final = (
+    FOLDER
+    + r"""
 owner=$1
-folder=$(runtime) || { echo "failed no folder of Godwit's own can be made"; exit 0; }
+files=$(runtime) || { echo "failed no folder of Godwit's own can be made"; exit 0; }
 ended() {
-    for one in "$folder/take-$owner" "$folder/send-$owner"; do
+    for one in "$files/take-$owner" "$files/send-$owner"; do
         pid=$(cat -- "$one.pid" 2>/dev/null) || pid=
         tries=0
         # The number may be another's by now: only a process that carries the transfer's name is ended.
@@ -40,18 +61,27 @@ ended() {
         done
         rm -f -- "$one.pid" "$one.log"
     done
+    discard "$owner"
 }
 """
+)
 
 TAKE: Final = (
     _FILES
     + r"""
-path=$2 address=$3 port=$4 life=$5
+path=$2 address=$3 port=$4 life=$5 identity=$6
 command -v qemu-nbd > /dev/null || { echo "failed there is no qemu-nbd"; exit 0; }
 ended
-one=$folder/take-$owner
+one=$files/take-$owner
+set --
+if [ -n "${key:-}" ]; then
+    keys=$(kept server) || { echo "failed no folder for keys can be made"; exit 0; }
+    # Whoever is not let in must not be in the way of who is.
+    set -- --object "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir=$keys" \
+        --object "authz-simple,id=let-in,identity=$identity" --tls-creds tls --tls-authz let-in -e 64
+fi
 setsid timeout -k 5 "$life" qemu-nbd -f raw -x "$owner" -b "$address" -p "$port" --discard=unmap --detect-zeroes=unmap \
-    --pid-file="$one.pid" -- "$path" > "$one.log" 2>&1 < /dev/null &
+    "$@" --pid-file="$one.pid" -- "$path" > "$one.log" 2>&1 < /dev/null &
 started=$!
 tries=100
 while [ "$tries" -gt 0 ]; do
@@ -65,7 +95,8 @@ echo "failed $(tr '\n' ' ' < "$one.log")"
 rm -f -- "$one.pid" "$one.log"
 """
 )
-"""$1 names the transfer, $2 is the file, $3 and $4 where it is taken, $5 the seconds that this may last."""
+"""$1 names the transfer, $2 is the file, $3 and $4 where it is taken, $5 the seconds that this may last, $6 is
+who is let in, where keys are given."""
 
 SEND: Final = (
     _FILES
@@ -73,7 +104,11 @@ SEND: Final = (
 path=$2 url=$3 life=$4
 shift 4
 command -v qemu-img > /dev/null || { echo "failed there is no qemu-img"; exit 0; }
-one=$folder/send-$owner
+one=$files/send-$owner
+if [ -n "${key:-}" ]; then
+    keys=$(kept client) || { echo "failed no folder for keys can be made"; exit 0; }
+    set -- "$@" --object "tls-creds-x509,id=tls,endpoint=client,verify-peer=on,dir=$keys"
+fi
 timeout -k 5 "$life" qemu-img convert -U -n --target-is-zero -f raw -O raw "$@" -- "$path" "$url" > "$one.log" 2>&1 &
 echo $! > "$one.pid"
 wait $!
@@ -92,10 +127,16 @@ truncate -s "$2" -- "$1" && sync -- "$1"
 """
 """$1 is the file, $2 its size: NBD and QEMU's block layer know multiples of 512 bytes only."""
 
-COMPARE: Final = r"""
-owner=$1 path=$2 format=$3 url=$4 life=$5
+COMPARE: Final = (
+    FOLDER
+    + r"""
+owner=$1 path=$2 format=$3 url=$4 life=$5 whose=$6
 command -v qemu-img > /dev/null || { echo "failed there is no qemu-img"; exit 0; }
-said=$(timeout -k 5 "$life" qemu-img compare -U -f "$format" -F raw -- "$path" "$url" 2>&1)
+set --
+if [ -n "$whose" ]; then
+    keys=$(credentials "$whose") && set -- --object "tls-creds-x509,id=tls,endpoint=client,verify-peer=on,dir=$keys"
+fi
+said=$(timeout -k 5 "$life" qemu-img compare -U "$@" -f "$format" -F raw -- "$path" "$url" 2>&1)
 status=$?
 case $status in
     0) echo "equal" ;;
@@ -104,7 +145,9 @@ case $status in
     *) echo "failed $said" ;;
 esac
 """
-"""$1 names the comparison, $2 is an image here, $3 its format, $4 where the other is, $5 the seconds for it."""
+)
+"""$1 names the comparison, $2 is an image here, $3 its format, $4 where the other is, $5 the seconds for it, $6 whose
+keys are taken, empty where none are."""
 
 
 HEAD: Final = r"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from godwit.core.preflight.encryption import encryption_findings
 from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
 from godwit.core.preflight.machine import machine_findings
@@ -22,7 +23,9 @@ __all__ = ["Evidence", "blocking", "check", "check_upgrade"]
 def check(evidence: Evidence) -> tuple[Finding, ...]:
     """Return all findings, those that block first."""
     order = list(Severity)
-    found = chain(host_findings(evidence), machine_findings(evidence), storage_findings(evidence))
+    found = chain(
+        host_findings(evidence), machine_findings(evidence), storage_findings(evidence), encryption_findings(evidence)
+    )
     return tuple(sorted(way_findings(evidence, found), key=lambda finding: order.index(finding.severity)))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from godwit.model import (
         Balloon,
+        CertificateFacts,
         GuestFacts,
         GuestView,
         HostFacts,
@@ -62,7 +63,8 @@ class Evidence:
 
     `monitor_shared` says that the target sees the very folder in which the guest's monitor lies. `hindrances` keep a
     new QEMU on the same host from taking the guest's memory as it stands. `balloon` is the guest's, where it may take
-    memory, `resident` the bytes that the guest's QEMU has of the host's.
+    memory, `resident` the bytes that the guest's QEMU has of the host's. `encrypted` says that what is
+    sent is to be encrypted, by what `authority` has certified (None before its first use); `now` is our own clock.
     """
 
     vm: Vm
@@ -77,3 +79,6 @@ class Evidence:
     hindrances: tuple[str, ...] = ()
     balloon: Balloon | None = None
     resident: int = 0
+    encrypted: bool = False
+    authority: CertificateFacts | None = None
+    now: float = 0.0
