@@ -18,7 +18,7 @@ from godwit.journal import database as module
 from godwit.journal.database import Database
 from godwit.journal.sqljournal import SqlJournal
 from godwit.model import OutcomeStatus, Profile
-from godwit.ports import Ended
+from godwit.ports import Ended, Session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +88,18 @@ async def test_what_goes_is_gone_and_nothing_else(room: Room) -> None:
         await journal.load("vm1-1")
     await told(journal, 1)  # the name is free again, and nothing of before is in the new story
     assert len(await journal.entries("vm1-1")) == 4
+
+
+async def test_sessions_of_what_went_are_gone_too(room: Room) -> None:
+    journal, one, two = room.journal, Session("boot-a", 100, 5_000), Session("boot-a", 101, 5_000)
+    for _ in range(2):
+        await told(journal, 1)
+        await saved(journal, 4)
+        # The name is free again: who enters now is told of nobody who has gone.
+        assert await journal.enter("vm1-1", 1, "source", one) == ()
+        assert await journal.jobs.enter("save4-s1", 1, "source", one) == ()
+        assert await journal.enter("vm1-1", 1, "source", two) == (one,)
+        await journal.archive.remove(["vm1-1", "save4-s1"])
 
 
 async def test_what_has_not_ended_cannot_be_removed(room: Room) -> None:

@@ -21,6 +21,7 @@ from godwit import app
 from godwit.lab.furnish import prefix
 from godwit.model import MIGRATION_PORTS, OutcomeStatus
 from godwit.tls.authority import HomeAuthority
+from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -57,6 +58,22 @@ try:
 except (ConnectionError, TimeoutError, ssl.SSLError):
     pass
 print(said.hex())
+"""
+
+
+MARK: Final = "nobody-else-may-read-this:"
+WRITES_MARKS: Final = f"yes {MARK} | head -c 2M | tee /run/marks /data/marks >/dev/null; sync; echo written"
+
+EAVESDROPPER: Final = """
+import select, socket, sys
+line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, 64 << 20)
+print("listens", flush=True)
+heard = marks = 0
+while sys.stdin not in (ready := select.select([line, sys.stdin], [], [])[0]):
+    frame = line.recv(1 << 17)
+    heard, marks = heard + len(frame), marks + frame.count(sys.argv[1].encode())
+print(heard, marks)
 """
 
 
@@ -110,6 +127,20 @@ def staying(ground: Ground, machine: str, at: tuple[str, int]) -> Iterator[list[
         finally:
             out = stranger.communicate(timeout=90)[0]
             said.append(bytes.fromhex(out.decode().strip()))
+
+
+@contextmanager
+def eavesdropping(ground: Ground, machine: str) -> Iterator[list[int]]:
+    """Listen to each network of a machine; gives the bytes heard, and the marks in them, once it has ended."""
+    words = ground.lab.command(machine, ["python3", "-c", EAVESDROPPER, MARK])
+    told: list[int] = []
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "listens\n"
+        try:
+            yield told
+        finally:
+            told += [int(word) for word in listener.communicate("\n", timeout=60)[0].split()]
 
 
 def ask_for_disk(ground: Ground, machine: str, at: tuple[str, int], keys: Path | None, export: str) -> tuple[bool, str]:
@@ -243,6 +274,21 @@ async def test_strangers_at_the_disks_port_get_nothing_and_the_move_completes(ap
     assert outcome.comparison.equal
     await ground.assert_settled(there)
     assert listening(ground, there) == []
+
+
+@pytest.mark.parametrize("words", [(), ("--plaintext",)], ids=["encrypted", "in the clear"])
+async def test_who_listens_to_the_network_reads_nothing_of_memory_and_disks(
+    apart: Ground, words: tuple[str, ...]
+) -> None:
+    """In the clear the same listener reads both: he is a listener."""
+    here, there = await fill(apart)
+    assert apart.ssh(WRITES_MARKS).strip() == "written"
+    with eavesdropping(apart, here) as told:
+        ran = await apart.godwit("migrate", apart.name, apart.host(there), *words)
+    assert ran.status == 0, ran
+    heard, marks = told
+    assert heard > 8 * MIB
+    assert marks == 0 if not words else marks > 3 * MIB // len(MARK)
 
 
 async def test_a_move_in_the_clear_works_and_says_so(ground: Ground) -> None:

@@ -48,9 +48,11 @@ class FakeController:
         await self._going.wait()
 
     def guard(self, host: FakeHost, fence: Fence) -> None:
-        """Use a host from now on only with a session that `fence` let in."""
+        """Use a host from now on only with a session that `fence` let in; the one of before is closed."""
         self._fences[host.name] = fence
-        self._sessions.pop(host.name, None)
+        former = self._sessions.pop(host.name, None)
+        if former is not None:
+            host.sessions.pop(former, None)
 
     def lost(self, host: FakeHost) -> None:
         """Have no session on a host any more, as far as this process knows: it must have another one."""

@@ -83,9 +83,10 @@ class MemoryJournal:
 
     def remove(self, identifiers: Sequence[str]) -> None:
         """Remove stories in which nothing is left to do."""
-        for story in self.over():
-            if story.spec.id in identifiers:
-                del self._stories[story.spec.id]
+        gone = {story.spec.id for story in self.over()}.intersection(identifiers)
+        for name in gone:
+            del self._stories[name]
+        self._sessions.forget(gone)
         self._version += 1
 
     def _story(self, identifier: str) -> _Story:

@@ -86,7 +86,10 @@ class MemoryJobs:
 
     def remove(self, identifiers: Sequence[str]) -> None:
         """Remove those of these that have ended."""
-        self._rows = {name: row for name, row in self._rows.items() if not (row.job.finished and name in identifiers)}
+        gone = {name for name in identifiers if name in self._rows and self._rows[name].job.finished}
+        for name in gone:
+            del self._rows[name]
+        self._sessions.forget(gone)
 
     async def request_cancel(self, identifier: str) -> None:
         """Ask to go back; see the port."""

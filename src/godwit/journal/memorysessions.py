@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from godwit.ports import Session
 
@@ -28,3 +28,7 @@ class MemorySessions:
         """Forget sessions that have ended."""
         kept = self._kept.get((identifier, place), [])
         kept[:] = [session for session in kept if session not in sessions]
+
+    def forget(self, identifiers: Collection[str]) -> None:
+        """Forget all sessions of these moves or jobs."""
+        self._kept = {key: kept for key, kept in self._kept.items() if key[0] not in identifiers}
