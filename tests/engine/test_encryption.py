@@ -285,6 +285,12 @@ def test_a_target_that_falls_silent_keeps_keys_and_that_is_said() -> None:
         assert outcome.status is CANCELLED
         assert scene.one.credentials == {}
         assert any("keys of web-1 may be left on two" in words for words in outcome.leftovers)
+        assert scene.two.credentials != {}
+        scene.world.heal("two")
+        again = scene.turned(2).turned(3)
+        outcome = await again.move()
+        assert outcome.status is COMPLETED
+        await again.assert_settled(outcome)  # with these keys went those of before
 
     simulate(scenario)
 

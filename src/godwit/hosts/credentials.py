@@ -1,6 +1,6 @@
 """What plain hosts have to do with certificates: keeping them for the length of a move, and trying them.
 
-Keys reach a host on a shell's standard input. There they lie below /run, in a folder of the move's own that only the
+Keys reach a host on a shell's standard input. There they lie below /run, in a folder of the guest's own that only the
 process which needs them can read, and end with the move, or with the boot.
 """
 
