@@ -68,6 +68,12 @@ async def requests(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, obje
             yield message
 
 
+class Refusal(str):
+    """In place of a reply: why the command is refused."""
+
+    __slots__ = ()
+
+
 class Qmp:
     """A QMP server with a few commands, as slow and as rude as a test wants it."""
 
@@ -93,6 +99,9 @@ class Qmp:
             elif command != "hang":
                 replies = self.replies.get(str(command)) or [{"command": command}]
                 reply = replies.pop(0) if len(replies) > 1 else replies[0]
+                if isinstance(reply, Refusal):
+                    self.send({"error": {"class": "GenericError", "desc": reply}, "id": message["id"]})
+                    continue
                 self.send({"return": reply, **({"id": message["id"]} if "id" in message else {})})
 
     def asked(self) -> list[tuple[str, object]]:

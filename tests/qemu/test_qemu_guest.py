@@ -4,9 +4,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from qmp_double import GREETING, Qmp, peer
+from qmp_double import GREETING, Qmp, Refusal, peer
 
-from godwit.errors import MonitorLostError, MonitorProtocolError
+from godwit.errors import HypervisorError, MonitorLostError, MonitorProtocolError
 from godwit.model import RunState, StreamStatus
 from godwit.qemu.beside import channels
 from godwit.qemu.guest import QemuGuest
@@ -68,6 +68,30 @@ async def test_of_a_range_of_ports_the_one_that_qemu_took_is_told() -> None:
     async with guest_of(server) as guest:
         assert await guest.listen("tcp:[fd00::2]:49152,to=49215") == "tcp:[fd00::2]:49155"
         assert server.asked()[0] == ("migrate-incoming", {"uri": "tcp:[fd00::2]:49152,to=49215"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "listens", "said"),
+    [
+        ({}, [{"type": "inet", "host": "192.0.2.2", "port": "49155"}], None),
+        (Refusal("Illegal state"), [{"type": "inet", "host": "192.0.2.2", "port": "49155"}], None),
+        (Refusal("Address already in use"), [], "already in use"),
+        (Refusal("Address already in use"), None, "already in use"),
+        ({}, [], "does not say where"),
+    ],
+)
+async def test_one_that_listens_already_says_where_and_one_that_does_not_says_why(
+    answer: object, listens: list[object] | None, said: str | None
+) -> None:
+    server = Qmp()
+    told = {"status": "setup"} | ({} if listens is None else {"socket-address": listens})
+    server.replies = {"migrate-incoming": [answer], "query-migrate": [told]}
+    async with guest_of(server) as guest:
+        if said is None:
+            assert await guest.listen("tcp:192.0.2.2:49152,to=49215") == "tcp:192.0.2.2:49155"
+        else:
+            with pytest.raises(HypervisorError, match=said):
+                await guest.listen("tcp:192.0.2.2:49152,to=49215")
 
 
 async def test_a_view_and_a_sample() -> None:

@@ -110,16 +110,25 @@ class QemuGuest:
         Of a range of ports (`tcp:HOST:FIRST,to=LAST`) QEMU takes the first that it can have.
         """
         first, ranged, _ = uri.partition(",to=")
+        refusal: MonitorCommandError | None = None
         try:
             await self._monitor.execute("migrate-incoming", {"uri": uri})
-        except MonitorCommandError:
-            addresses = inner_objects(await self._query_migrate(), "socket-address") if ranged else []
-            if not addresses:  # else a former runner has let it listen, and died
-                raise
+        except MonitorCommandError as error:
+            refusal = error
+        port = await self._listening_port() if ranged else None
+        if refusal is not None and port is None:  # else a former runner has let it listen, and died
+            raise refusal
         if not ranged:
             return uri
-        (address,) = inner_objects(await self._query_migrate(), "socket-address")
-        return f"{first.rpartition(':')[0]}:{text(address, 'port')}"
+        if port is None:
+            message = f"{self._name} was told to listen at {uri}, and does not say where it does"
+            raise MonitorProtocolError(message)
+        return f"{first.rpartition(':')[0]}:{port}"
+
+    async def _listening_port(self) -> str | None:
+        """Return at which port it waits for a stream, None where it does not."""
+        addresses = inner_objects(await self._query_migrate(), "socket-address")
+        return next((text(address, "port") for address in addresses), None)
 
     async def use_credentials(self, folder: str, *, let_in: str = "", far: str = "") -> None:
         """Encrypt what is sent and taken from now on; see the port."""
