@@ -58,6 +58,7 @@ BAD_NAMES: Final = (
 )
 
 
+@pytest.mark.long
 async def test_a_bad_name_is_refused_everywhere_and_reaches_no_shell(ground: Ground, tmp_path: Path) -> None:
     url = f"ssh://root@{ground.lab.hosts['host1'].ssh_address}"
     commands = []

@@ -154,12 +154,16 @@ async def can_be_fenced(ground: Ground, machine: str) -> None:
     assert "NOT proven to be off" in told.out
 
 
+IMPATIENT: Final = Trap("set", at="godwit.core.recovery:PATIENCE", value=8.0)
+
+
 async def fenced(ground: Ground, move: Move, machine: str, status: int) -> str:
     """Cut the power of the silent host of a move, and return what was told."""
     refused = await ground.godwit("recover", move.id, "--fence")
     assert refused.status == RefusedError.exit_status, refused
     assert f"{ground.name} may be on it" in refused.err
-    told = await ground.godwit("recover", move.id, "--fence", "--yes", deadline=2 * LONG)
+    words = ("recover", move.id, "--fence", "--yes")
+    told = await ground.godwit(*words, traps=ground.lay(IMPATIENT), deadline=2 * LONG)
     assert told.status == status, told
     assert f"{ground.host(machine)} is proven to be off" in told.out
     assert ground.qemus()[machine] == ()
@@ -176,7 +180,7 @@ async def test_a_silent_target_that_is_fenced_leaves_the_guest_to_its_source(gro
     async with ground.client():
         move = await broken_at_the_switchover(ground, there, source)
         ground.lab.cut(there, "management")
-        told = await ground.godwit("recover", move.id, deadline=2 * LONG)
+        told = await ground.godwit("recover", move.id, traps=ground.lay(IMPATIENT), deadline=2 * LONG)
         assert told.status == LimboError.exit_status, told
         for words in (
             "nobody can know who owns",
@@ -192,6 +196,7 @@ async def test_a_silent_target_that_is_fenced_leaves_the_guest_to_its_source(gro
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_a_source_that_is_fenced_leaves_it_to_a_person_who_gives_the_guest_to_the_target(ground: Ground) -> None:
     """The source falls silent in the switchover; whether it ran on, once the target had everything, dies with it."""
     here, there = await ground.whereabouts()
