@@ -173,20 +173,34 @@ def _sight(state: State, event: e.Observed) -> tuple[object, ...]:
     return event.restarted, ruling.verdict, said
 
 
+_READ: Final = ("phase", *sorted(set(re.findall(r"\bstate\.(\w+)", inspect.getsource(recovery))) - {"phase"}))
+"""What recovery reads of a state: where that is the same, so is what can be seen."""
+
+
+def _telling_apart(state: State, events: list[e.Event]) -> list[e.Event]:
+    """Return the events without the sights that lead no further than one before them."""
+    found, sights = [], set()
+    for event in events:
+        sight = _sight(state, event) if isinstance(event, e.Observed) else None
+        if sight is None or sight not in sights:
+            found.append(event)
+            sights.add(sight)
+    return found
+
+
 def arrows() -> Arrows:
     """Walk the machine and return, for each change of phase, the events that bring it about."""
     found: Arrows = defaultdict(set)
     known = {phase: [one for one in EVENTS if (phase, type(one)) in TRANSITIONS] for phase in Phase}
+    telling: dict[tuple[object, ...], list[e.Event]] = {}
     seen = {State()}
     waiting = [State()]
     while waiting:
         state = waiting.pop()
-        sights = set()
-        for event in known[state.phase]:
-            if isinstance(event, e.Observed):
-                if (sight := _sight(state, event)) in sights:
-                    continue
-                sights.add(sight)
+        read = tuple(getattr(state, name) for name in _READ)
+        if read not in telling:
+            telling[read] = _telling_apart(state, known[state.phase])
+        for event in telling[read]:
             try:
                 after = _essence(step(state, event).state)
             except LawBrokenError:
