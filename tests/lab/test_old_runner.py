@@ -10,12 +10,14 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from labtools import LONG, Move, Trap, until
 
 from godwit import app
+from godwit.errors import MigrationFailedError, RunnerStuckError
 from godwit.model import OutcomeStatus, Policy
 
 if TYPE_CHECKING:
@@ -96,3 +98,27 @@ async def test_stopped_and_continued_when_another_took_over(ground: Ground, inst
     assert f"another runner took over {move.id}" in log
     async with app.opened(ground.home) as service:
         assert (await service.journal.load(move.id))[0].outcome == outcome
+
+
+async def test_a_stopped_runner_is_named_and_is_ended_when_a_person_says_so(ground: Ground) -> None:
+    here, there = await ground.whereabouts()
+    async with ground.client():
+        move = await ground.begin(there, traps=ground.lay(Trap("stop", at=f"{GUEST}.migrate")))
+        await until(lambda: _stopped(move), "the runner is stopped")
+        old = move.processes()[1]
+        told = await ground.godwit("recover", move.id)
+        assert told.status == RunnerStuckError.exit_status, told
+        assert f"is stopped (process {old})" in told.err
+        assert f"godwit recover {move.id} --take-over" in told.err
+        assert move.processes()[1] == old
+        told = await ground.godwit("recover", move.id, "--take-over", deadline=2 * LONG)
+        assert told.status in {0, MigrationFailedError.exit_status}, told
+        outcome = await move.outcome()
+    assert outcome.status in {OutcomeStatus.COMPLETED, OutcomeStatus.FAILED}
+    assert move.processes() == (None, None)
+    await ground.assert_settled(there if outcome.status is OutcomeStatus.COMPLETED else here)
+
+
+def _stopped(move: Move) -> bool:
+    runner = move.processes()[1]
+    return runner is not None and "State:\tT" in Path(f"/proc/{runner}/status").read_text()
