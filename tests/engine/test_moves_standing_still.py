@@ -10,6 +10,7 @@ import pytest
 from stage import ADDRESS, DISK, LONG, SMALL, Stage, simulate, stage
 
 from godwit.core.state import Phase
+from godwit.hosts.fakeguest import FakeGuest
 from godwit.model import OutcomeStatus, Policy, ProbeRequest, RunState, Way
 from godwit.units import MIB
 
@@ -298,6 +299,28 @@ def test_an_agent_that_does_not_answer_is_no_reason_not_to_press_the_button() ->
         assert "the power button is pressed: no guest agent answered within 3 s" in notes
 
     simulate(scenario)
+
+
+@pytest.mark.parametrize("outlived", [True, False], ids=["while its QEMU outlives it", "an instant later"])
+def test_a_guest_that_obeys_at_last_while_it_is_taken_back_runs_again(
+    monkeypatch: pytest.MonkeyPatch, *, outlived: bool
+) -> None:
+    """Its QEMU is told to end with it again, and it obeys between the look before that and the command, or after."""
+    keeps = FakeGuest.keep_after_power_off
+
+    async def obeying(self: FakeGuest, *, keep: bool) -> None:
+        if not keep and outlived:
+            self._qemu._switched_off()
+        await keeps(self, keep=keep)
+        if not keep and not outlived:
+            self._qemu._switched_off()
+
+    monkeypatch.setattr(FakeGuest, "keep_after_power_off", obeying)
+    scene, outcome = moved(OFF, workload=replace(SMALL, power_off=None), off_timeout=3.0)
+    assert outcome.status is FAILED
+    assert "did not obey its power button" in outcome.error
+    assert len(scene.world.runs) == 2, "it was off, and was started again"
+    assert not scene.journal.states[-1].leftovers
 
 
 @STORAGE

@@ -294,3 +294,45 @@ def test_a_copy_that_gets_nothing_over_its_link_is_given_up() -> None:
     assert outcome.status is FAILED
     assert "not a byte of a disk was copied" in outcome.error
     assert "migration link" in outcome.remedy
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_what_keeps_compared_disks_is_let_go_of_although_its_command_was_lost(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    scene, outcome = compared(monkeypatch, failures)
+    assert outcome.status is COMPLETED
+    there = scene.two.qemus["web"]
+    assert there.frozen_port is None
+    assert not there.frozen
+    assert scene.world.owned == {}
+    assert scene.journal.states[-1].leftovers == ()
+    assert "not-thawed" not in [finding.code for finding in outcome.findings]
+
+
+def test_what_keeps_compared_disks_is_named_where_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, outcome = compared(monkeypatch, failures=1000)
+    assert outcome.status is COMPLETED
+    assert scene.two.qemus["web"].frozen_port is not None
+    (left,) = scene.journal.states[-1].leftovers
+    assert "left on two" in left
+    assert "nbd_server_stop" in left
+    assert "not-thawed" in [finding.code for finding in outcome.findings]
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[Stage, Outcome]:
+    """Move a guest whose disks are compared, and lose the connection at so many commands to let go of them."""
+    thaws, left = FakeGuest.thaw, [failures]
+
+    async def losing(self: FakeGuest, copies: Sequence[DiskCopy]) -> None:
+        if left[0]:
+            left[0] -= 1
+            self.lose("the connection was reset")
+        await thaws(self, copies)
+
+    async def scenario() -> tuple[Stage, Outcome]:
+        monkeypatch.setattr(FakeGuest, "thaw", losing)
+        scene = apart(policy=Policy(verify_disks=True))
+        return scene, await scene.move()
+
+    return simulate(scenario)

@@ -170,9 +170,13 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class DisksCompared:
-    """The copied disks were compared with those that they were copied from, or could not be."""
+    """The copied disks were compared with those that they were copied from, or could not be.
+
+    `leftover` says what could not be taken away of what that took.
+    """
 
     comparison: Comparison
+    leftover: str = ""
 
 
 @dataclass(frozen=True, slots=True)

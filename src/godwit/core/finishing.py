@@ -93,10 +93,11 @@ def duty_done(state: State, event: e.Event) -> Step:
             return look(replace(state, alive=False, duties=state.duties - {"Verify"}))
         case e.Verified(alive=alive):
             state = replace(state, alive=alive, duties=state.duties - {"Verify"})
-        case e.DisksCompared(comparison=comparison):
+        case e.DisksCompared(comparison=comparison, leftover=leftover):
             # What the stamps say, that both were the same, is refuted or in doubt: the old disks are left alone.
             left_alone = set() if comparison.equal else {"LeaveOldCopies"}
-            state = replace(state, comparison=comparison, duties=state.duties - {"CompareDisks"} - left_alone)
+            duties = state.duties - {"CompareDisks"} - left_alone
+            state = with_leftover(replace(state, comparison=comparison, duties=duties), leftover)
         case e.SourceRemoved():
             state = replace(state, duties=state.duties - {"RemoveSource"})
         case e.Undone(step="RecordHome" | "KeepImages" | "LeaveOldCopies" as name, leftover=leftover):

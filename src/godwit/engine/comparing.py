@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.errors import GodwitError
-from godwit.model import Comparison, ImageFacts, Side
+from godwit.errors import GodwitError, SupersededError
+from godwit.model import Comparison, ImageFacts, RunState, Side
 
 if TYPE_CHECKING:
     from godwit.engine.actions import Actions
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PERIOD: Final = 1.0
 """Seconds between looks at the room that is left on the target."""
+
+_THAW_PAUSES: Final = (0.5, 1.0, 2.0)
+"""Seconds between attempts to let go of what was kept."""
 
 LEAST_ROOM: Final = 64 << 20
 """Bytes of room on the target below which the comparison is given up: the guest's writes come first."""
@@ -47,13 +50,9 @@ class Comparing:
             found = await self._compare(copies, encrypted=command.encrypted)
         except GodwitError as error:
             found = Comparison(None, f"the disks could not be compared: {error.message}")
-        try:
-            await self._thaw(copies)
-        except GodwitError as error:
-            left = f"what kept the disks as they were may be left on {self.actions.parts.target.name}: {error.message}"
-            self.actions.warn("not-thawed", left, "it slows the guest's writes", f"remove {copies[0].frozen} there")
+        left = await self._thawed(copies)
         found = replace(found, seconds=self.actions.parts.clock.now() - began)
-        return e.DisksCompared(found)
+        return e.DisksCompared(found, left)
 
     async def _compare(self, copies: tuple[DiskCopy, ...], *, encrypted: bool) -> Comparison:
         target = self.actions.parts.target
@@ -92,11 +91,34 @@ class Comparing:
             await asyncio.wait([comparing])
         return comparing.result()
 
+    async def _thawed(self, copies: tuple[DiskCopy, ...]) -> str:
+        """Let writes go straight to the disks again, and remove what was kept; return what is left, in words.
+
+        A host that is out of reach for moments is asked again: what is left slows the guest's writes, and serves its
+        disks, as long as its QEMU lives.
+        """
+        parts, name = self.actions.parts, self.actions.parts.vm.name
+        for pause in (*_THAW_PAUSES, None):
+            try:
+                await self._thaw(copies)
+            except SupersededError:
+                raise
+            except GodwitError as error:
+                if pause is None:
+                    left = f"what kept the disks of {name} as they were may be left on {parts.target.name}, with "
+                    left += f"{', '.join(copy.frozen for copy in copies)}: {error.message}"
+                    mend = f"godwit monitor {name} -c nbd_server_stop, and -c 'block_job_cancel -f JOB' for each job "
+                    mend += "that -c 'info block-jobs' shows; then remove the files"
+                    self.actions.warn("not-thawed", left, "it slows the guest's writes, and serves its disks", mend)
+                    return f"{left}; {mend}"
+                await parts.clock.sleep(pause)
+            else:
+                break
+        return ""
+
     async def _thaw(self, copies: tuple[DiskCopy, ...]) -> None:
-        """Let writes go straight to the disks again, and remove what was kept."""
-        try:
-            guest = await self.actions.sides.attach(Side.TARGET)
-            await guest.thaw(copies)
-        finally:
-            for copy in copies:
-                await self.actions.parts.target.remove_image(copy.frozen, self.actions.parts.spec.id)
+        """Let the guest's QEMU keep nothing any more, if there is one; only then nobody has these files open."""
+        if (await self.actions.sides.look(Side.TARGET)).state is not RunState.ABSENT:
+            await (await self.actions.sides.attach(Side.TARGET)).thaw(copies)
+        for copy in copies:
+            await self.actions.parts.target.remove_image(copy.frozen, self.actions.parts.spec.id)

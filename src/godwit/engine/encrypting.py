@@ -39,7 +39,9 @@ class Encrypting:
 
     def putting(self, side: Side, pid: int | None = None) -> asyncio.Task[str]:
         """Begin to keep one end's credentials on its host, beside what else is done; gives their folder."""
-        return asyncio.create_task(self._put(side, pid), name=f"keys-{side}")
+        task = asyncio.create_task(self._put(side, pid), name=f"keys-{side}")
+        task.add_done_callback(_retrieved)
+        return task
 
     async def _put(self, side: Side, pid: int | None) -> str:
         parts = self.actions.parts
@@ -109,5 +111,9 @@ async def settled(putting: asyncio.Task[str] | None) -> None:
     await asyncio.wait([putting], timeout=SETTLES)
     if putting.cancel():
         await asyncio.wait([putting])
+
+
+def _retrieved(putting: asyncio.Task[str]) -> None:
+    """Take note of how it ended, whoever is still there: whoever needed it has raised it."""
     if not putting.cancelled():
-        putting.exception()  # whoever needed it has raised it
+        putting.exception()

@@ -138,12 +138,17 @@ class Standing:
             timeout = parts.spec.policy.off_timeout
             view = await self._until(Side.SOURCE, timeout, lambda view: view.state is not RunState.RUNNING)
             self._answered(view)
+        if view.state is not RunState.ABSENT:
+            guest = await self.actions.sides.attach(Side.SOURCE)
+            if view.state is not RunState.RUNNING:
+                view = await self._run_again(guest, view)
+            await guest.keep_after_power_off(keep=False)
+            # Until then its QEMU outlived it: a guest that has obeyed since the last look would stay off for good.
+            view = self._answered(await self.actions.sides.look(Side.SOURCE))
+            if view.state is RunState.POWERED_OFF:
+                view = await self._run_again(await self.actions.sides.attach(Side.SOURCE), view)
         if view.state is RunState.ABSENT:
             return await self._start_on_the_source(self._launch(command.launch))
-        guest = await self.actions.sides.attach(Side.SOURCE)
-        if view.state is not RunState.RUNNING:
-            view = await self._run_again(guest, view)
-        await guest.keep_after_power_off(keep=False)
         left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
         return e.Undone("RestorePower", left)
 

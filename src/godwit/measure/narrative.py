@@ -247,9 +247,12 @@ def _verified(at: float, detail: Mapping[str, object]) -> Sentence:
 
 def _disks_compared(at: float, detail: Mapping[str, object]) -> Sentence:
     found = mapping_of(detail, "comparison")
+    leftover = text_of(detail, "leftover")
+    left = f"; {leftover}" if leftover else ""
     if found.get("equal") is True:
-        return Sentence(at, Weight.STEP, "the copied disks are what they were copied from")
-    return Sentence(at, Weight.ERROR, text_of(found, "detail"))
+        weight = Weight.WARNING if leftover else Weight.STEP
+        return Sentence(at, weight, f"the copied disks are what they were copied from{left}")
+    return Sentence(at, Weight.ERROR, f"{text_of(found, 'detail')}{left}")
 
 
 def _undone(at: float, detail: Mapping[str, object]) -> Sentence:
