@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CHUNK = 50
 PROGRESS = 5000
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
 
 
 def shrunk(plan: Plan) -> Plan:
@@ -64,7 +66,7 @@ def _leave_interrupts() -> None:
 
 
 def soak(first: int, count: int, jobs: int, record: Path | None) -> int:
-    """Tell many stories and say how they ended; returns how many were violated."""
+    """Tell many stories and say how they ended, with Ctrl-C those that were told; returns an exit status."""
     began, outcomes, steps = time.monotonic(), Counter[str](), 0
     violated: list[tuple[int, tuple[str, ...]]] = []
     chunks = [range(at, min(at + CHUNK, first + count)) for at in range(first, first + count, CHUNK)]
@@ -92,7 +94,7 @@ def soak(first: int, count: int, jobs: int, record: Path | None) -> int:
         told = tell(plan)
         lines += ["", f"seed {seed}: {'; '.join(violations)}", f"with {len(plan.faults)} faults:", told.told()]
     _say("\n".join(lines), record)
-    return len(violated)
+    return int(bool(violated)) or (INTERRUPTED if done < count else 0)
 
 
 def _finds(task: tuple[str, int, int]) -> tuple[str, tuple[int, str] | None]:
@@ -102,18 +104,18 @@ def _finds(task: tuple[str, int, int]) -> tuple[str, tuple[int, str] | None]:
 
 
 def mutants(first: int, count: int, jobs: int, record: Path | None) -> int:
-    """Plant each defect and say which seed finds it first; returns how many are not found."""
-    with multiprocessing.Pool(jobs, maxtasksperchild=1) as pool:
-        found: dict[str, tuple[int, str] | None] = {}
+    """Plant each defect and say which seed finds it first, with Ctrl-C of those looked for; returns an exit status."""
+    found: dict[str, tuple[int, str] | None] = {}
+    with multiprocessing.Pool(jobs, _leave_interrupts, maxtasksperchild=1) as pool, suppress(KeyboardInterrupt):
         for name, one in pool.imap_unordered(_finds, [(name, first, count) for name in MUTANTS]):
             found[name] = one
             print(f"{name}: {one[0] if one else 'not found'}", flush=True)
     lines = ["| Planted defect | First seed | Found by |", "|---|---|---|"]
     for name in MUTANTS:
-        seed, words = found[name] or ("-", f"not within {count}")
+        seed, words = found.get(name, ("-", "not looked for")) or ("-", f"not within {count}")
         lines.append(f"| {name} | {seed} | {words} |")
     _say("\n".join(lines), record)
-    return sum(one is None for one in found.values())
+    return int(None in found.values()) or (INTERRUPTED if len(found) < len(MUTANTS) else 0)
 
 
 def _say(text: str, record: Path | None) -> None:
@@ -152,10 +154,14 @@ def _count(text: str) -> int:
 def main() -> int:
     """Do what the command line says; returns an exit status."""
     options = _options(iter(sys.argv[1:]))
-    if options.story:
-        return story(options.first)
-    work = mutants if options.what == "mutants" else soak
-    return int(bool(work(options.first, options.seeds, options.jobs, options.record)))
+    try:
+        if options.story:
+            return story(options.first)
+        work = mutants if options.what == "mutants" else soak
+        return work(options.first, options.seeds, options.jobs, options.record)
+    except KeyboardInterrupt:  # a second time, while the first is still being answered
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import asyncio
 import copy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from godwit.errors import JournalError, SupersededError
 from godwit.journal.memory import MemoryInventory, MemoryJournal
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from godwit.core.state import State
     from godwit.model import Outcome, Spec
     from godwit.ports import Entry, MigrationRow, Session
+
+
+class Told(Protocol):
+    """Hears of a state that the journal has taken."""
+
+    def __call__(self, state: State, /, *, durable: bool) -> None:
+        """Take note of it."""
+        ...
+
 
 SOON: Final = 0.15
 """Seconds for which a real journal lets a write wait that need not be durable."""
@@ -76,8 +85,8 @@ class Store:
 class Pen:
     """One runner's journal. Implements `godwit.ports.Journal`, as far as an engine uses it."""
 
-    def __init__(self, controller: Controller, store: Store, told: Callable[[State], None]) -> None:
-        """Write to `store`; `told` hears of each state that is on disk."""
+    def __init__(self, controller: Controller, store: Store, told: Told) -> None:
+        """Write to `store`; `told` hears of each state that was taken, and whether it is on disk."""
         self._controller, self._store, self._told = controller, store, told
         self._waiting: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._later: asyncio.TimerHandle | None = None
@@ -127,12 +136,11 @@ class Pen:
         async def act() -> None:
             if durable:
                 self._flush(durable=True)
-                if self._fenced is None:
-                    self._told(state)
             else:
                 self._flush_soon()
             if self._fenced is not None:
                 raise self._fenced
+            self._told(state, durable=durable)
             if self._broken:
                 self._broken = False
                 self._store.check()

@@ -90,7 +90,9 @@ class Fault:
         return f"{self.when}: {self.kind}{f' {self.side}' if self.side else ''}{lasts}{amount}"
 
 
-MOMENTARY: Final = frozenset({"runner dies", "controller loses power", "QEMU is killed", "stream is reset", "cancel"})
+MOMENTARY: Final = frozenset(
+    {"runner dies", "controller loses power", "QEMU is killed", "stream is reset", "cancel", "monitor is lost"}
+)
 
 LONG_STEPS: Final = (
     *("resume", "migrate", "continue_stream", "launch", "destroy", "transition", "conclude", "put_vm", "attach"),
@@ -153,6 +155,8 @@ WEIGHTS: Final[dict[str, int]] = {
     "host's clock jumps": 1,
     "link is slow": 3,
     "cancel": 7,
+    "monitor is lost": 3,
+    "events are lost": 2,
 }
 REFUSED: Final = (
     *("launch", "cont", "migrate", "migrate-incoming", "migrate-continue", "migrate_cancel", "migrate-set-parameters"),
@@ -170,20 +174,6 @@ def choose(chance: Random, all_moves: tuple[Move, ...], *, heals: bool) -> tuple
         when = _when(chance, all_moves[0], follows=bool(chosen))
         chosen.append(_fault(chance, kind, when, heals=heals))
     return tuple(chosen)
-
-
-def at_the_door(chance: Random) -> tuple[Fault, ...]:
-    """Choose what happens where it matters most: a runner is gone in the very switchover, and then a QEMU or a host."""
-    gone = chance.choice(("runner dies", "controller loses power", "runner hangs, is followed, and wakes"))
-    when = Nth(chance.choice((1, 1, 2)), chance.choice(DOOR_STEPS), chance.random() < 0.7)
-    amount = chance.choice((0.02, 0.5, 3.0))
-    first = Fault(gone, when, lasts=chance.uniform(1, 20) if gone.startswith("runner hangs") else 0.0, amount=amount)
-    then = chance.choice(("QEMU is killed", "QEMU hangs", "host crashes", "host is cut off"))
-    lasts = 0.0 if then in MOMENTARY else chance.uniform(1, 80)
-    return first, Fault(then, Since(chance.uniform(0, amount)), chance.choice(SIDES), lasts)
-
-
-DOOR_STEPS: Final = ("resume", "resume", "migrate", "continue_stream", "go_over", "transition", "quit", "end_mirror")
 
 
 def _fault(chance: Random, kind: str, when: When, *, heals: bool) -> Fault:
@@ -216,7 +206,7 @@ _MENDED_IN_THE_END: Final = {"link is slow": 30.0, "journal is full": 100.0, "ho
 _NO_LASTING: Final = MOMENTARY | {"reply is lost", "reply is late", "controller's clock jumps", "host's clock jumps"}
 _ON_A_SIDE: Final = frozenset(
     {"QEMU is killed", "QEMU hangs", "QEMU cannot be killed", "host crashes", "host is cut off", "host is slow"}
-    | {"command is refused", "host's clock jumps"}
+    | {"command is refused", "host's clock jumps", "monitor is lost", "events are lost"}
 )
 
 # -- doing -----------------------------------------------------------------------------------------------------------
@@ -374,6 +364,19 @@ def _slow_link(story: Story, fault: Fault, _: str) -> None:
     story.later(fault, lambda: story.world.shape(*HOSTS, before))
 
 
+def _monitor_lost(story: Story, fault: Fault, guest: str) -> None:
+    host = story.host_of(fault.side, guest)
+    for monitor in host.monitors():
+        if monitor in story.controllers[guest].guests:
+            monitor.lose("the connection was reset")
+
+
+def _deaf(story: Story, fault: Fault, guest: str) -> None:
+    name = story.host_of(fault.side, guest).name
+    story.deaf.add(name)
+    story.later(fault, lambda: story.deaf.discard(name))
+
+
 def _cancel(story: Story, _: Fault, guest: str) -> None:
     story.wish(guest)
 
@@ -400,4 +403,6 @@ _KINDS: Final[dict[str, Callable[[Story, Fault, str], Disturbance | None]]] = {
     "host's clock jumps": _host_jump,
     "link is slow": _slow_link,
     "cancel": _cancel,
+    "monitor is lost": _monitor_lost,
+    "events are lost": _deaf,
 }

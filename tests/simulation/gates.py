@@ -16,7 +16,12 @@ from godwit.errors import HostUnreachableError, JournalError, MonitorLostError
 from godwit.hosts.fakecontroller import FakeController
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Set,  # noqa: PYI025 - abstract, and read only
+    )
 
     from godwit.hosts.fake import FakeGuest, FakeHost
     from godwit.ports import GuestEvent
@@ -52,6 +57,8 @@ class Controller:
     name: str
     on_step: OnStep
     lag: Callable[[], float]
+    deaf: Set[str] = frozenset()
+    """Hosts of whose monitors nothing is heard that was not asked for."""
     alive: bool = True
     hindered: bool = False
     followed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,7 +79,7 @@ class Controller:
             return
         self.alive = False
         for guest in () if silently else self.guests:
-            guest.lose(why)
+            guest.leave(why)
         self.wake()
         if self.task is not None:
             self.task.cancel()
@@ -188,6 +195,8 @@ class GatedGuest(Gate):
             if (lag := self._controller.lag()) > 0:
                 await asyncio.sleep(lag)
             await self._controller.go()
+            if event.kind != "LOST" and self._where.partition("/")[0] in self._controller.deaf:
+                continue
             yield event
             if event.kind == "LOST":
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.state import Door, Phase
+from godwit.core.state import Door, Held, Phase
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ class Watch:
     """Guests that have executed on the target."""
     committed: set[str] = field(default_factory=set)
     """Guests of which the journal says on disk that they are the target's."""
+
+    taken_back: dict[str, float] = field(default_factory=dict)
+    """When guests that were to be switched off had been seen to, on the way back."""
 
     def __post_init__(self) -> None:
         """Be told of what happens."""
@@ -78,6 +81,11 @@ class Watch:
             return  # the way back had begun when the source died: what the target has is ended, see docs/limits.md
         if guest in world.lost and not known and not world.faulty:
             self.story.violated(f"the only copy of {guest} ended without a fault, on {qemu.host.name}: {words}")
+
+    def taken(self, guest: str, state: State) -> None:
+        """Take note of what the journal has taken, on disk or not yet."""
+        if state.phase in {Phase.ROLLING_BACK, Phase.FAILED, Phase.CANCELLED} and Held.POWER not in state.held:
+            self.taken_back.setdefault(guest, self.story.world.clock.now())
 
     def journalled(self, guest: str, state: State) -> None:
         """Take note of what is in the journal on disk."""
@@ -145,10 +153,10 @@ def _may_have_crashed(story: Story, guest: str) -> bool:
 
 def _excused(story: Story, guest: str, outcome: Outcome, expected: str) -> bool:
     """Say whether nobody could do more: the guest switched itself off later, or its host is silent to this day."""
-    off = story.world.off.get(guest)
-    if off is not None and (off > story.ended_at[guest] or outcome.status is OutcomeStatus.GUEST_CRASHED):
-        return True  # it listened to its power button at last
     named = " ".join(story.durable(guest).leftovers) + outcome.error
+    off, back = story.world.off.get(guest), story.watch.taken_back.get(guest)
+    if off is not None and (back is not None and off > back and "power button" in named):
+        return True  # it listened to its power button when it had been waited for long enough, and that is told
     gone = "process on the source died" in named or f"{guest} has no process" in named
     if gone and outcome.status is OutcomeStatus.FAILED and guest in story.world.hit:
         return True  # the way back had begun: what the target has may be older than the disks

@@ -14,7 +14,7 @@ from godwit.core import finishing, machine, recovery, rollback
 from godwit.core.machine import TRANSITIONS, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, Phase, State
-from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing
+from godwit.engine import actions, engine, mending, mirroring, observer, settings, sides, standing
 from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.model import Owner, RunState, Side
 
@@ -173,8 +173,16 @@ def _starts_beside_the_target(patch: pytest.MonkeyPatch) -> None:
 
 
 def _ends_by_name(patch: pytest.MonkeyPatch) -> None:
-    """End a process by its guest's name, whichever of two it is."""
-    patch.setattr(parts.Parts, "vm_on", lambda self, _: replace(self.vm, sibling=""))
+    """End what was started for the guest by its name: of two processes on one host that may be the other one."""
+
+    async def destroy(self: actions.Actions, _: e.DestroyTarget) -> e.Event:
+        guest = self.sides.guests.pop(Side.TARGET, None)
+        if guest is not None:
+            await guest.close()
+        await self.parts.target.destroy(replace(self.parts.vm_on(Side.TARGET), sibling=""))
+        return e.Undone("DestroyTarget")
+
+    patch.setattr(actions.Actions, "destroy_target", destroy)
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from godwit.hosts.fake import FakeHost, FakeQemu, FakeWorld
 from godwit.hosts.fakestream import BROKEN, OVER, FakeStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from godwit.model import Vm
 
@@ -37,6 +37,8 @@ class SimWorld(FakeWorld):
     told: Callable[[str], None] | None = None
     on_began: Callable[[FakeQemu], None] | None = None
     on_ended: Callable[[FakeQemu, str], None] | None = None
+    locks: bool = True
+    """Whether the lock of a disk is seen by another host."""
     stuck: set[int] = field(default_factory=set)
     """Processes that cannot be killed: they wait in the kernel for a disk that does not answer."""
 
@@ -48,6 +50,10 @@ class SimWorld(FakeWorld):
     def qemus_of(self, vm: str) -> list[FakeQemu]:
         """Return the guest's living processes."""
         return [qemu for host in self.hosts.values() for qemu in host.qemus.values() if qemu.vm.name == vm]
+
+    def locking(self, host: FakeHost) -> Iterable[FakeHost]:
+        """Return the hosts whose locks are seen on a host."""
+        return self.hosts.values() if self.locks else (host,)
 
     def began(self, qemu: FakeQemu) -> None:
         """Note that a process executes, and who else has its disks open to write, or writes into them."""

@@ -73,7 +73,6 @@ CONTINUE_PATIENCE: Final = 60.0
 _QUEUE_PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds between attempts to give the send queue back."""
 
-_HOME_TRIES: Final = 30
 _RUNNING_DEADLINE: Final = 5.0
 _STREAM_END_DEADLINE: Final = 8.0
 _POLL: Final = 0.05
@@ -435,18 +434,7 @@ class Actions:
         home = self.parts.vm_on(Side.TARGET)
         launch = self.facts.launch if self.facts else home.launch
         vm = replace(home, host=self.parts.target.name, launch=launch, sibling="")
-        under = self.parts.spec.id, self.parts.epoch
-        for _tried in range(_HOME_TRIES):
-            try:
-                await self.parts.inventory.put_vm(vm, under=under)
-            except SupersededError:
-                raise
-            except JournalError as error:
-                self.note("note", text=f"the guest's new home is not recorded yet: {error.message}")
-                await self.parts.clock.sleep(1.0)
-            else:
-                return e.Undone("RecordHome")
-        await self.parts.inventory.put_vm(vm, under=under)
+        await self.parts.inventory.put_vm(vm, under=(self.parts.spec.id, self.parts.epoch))
         return e.Undone("RecordHome")
 
     # -- the way back ----------------------------------------------------------------------------------------------
@@ -521,10 +509,12 @@ class Actions:
         for pause in (*_QUEUE_PAUSES, None):
             try:
                 await self.parts.source.restore_send_queue(self.parts.spec.id)
+            except SupersededError:
+                raise
             except GodwitError as error:
                 if pause is None:
                     message = f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}"
-                    raise HostError(message) from error
+                    raise (JournalError if isinstance(error, JournalError) else HostError)(message) from error
                 await self.parts.clock.sleep(pause)
             else:
                 break

@@ -7,6 +7,7 @@ when the machine asks for Finish.
 from __future__ import annotations
 
 import asyncio
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -54,6 +55,9 @@ SWITCHOVER_PATIENCE: Final = 5.0
 HEARTBEAT: Final = 3.0
 """Seconds of quiet after which both sides are looked at: an event may have been missed."""
 
+JOURNAL_PATIENCE: Final = 30.0
+"""Seconds for which what is due after a move waits for a journal that cannot be written."""
+
 _WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING, Phase.POSTCOPY})
 _ON_THE_WAY: Final = frozenset(
     {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.STARTING}
@@ -68,8 +72,20 @@ _FORWARD: Final = (
 )
 _TIDYING: Final = (
     *(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RemoveCredentials),
-    e.RestoreSendQueue,
+    *(e.RestoreSendQueue, e.LeaveOldCopies),
 )
+_LEFT: Final[dict[type[e.Command], str]] = {
+    e.RecordHome: "where {} lives now is not in the inventory",
+    e.RemoveSource: "the stopped process of {} may be left on the source",
+    e.KeepImages: "the new images of {} bear the mark of this migration still",
+    e.CompareDisks: "the disks of {} were not compared",
+    e.RestoreGuest: "the QEMU of {} is set for a migration still",
+    e.RemoveCredentials: "keys of the move of {} may be left on both hosts until they boot",
+    e.RestoreSendQueue: "the send queue of the source of {} may still be short",
+    e.LeaveOldCopies: "the old images of {} are not marked as left behind",
+}
+"""What is left where a duty could not be done."""
+
 _TOLD: Final = (e.Decided, e.StreamMended)
 """What is journalled although nothing may follow from it."""
 
@@ -294,7 +310,27 @@ class Engine:
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await self._outside.seen(self._in_flight[e.Verify])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
+        if isinstance(command, _TIDYING) and self._state.phase is Phase.FINISHING:
+            return await self._tidied(functools.partial(perform, command), type(command))
         return await perform(command)
+
+    async def _tidied(self, perform: Callable[[], Awaitable[e.Event | None]], kind: type[e.Command]) -> e.Event | None:
+        """Do a duty, again for as long as only the journal keeps us from it: no connection is used that is not in it.
+
+        Raises JournalError, which says what is left, for one that cannot be written for JOURNAL_PATIENCE seconds.
+        """
+        end = self._parts.clock.now() + JOURNAL_PATIENCE
+        while True:
+            try:
+                return await perform()
+            except SupersededError:
+                raise
+            except JournalError as error:
+                if self._parts.clock.now() >= end:
+                    message = f"{_LEFT[kind].format(self._parts.vm.name)}: {error.message}"
+                    raise JournalError(message, remedy=error.remedy) from error
+                self._actions.note("note", text=f"{kind.__name__} waits for the journal: {error.message}")
+            await self._parts.clock.sleep(1.0)
 
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
         a, m, s = self._actions, self._mirroring, self._standing

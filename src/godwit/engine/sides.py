@@ -135,10 +135,16 @@ class Sides:
             return silent
 
     async def _look(self, side: Side) -> GuestView:
+        guest: Guest | None = None
         try:
-            return await (await self.attach(side)).view()
+            guest = await self.attach(side)
+            return await guest.view()
         except MonitorLostError:
-            self.guests.pop(side, None)
+            # Only this one: another may have been opened meanwhile. Dropped and still open, a monitor keeps everybody
+            # out, us as well, and who watches it never comes to an end.
+            if guest is not None and self.guests.get(side) is guest:
+                del self.guests[side]
+                await guest.close()
         except GodwitError:
             # Whatever keeps the monitor from being opened: the host itself still knows whether the process lives.
             pass

@@ -130,14 +130,17 @@ class Standing:
     async def restore_power(self, command: e.RestorePower) -> e.Event:
         """See to it that the guest runs on the source. It is only reached when the target was never told to run.
 
-        Nobody can take the press of a power button back: a guest that may still obey is waited for.
+        Nobody can take the press of a power button back: a guest that may still obey is waited for, and one that may
+        even then is named.
         """
-        parts = self.actions.parts
+        parts, name = self.actions.parts, self.actions.parts.vm.name
         view = self._answered(await self.actions.sides.look(Side.SOURCE))
-        if view.state is RunState.RUNNING and not self._ignored and (self._asked or self.restarted):
+        may_obey = not self._ignored and (self._asked or self.restarted)
+        if view.state is RunState.RUNNING and may_obey:
             timeout = parts.spec.policy.off_timeout
             view = await self._until(Side.SOURCE, timeout, lambda view: view.state is not RunState.RUNNING)
             self._answered(view)
+        may_obey = may_obey and view.state is RunState.RUNNING
         if view.state is not RunState.ABSENT:
             guest = await self.actions.sides.attach(Side.SOURCE)
             if view.state is not RunState.RUNNING:
@@ -146,11 +149,14 @@ class Standing:
             # Until then its QEMU outlived it: a guest that has obeyed since the last look would stay off for good.
             view = self._answered(await self.actions.sides.look(Side.SOURCE))
             if view.state is RunState.POWERED_OFF:
+                may_obey = False
                 view = await self._run_again(await self.actions.sides.attach(Side.SOURCE), view)
         if view.state is RunState.ABSENT:
             return await self._start_on_the_source(self._launch(command.launch))
-        left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
-        return e.Undone("RestorePower", left)
+        if view.state is not RunState.RUNNING:
+            return e.Undone("RestorePower", f"the source is {view.state} ({view.raw}) and was told to run")
+        late = f"{name} may yet obey its power button: should it, godwit vm start {name} starts it again"
+        return e.Undone("RestorePower", late if may_obey else "")
 
     async def _run_again(self, guest: Guest, view: GuestView) -> GuestView:
         if view.state is RunState.POWERED_OFF:

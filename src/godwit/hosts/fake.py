@@ -120,6 +120,7 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
         self.late = 0.0
         self.boots = 1
         self.sessions: dict[Session, FakeController] = {}
+        self.ended_sessions: set[Session | None] = set()
         self.saves = FakeSaveFiles(world, name, self._reach)
         world.add_host(self)
 
@@ -184,6 +185,7 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
     def end_session(self, session: Session) -> None:
         """End the process of a connection: its monitors close, and nothing comes through it any more."""
         controller = self.sessions.pop(session, None)
+        self.ended_sessions.add(session)
         for guest in self.monitors():
             if controller is not None and guest.controller is controller:
                 guest.lose("its session was ended")

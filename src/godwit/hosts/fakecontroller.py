@@ -54,6 +54,10 @@ class FakeController:
         if former is not None:
             host.sessions.pop(former, None)
 
+    def session_on(self, host: FakeHost) -> Session | None:
+        """Return the session that it has on a host; None where it needs none, or has none."""
+        return self._sessions.get(host.name)
+
     def lost(self, host: FakeHost) -> None:
         """Have no session on a host any more, as far as this process knows: it must have another one."""
         self._sessions.pop(host.name, None)

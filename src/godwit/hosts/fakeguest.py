@@ -75,6 +75,8 @@ class FakeGuest:
         self._qemu = qemu
         self._world = qemu.world
         self.controller = qemu.world.controller
+        self.session = self.controller.session_on(qemu.host)
+        self._left = False
         self._streams: list[FakeEvents] = []
         self._unheard: list[GuestEvent] = []
         self._unsent: list[Callable[[], object]] = []
@@ -110,6 +112,11 @@ class FakeGuest:
                 self._qemu.monitor = None
             self._world.stir()
 
+    def leave(self, reason: str) -> None:
+        """End the connection from this end: what was sent before arrives all the same, as long as its session lives."""
+        self._left = self._left or self._lost is None
+        self.lose(reason)
+
     def _put(self, event: GuestEvent) -> None:
         for stream in self._streams:
             stream.put(event)
@@ -120,7 +127,10 @@ class FakeGuest:
         await self.controller.awake()
         self._check_open(f"`{command}` was not sent")
         await self._arrive()
+        arrived = qemu.host.reachable and self.session not in qemu.host.ended_sessions
         answered = await self._world.until(lambda: self._answers(command) or self._lost is not None, COMMAND_DEADLINE)
+        if arrived and self._left:
+            qemu.obey(act)
         self._check_open(f"`{command}` was under way")
         if not answered:
             if qemu.host.reachable:
@@ -157,7 +167,7 @@ class FakeGuest:
 
     async def close(self) -> None:
         """Close the connection; the guest is not touched. Never raises."""
-        self.lose("it was closed")
+        self.leave("it was closed")
 
     # -- the port --------------------------------------------------------------------------------------------------
 

@@ -192,7 +192,7 @@ class FakeQemu:
         try:
             if self.alive:
                 command()
-        except MonitorCommandError:
+        except HypervisorError:
             return  # its answer has nobody to go to
 
     def exit(self, words: str) -> None:

@@ -189,12 +189,17 @@ class FakeWorld:
         """Return the file that a host sees at a path."""
         return next((file for file in self._files.get(path, ()) if host in file.hosts), None)
 
+    def locking(self, host: FakeHost) -> Iterable[FakeHost]:
+        """Return the hosts whose locks are seen on `host`: all of them, on a file system that both mount."""
+        del host
+        return self.hosts.values()
+
     def lock_held(self, host: FakeHost, vm: Vm, launch: Launch, *, incoming: bool) -> str | None:
         """Return the words of a QEMU that does not get the lock of a disk; one that waits for a stream takes none."""
         if incoming:
             return None
         wanted = {file.inode for path in self.paths_of(launch) if (file := self.file(path, host.name)) is not None}
-        for other in self.hosts.values():
+        for other in self.locking(host):
             qemu = other.qemus.get(vm.name)
             if qemu is None or qemu.raw in {"inmigrate", "postmigrate"}:
                 continue
@@ -413,7 +418,7 @@ class FakeWorld:
                     del host.sessions[session]
             for guest in host.monitors():
                 if controller in {None, guest.controller}:
-                    guest.lose("the controller died")
+                    guest.leave("the controller died")
 
     def planted_refusal(self, host: FakeHost, command: str) -> str | None:
         """Return the words with which a command is refused now, or None."""
