@@ -323,6 +323,20 @@ def test_a_guest_that_obeys_at_last_while_it_is_taken_back_runs_again(
     assert not scene.journal.states[-1].leftovers
 
 
+def test_a_guest_that_may_yet_obey_its_power_button_is_named() -> None:
+    """It was pressed, the guest was waited for, and nobody can take a press back."""
+    scene, outcome = moved(
+        OFF,
+        lambda scene: scene.at(Phase.POWERING_OFF, scene.cancel, 0.5),
+        workload=replace(SMALL, power_off=None),
+        off_timeout=7.0,
+    )
+    assert outcome.status is CANCELLED
+    assert scene.journal.states[-1].leftovers == (
+        "web may yet obey its power button: should it, godwit vm start web starts it again",
+    )
+
+
 @STORAGE
 def test_a_target_that_does_not_start_leads_back_and_the_guest_is_started_where_it_was(*, shared: bool) -> None:
     def refuse(scene: Stage) -> None:

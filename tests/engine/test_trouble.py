@@ -16,7 +16,7 @@ from godwit.model import OutcomeStatus, Owner, RunState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from godwit.model import Outcome
+    from godwit.model import Outcome, Vm
 
 FAILED, COMPLETED = OutcomeStatus.FAILED, OutcomeStatus.COMPLETED
 CRASHED, LIMBO = OutcomeStatus.GUEST_CRASHED, OutcomeStatus.LIMBO
@@ -446,5 +446,39 @@ def test_a_journal_that_cannot_be_read_for_a_wish_to_cancel_ends_nothing() -> No
         assert outcome.status is COMPLETED
         notes = [line.data["text"] for line in await scene.journal.entries(ID) if line.kind == "note"]
         assert any("disk I/O error" in str(text) for text in notes)
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("seconds", [20, 45, 200])
+def test_where_a_guest_lives_is_written_down_before_its_source_is_removed(seconds: float) -> None:
+    """However long nothing can be written: a source that is still in the inventory could be started again."""
+
+    async def scenario() -> None:
+        scene = stage()
+        full = [False]
+        put = scene.inventory.put_vm
+
+        async def full_disk(vm: Vm, *, under: tuple[str, int] | None = None) -> None:
+            if full[0]:
+                assert scene.state_on(scene.one) is not RunState.ABSENT
+                raise JournalError("the journal failed: the disk is full", remedy="make room")
+            await put(vm, under=under)
+
+        await scene.begin()
+        scene.inventory.put_vm = full_disk  # type: ignore[method-assign]
+        scene.at(Phase.FINISHING, lambda: full.__setitem__(0, True))
+        later(seconds, lambda: full.__setitem__(0, False))
+        runners, outcome = 0, None
+        while outcome is None:
+            runners += 1
+            try:
+                outcome = await scene.runner()
+            except JournalError:
+                scene.world.drop_controller()
+        await scene.assert_settled(outcome)
+        assert outcome.status is COMPLETED
+        assert scene.journal.states[-1].leftovers == ()
+        assert runners == 1 + seconds // 32
 
     simulate(scenario)

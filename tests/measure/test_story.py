@@ -85,6 +85,7 @@ EVENTS: list[tuple[e.Event, Weight, str]] = [
     ),
     (e.MediaCopied(), Weight.STEP, "what the guest only reads is on the target"),
     (e.DisksCompared(Comparison(equal=True)), Weight.STEP, "the copied disks are what"),
+    (e.DisksCompared(Comparison(equal=True), "what kept them is left"), Weight.WARNING, "the copied disks are"),
     (e.DisksCompared(Comparison(equal=False, detail="disk0 differs")), Weight.ERROR, "disk0 differs"),
     (e.CancelRequested("anna"), Weight.WARNING, "anna asked to cancel"),
     (e.Resolved(Side.TARGET, "anna"), Weight.WARNING, "anna decided that the guest is the target's"),

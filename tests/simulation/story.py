@@ -51,7 +51,7 @@ HEARD_WITHIN: Final = 1.0
 LONGEST: Final = 1500.0
 
 MOST_STEPS: Final = 15_000
-"""A hundred times as many as a move takes; a host that stays silent costs a few hundred more."""
+"""For each guest: a hundred times as many as a move takes; a host that stays silent costs a few hundred more."""
 
 _RESTART: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
@@ -285,7 +285,7 @@ class Story:
         what = name.rpartition(".")[2]
         if not after:
             self.steps += 1
-            if self.steps == MOST_STEPS:
+            if self.steps == MOST_STEPS * len(self.moves):
                 self.violated(f"{self.steps} steps were taken, the last of them {name}: something goes round and round")
             self._counts[what] = self._counts.get(what, 0) + 1
             if self.trace:

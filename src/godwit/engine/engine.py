@@ -74,18 +74,6 @@ _TIDYING: Final = (
     *(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RemoveCredentials),
     *(e.RestoreSendQueue, e.LeaveOldCopies),
 )
-_LEFT: Final[dict[type[e.Command], str]] = {
-    e.RecordHome: "where {} lives now is not in the inventory",
-    e.RemoveSource: "the stopped process of {} may be left on the source",
-    e.KeepImages: "the new images of {} bear the mark of this migration still",
-    e.CompareDisks: "the disks of {} were not compared",
-    e.RestoreGuest: "the QEMU of {} is set for a migration still",
-    e.RemoveCredentials: "keys of the move of {} may be left on both hosts until they boot",
-    e.RestoreSendQueue: "the send queue of the source of {} may still be short",
-    e.LeaveOldCopies: "the old images of {} are not marked as left behind",
-}
-"""What is left where a duty could not be done."""
-
 _TOLD: Final = (e.Decided, e.StreamMended)
 """What is journalled although nothing may follow from it."""
 
@@ -291,6 +279,8 @@ class Engine:
         except SupersededError:
             raise
         except GodwitError as error:
+            if isinstance(error, JournalError) and self._is_duty(command):
+                raise
             event = e.StepFailed(type(command).__name__, error.code, error.message, error.remedy)
         if event is not None:
             self._inbox.put_nowait(event)
@@ -310,14 +300,18 @@ class Engine:
             # Tidying up takes time from the guest in the very moment in which its users wait for it.
             await self._outside.seen(self._in_flight[e.Verify])
         perform: Callable[[e.Command], Awaitable[e.Event | None]] = self._table()[type(command)]
-        if isinstance(command, _TIDYING) and self._state.phase is Phase.FINISHING:
-            return await self._tidied(functools.partial(perform, command), type(command))
+        if self._is_duty(command):
+            return await self._tidied(functools.partial(perform, command), type(command).__name__)
         return await perform(command)
 
-    async def _tidied(self, perform: Callable[[], Awaitable[e.Event | None]], kind: type[e.Command]) -> e.Event | None:
-        """Do a duty, again for as long as only the journal keeps us from it: no connection is used that is not in it.
+    def _is_duty(self, command: e.Command) -> bool:
+        return isinstance(command, _TIDYING) and self._state.phase is Phase.FINISHING
 
-        Raises JournalError, which says what is left, for one that cannot be written for JOURNAL_PATIENCE seconds.
+    async def _tidied(self, perform: Callable[[], Awaitable[e.Event | None]], name: str) -> e.Event | None:
+        """Do a duty, again where only the journal keeps us from it: no connection is used that is not in it.
+
+        Raises JournalError for one that cannot be written for JOURNAL_PATIENCE seconds. That ends this runner: a source
+        that is still in the inventory could be started again, and the next runner has the same duties.
         """
         end = self._parts.clock.now() + JOURNAL_PATIENCE
         while True:
@@ -327,9 +321,8 @@ class Engine:
                 raise
             except JournalError as error:
                 if self._parts.clock.now() >= end:
-                    message = f"{_LEFT[kind].format(self._parts.vm.name)}: {error.message}"
-                    raise JournalError(message, remedy=error.remedy) from error
-                self._actions.note("note", text=f"{kind.__name__} waits for the journal: {error.message}")
+                    raise
+                self._actions.note("note", text=f"{name} waits for the journal: {error.message}")
             await self._parts.clock.sleep(1.0)
 
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
