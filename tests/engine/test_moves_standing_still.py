@@ -310,10 +310,10 @@ def test_a_guest_that_obeys_at_last_while_it_is_taken_back_runs_again(
 
     async def obeying(self: FakeGuest, *, keep: bool) -> None:
         if not keep and outlived:
-            self._qemu._switched_off()
+            self._qemu._switch_off(0)
         await keeps(self, keep=keep)
         if not keep and not outlived:
-            self._qemu._switched_off()
+            self._qemu._switch_off(0)
 
     monkeypatch.setattr(FakeGuest, "keep_after_power_off", obeying)
     scene, outcome = moved(OFF, workload=replace(SMALL, power_off=None), off_timeout=3.0)

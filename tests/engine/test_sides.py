@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import pytest
 from stage import Stage, simulate, stage
 
 from godwit.core import events as e
@@ -19,6 +18,8 @@ from godwit.model import RunState, Side
 from godwit.qemu.hypervisor import QemuHypervisor
 
 if TYPE_CHECKING:
+    import pytest
+
     from godwit.model import GuestView
 
 

@@ -456,19 +456,19 @@ def test_where_a_guest_lives_is_written_down_before_its_source_is_removed(second
 
     async def scenario() -> None:
         scene = stage()
-        full = [False]
+        full = asyncio.Event()
         put = scene.inventory.put_vm
 
         async def full_disk(vm: Vm, *, under: tuple[str, int] | None = None) -> None:
-            if full[0]:
+            if full.is_set():
                 assert scene.state_on(scene.one) is not RunState.ABSENT
                 raise JournalError("the journal failed: the disk is full", remedy="make room")
             await put(vm, under=under)
 
         await scene.begin()
         scene.inventory.put_vm = full_disk  # type: ignore[method-assign]
-        scene.at(Phase.FINISHING, lambda: full.__setitem__(0, True))
-        later(seconds, lambda: full.__setitem__(0, False))
+        scene.at(Phase.FINISHING, full.set)
+        later(seconds, full.clear)
         runners, outcome = 0, None
         while outcome is None:
             runners += 1

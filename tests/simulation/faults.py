@@ -99,6 +99,25 @@ LONG_STEPS: Final = (
     *("cancel_migration", "end_mirror", "start_mirror", "quit", "pause", "create_image", "remove_image", "take_over"),
     *("keep_image", "shorten_send_queue", "restore_send_queue", "plant_token", "listen", "powerdown", "go_over"),
     *("set_capabilities", "stop_serving", "serve_disks", "launch_taker", "hand_over", "leave_image", "observe", "view"),
+    *(
+        "put_credentials",
+        "use_credentials",
+        "forget_credentials",
+        "remove_credentials",
+        "set_parameters",
+        "listen_again",
+    ),
+    *(
+        "keep_after_power_off",
+        "reset",
+        "freeze",
+        "serve_frozen",
+        "compare_image",
+        "thaw",
+        "send_again",
+        "enter",
+        "ended",
+    ),
 )
 PHASES: Final[dict[str, tuple[Phase, ...]]] = {
     "off": (Phase.PREPARING, Phase.MIRRORING, Phase.POWERING_OFF, Phase.STARTING, Phase.COMMITTING, Phase.FINISHING),

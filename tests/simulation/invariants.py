@@ -113,9 +113,17 @@ async def judge(story: Story) -> None:
     """Judge how a story has ended."""
     story.watch.look()
     for guest, outcome in story.outcomes.items():
+        _judge_success(story, guest, outcome)
         _judge_place(story, guest, outcome)
         _judge_remains(story, guest, outcome)
         await _judge_journal(story, guest, outcome)
+
+
+def _judge_success(story: Story, guest: str, outcome: Outcome) -> None:
+    """Where nothing goes wrong a guest is moved, unless it was given no time for that, or does not obey."""
+    excused = outcome.status in MOVED or "deadline" in outcome.error or "power button" in outcome.error
+    if not story.faulted and not excused:
+        story.violated(f"{guest} is {outcome.status}, and nothing had gone wrong: {outcome.error}")
 
 
 def _judge_place(story: Story, guest: str, outcome: Outcome) -> None:

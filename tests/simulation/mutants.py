@@ -14,8 +14,8 @@ from godwit.core import finishing, machine, recovery, rollback
 from godwit.core.machine import TRANSITIONS, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, Phase, State
-from godwit.engine import actions, engine, mending, mirroring, observer, settings, sides, standing
-from godwit.errors import GodwitError, JournalError, SupersededError
+from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing
+from godwit.errors import GodwitError, JournalError, MonitorLostError, SupersededError
 from godwit.model import Owner, RunState, Side
 
 if TYPE_CHECKING:
@@ -117,6 +117,21 @@ def _keeps_lost_monitors(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sides.Sides, "_look", look)
 
 
+def _drops_another_monitor(patch: pytest.MonkeyPatch) -> None:
+    """Let go of whatever monitor is open when one was lost."""
+
+    async def look(self: sides.Sides, side: Side) -> Any:
+        try:
+            return await (await self.attach(side)).view()
+        except MonitorLostError:
+            self.guests.pop(side, None)
+        except GodwitError:
+            pass
+        return await self._process(side)
+
+    patch.setattr(sides.Sides, "_look", look)
+
+
 def _fails_to_look(patch: pytest.MonkeyPatch) -> None:
     """Let a look fail where the host could not be asked: nothing follows from that."""
 
@@ -170,6 +185,11 @@ def _starts_beside_the_target(patch: pytest.MonkeyPatch) -> None:
         return e.Undone("RestorePower")
 
     patch.setattr(standing.Standing, "_start_on_the_source", start)
+
+
+def _names_both_alike(patch: pytest.MonkeyPatch) -> None:
+    """Ask for a guest's process by its name alone, where it has two on one host."""
+    patch.setattr(parts.Parts, "vm_on", lambda self, _: replace(self.vm, sibling=""))
 
 
 def _ends_by_name(patch: pytest.MonkeyPatch) -> None:
@@ -233,6 +253,7 @@ MUTANTS: Final[dict[str, Plant]] = {
     ),
     "an old look is believed": _believes_old_looks,
     "a lost monitor is used again": _keeps_lost_monitors,
+    "another monitor is dropped than was lost": _drops_another_monitor,
     "a look fails with the journal": _fails_to_look,
     "a source that is gone is trusted": _evidence(
         "handed_over", lambda seen: seen.s in {RunState.POSTMIGRATE, RunState.ABSENT}
@@ -246,10 +267,12 @@ MUTANTS: Final[dict[str, Plant]] = {
     "the source of a crashed guest is resumed": _ruling(Verdict.CRASHED, _forced_back),
     "limbo is guessed": _ruling(Verdict.LIMBO, _forced_back),
     "the source is removed beside `cont`": lambda patch: patch.setattr(machine, "_commit", _commit_and_remove),
+    "a duty is given up with the journal": lambda patch: patch.setattr(engine.Engine, "_is_duty", lambda *_: False),
     "done before its duties": _handler(_P.COMMITTING, e.TargetRunning, _done_at_once),
     "the stream goes on before its mirrors have ended": _leaves_mirrors_open,
     "a guest is started beside what is left of it": _starts_beside_the_target,
     "a process is ended by name": _ends_by_name,
+    "two processes of a guest are called alike": _names_both_alike,
     "undo: the target is not destroyed": _destroys_nothing,
     "undo: the source is not resumed": _step_without(actions.Actions, "resume_source", says="ResumeSource"),
     "undo: images are left": _step_without(mirroring.Mirroring, "remove", says="RemoveImages"),

@@ -9,6 +9,7 @@ was told when it goes on.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import TLS_UNSET
@@ -127,7 +128,7 @@ class FakeQemu:
         self.armed = False
         self.announced = 0
         self.outlives = False
-        self.presses = 0
+        self.presses = self.resets = 0
         self.keys: Credentials | None = None
         self.let_in = ""
         self.disks_encrypted = self.frozen_encrypted = False
@@ -315,13 +316,13 @@ class FakeQemu:
             return
         self.presses += 1
         if self.presses > self.workload.presses_missed:
-            asyncio.get_running_loop().call_later(self.workload.power_off, self._switched_off)
+            asyncio.get_running_loop().call_later(self.workload.power_off, self._switch_off, self.resets)
 
     def obey_agent(self) -> bool:
         """Let the guest's agent switch it off; returns False where there is none. Raises HypervisorError."""
         if not self._agent_answers():
             return False
-        asyncio.get_running_loop().call_later(0.02, self._switched_off)
+        asyncio.get_running_loop().call_later(0.02, self._switch_off, self.resets)
         return True
 
     def trim(self) -> bool:
@@ -337,11 +338,12 @@ class FakeQemu:
             raise HypervisorError(message)
         return self.workload.agent is not None
 
-    def _switched_off(self) -> None:
-        if not self.alive or self.raw != "running":
+    def _switch_off(self, resets: int) -> None:
+        """Let the guest have come to its end, unless it was reset since it was asked to: it knows nothing of that."""
+        if not self.alive or self.raw != "running" or self.resets != resets:
             return
         if self.hung:
-            self.backlog.append(self._switched_off)
+            self.backlog.append(partial(self._switch_off, resets))
             return
         self.tell("SHUTDOWN", status="guest-shutdown")
         if self.outlives:
@@ -351,6 +353,7 @@ class FakeQemu:
 
     def reset(self) -> None:
         """Obey system_reset: the guest begins anew; one that is off stands still then."""
+        self.resets += 1
         self.world.boot(self)
         if self.raw not in {"running", "inmigrate", "finish-migrate"}:
             self.raw = "prelaunch"
