@@ -12,6 +12,7 @@ from stage import DISK, ID, SMALL, Stage, TickingHost, simulate, stage
 from godwit.core.state import Phase
 from godwit.engine.gather import prove_disks
 from godwit.engine.parts import Parts
+from godwit.errors import JournalError
 from godwit.hosts.fake import Workload
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakewatch import FakeWatcher
@@ -336,3 +337,25 @@ def compared(monkeypatch: pytest.MonkeyPatch, failures: int) -> tuple[Stage, Out
         return scene, await scene.move()
 
     return simulate(scenario)
+
+
+def test_disks_are_compared_when_the_journal_can_be_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    serves, left = FakeGuest.serve_frozen, [5]
+
+    async def barred(self: FakeGuest, *where: object, **how: object) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise JournalError("the journal failed: the disk is full", remedy="make room")
+        await serves(self, *where, **how)  # type: ignore[arg-type]
+
+    async def scenario() -> None:
+        monkeypatch.setattr(FakeGuest, "serve_frozen", barred)
+        scene = apart(policy=Policy(verify_disks=True))
+        outcome = await scene.move()
+        assert outcome.status is COMPLETED
+        assert outcome.comparison is not None
+        assert outcome.comparison.equal
+        assert left == [0]
+        await assert_disks(scene, outcome)
+
+    simulate(scenario)

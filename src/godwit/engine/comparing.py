@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.errors import GodwitError, SupersededError
+from godwit.errors import GodwitError, JournalError
 from godwit.model import Comparison, ImageFacts, RunState, Side
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Comparing:
     """Makes the files that keep what is overwritten, compares, and takes everything away again."""
 
     actions: Actions
+    _found: Comparison | None = None
 
     async def prepare(self, copies: tuple[DiskCopy, ...]) -> None:
         """Make the files into which what the guest overwrites goes first."""
@@ -43,16 +44,21 @@ class Comparing:
                 await self.actions.parts.target.create_image(kept, self.actions.parts.spec.id)
 
     async def compare(self, command: e.CompareDisks) -> e.Event:
-        """Compare all disks, and let the guest's own be its own again; never raises GodwitError."""
+        """Compare all disks, and let the guest's own be its own again.
+
+        Raises JournalError alone: what was found is kept, and what was not is compared when this is done again.
+        """
         copies = tuple(copy for copy in command.copies if copy.verify)
-        began = self.actions.parts.clock.now()
-        try:
-            found = await self._compare(copies, encrypted=command.encrypted)
-        except GodwitError as error:
-            found = Comparison(None, f"the disks could not be compared: {error.message}")
-        left = await self._thawed(copies)
-        found = replace(found, seconds=self.actions.parts.clock.now() - began)
-        return e.DisksCompared(found, left)
+        if self._found is None:
+            began = self.actions.parts.clock.now()
+            try:
+                found = await self._compare(copies, encrypted=command.encrypted)
+            except JournalError:
+                raise
+            except GodwitError as error:
+                found = Comparison(None, f"the disks could not be compared: {error.message}")
+            self._found = replace(found, seconds=self.actions.parts.clock.now() - began)
+        return e.DisksCompared(self._found, await self._thawed(copies))
 
     async def _compare(self, copies: tuple[DiskCopy, ...], *, encrypted: bool) -> Comparison:
         target = self.actions.parts.target
@@ -95,13 +101,13 @@ class Comparing:
         """Let writes go straight to the disks again, and remove what was kept; return what is left, in words.
 
         A host that is out of reach for moments is asked again: what is left slows the guest's writes, and serves its
-        disks, as long as its QEMU lives.
+        disks, as long as its QEMU lives. Raises JournalError.
         """
         parts, name = self.actions.parts, self.actions.parts.vm.name
         for pause in (*_THAW_PAUSES, None):
             try:
                 await self._thaw(copies)
-            except SupersededError:
+            except JournalError:
                 raise
             except GodwitError as error:
                 if pause is None:
