@@ -79,6 +79,7 @@ def _goes_on_without_journal(patch: pytest.MonkeyPatch) -> None:
             return result
 
     patch.setattr(engine.Engine, "_journalled", careless)
+    patch.setattr(engine, "_ON_THE_WAY", frozenset())
 
 
 # -- what is seen ----------------------------------------------------------------------------------------------------

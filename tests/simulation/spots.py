@@ -74,6 +74,13 @@ def without_a_journal(chance: Random, move: Move, _: Lasts) -> tuple[Fault, ...]
     return (first, full, more) if chance.random() < 0.4 else (first, full)
 
 
+def before_an_unwritten_door(chance: Random, move: Move, _: Lasts) -> tuple[Fault, ...]:
+    """The record that permits the target to run cannot be written."""
+    before = chance.choice((Phase.POWERING_OFF, Phase.STARTING)) if move.kind == "off" else Phase.PRECOPY
+    when = In(before, chance.choice((chance.uniform(0, 0.01), chance.uniform(0, 0.15), chance.uniform(0, 1))))
+    return (Fault("journal is full", when, lasts=chance.uniform(3, 60)),)
+
+
 def beside_what_is_left(chance: Random, _: Move, lasts: Lasts) -> tuple[Fault, ...]:
     """A guest that was switched off is to go back, and what was started on the target cannot be ended."""
     left = chance.choice(("QEMU cannot be killed", "QEMU cannot be killed", "host is cut off"))
@@ -111,6 +118,7 @@ _SPOTS: Final[tuple[tuple[int, frozenset[str], Spot], ...]] = (
     (3, frozenset(), behind_the_door),
     (3, _LIVE | {"postcopy"}, with_an_old_look),
     (3, frozenset(), without_a_journal),
+    (2, frozenset(), before_an_unwritten_door),
     (12, frozenset({"off"}), beside_what_is_left),
     (14, frozenset({"postcopy"}), while_it_goes_over),
     (2, frozenset(), unheard),
