@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 WORDS = ("--scenario", "quiet", "--contestant", "qemu", "--contestant", "seamless")
 
 
+@pytest.mark.long
 def test_two_ways_are_compared_and_none_is_tried_twice(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "godwit", "bench", *WORDS, "--out", str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

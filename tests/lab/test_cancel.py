@@ -52,7 +52,7 @@ async def test_before_the_stream(ground: Ground, trap: Trap, phase: Phase) -> No
         await assert_cancelled(ground, move, asked, here)
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.long)])
 async def test_in_precopy(ground: Ground, number: int) -> None:
     here, there = await ground.whereabouts()
     ground.lab.set_rate(CRAWL if number == 1 else 200_000_000)

@@ -62,7 +62,9 @@ async def assert_end(ground: Ground, move: Move, ways: tuple[str, str], fault: F
     assert ground.send_queue(ways[0])[1] == []
 
 
-@pytest.mark.parametrize("row", STARTS)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.long if "preparing" in row else ()) for row in STARTS]
+)
 async def test_before_the_switchover(ground: Ground, row: str) -> None:
     fault = STARTS[row]
     here, there = ways = await ground.whereabouts()

@@ -204,7 +204,14 @@ async def test_a_runner_that_hangs_is_not_followed_by_a_second_one(ground: Groun
         await ended_well(ground, move, ways, OutcomeStatus.COMPLETED)
 
 
-@pytest.mark.parametrize("phase", ["preparing", "precopy", "switchover", "committing", "finishing"])
+@pytest.mark.parametrize(
+    "phase",
+    [
+        "precopy",
+        "committing",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("preparing", "switchover", "finishing")),
+    ],
+)
 async def test_the_whole_controller_dies_and_the_next_command_takes_the_move_up(ground: Ground, phase: str) -> None:
     traps = ground.lay(Trap("kill-all", phase))
     ways = await ground.whereabouts()

@@ -74,6 +74,7 @@ async def test_a_runner_that_is_killed_while_the_disk_is_copied(ground: Ground) 
     assert ground.ssh(SEEN_ANEW) == before
 
 
+@pytest.mark.long
 async def test_it_is_switched_off_and_boots_there_from_its_copied_disk(ground: Ground) -> None:
     """What is written until the very end is in the copy: the guest is off when that is ended."""
     here, there = await fill(ground)
