@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,12 +12,15 @@ from stage import ID, LONG, SMALL, Stage, simulate, stage
 from godwit.core.state import Phase
 from godwit.engine.actions import CONTINUE_PATIENCE
 from godwit.errors import HostUnreachableError, JournalError
+from godwit.hosts.fakeguest import FakeGuest
 from godwit.model import OutcomeStatus, Owner, RunState
+from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from godwit.model import Outcome, Vm
+    from godwit.ports import GuestEvent
 
 FAILED, COMPLETED = OutcomeStatus.FAILED, OutcomeStatus.COMPLETED
 CRASHED, LIMBO = OutcomeStatus.GUEST_CRASHED, OutcomeStatus.LIMBO
@@ -480,5 +484,36 @@ def test_where_a_guest_lives_is_written_down_before_its_source_is_removed(second
         assert outcome.status is COMPLETED
         assert scene.journal.states[-1].leftovers == ()
         assert runners == 1 + seconds // 32
+
+    simulate(scenario)
+
+
+# -- what nobody hears ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used", [mebibytes * MIB for mebibytes in range(60, 220, 20)])
+def test_a_switchover_of_which_nothing_is_heard_is_looked_at_before_it_counts_as_stuck(
+    used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the guest travelled before: looks are counted from the last event, not from the beginning."""
+    heard = FakeGuest.hear
+
+    async def scenario() -> None:
+        scene = stage(replace(LONG, used=used))
+        deaf = False
+
+        def hear(guest: FakeGuest, event: GuestEvent) -> None:
+            if not deaf:
+                heard(guest, event)
+
+        def lose_all() -> None:
+            nonlocal deaf
+            deaf = True
+
+        monkeypatch.setattr(FakeGuest, "hear", hear)
+        scene.at(Phase.SWITCHOVER, lose_all)
+        outcome = await carried(scene)
+        assert outcome.status is COMPLETED, outcome.error
+        await scene.assert_settled(outcome)
 
     simulate(scenario)

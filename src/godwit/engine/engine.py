@@ -413,11 +413,15 @@ class Engine:
         return True
 
     async def _look_now_and_then(self) -> None:
+        # Counted from the last event: a look that came later than that would come after SWITCHOVER_PATIENCE.
         while True:
-            await self._parts.clock.sleep(HEARTBEAT)
-            quiet = self._parts.clock.now() - self._last_event
-            if self._state.phase in _WATCHED and quiet >= HEARTBEAT:
+            left = self._last_event + HEARTBEAT - self._parts.clock.now()
+            if left > 0:
+                await self._parts.clock.sleep(left)
+                continue
+            if self._state.phase in _WATCHED:
                 self._start(e.Observe())
+            await self._parts.clock.sleep(HEARTBEAT)
 
     async def _keep_deadline(self, deadline: float) -> None:
         await self._parts.clock.sleep(max(0.0, self._parts.requested + deadline - self._parts.clock.now()))
