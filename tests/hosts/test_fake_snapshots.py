@@ -83,6 +83,42 @@ async def test_a_carrier_that_is_cancelled_leaves_nothing(bench: Bench, world: F
     assert (world.hosts["one"].sends, world.hosts["two"].takes) == (set(), {})
 
 
+async def test_one_that_is_cancelled_as_the_target_begins_to_take_leaves_nothing(
+    bench: Bench, world: FakeWorld
+) -> None:
+    """What was begun on a host goes on there, whoever does not wait for it any more."""
+
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    class Slow(FakeHost):
+        async def take_file(
+            self, path: str, owner: str, address: str, port: int, size: int, *, pair: Pair | None = None
+        ) -> None:
+            async def take() -> None:
+                await asyncio.wait([asyncio.create_task(ended.wait())], timeout=1.0)
+                await FakeHost.take_file(self, path, owner, address, port, size, pair=pair)
+
+            asked.set()
+            await asyncio.shield(asyncio.create_task(take()))
+
+        async def end_transfer(self, owner: str) -> None:
+            await super().end_transfer(owner)
+            if asked.is_set():
+                ended.set()
+                await asyncio.sleep(0.5)  # the answer is late
+
+    target = Slow(world, "four")
+    carrying = Carrier(bench.source, target, target.migration_address, "me", world.clock).carry(PRIVATE)
+    task = asyncio.create_task(carrying)
+    await asked.wait()
+    assert world.file(PRIVATE, "four") is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await world.clock.sleep(2.0)
+    assert (world.file(PRIVATE, "four"), target.takes) == (None, {})
+
+
 async def test_a_link_that_is_cut_ends_in_words_and_leaves_nothing(bench: Bench, world: FakeWorld) -> None:
     world.shape("one", "two", 1_000_000)
     carrying = asyncio.create_task(carrier(bench, world).carry(PRIVATE))

@@ -91,7 +91,8 @@ class Carrier:
         await self.target.create_image(replace(image, path=path), self.owner)
         port, name = await self.target.free_port(), self.name(path)
         pair = await self.authority.pair(name, self.target.name, self.address) if self.authority else None
-        await self.target.take_file(path, name, self.address, port, image.virtual_size, pair=pair)
+        # Cut off, it would go on to begin on its host, after what is there was ended.
+        await whole(self.target.take_file(path, name, self.address, port, image.virtual_size, pair=pair))
         host = f"[{self.address}]" if ":" in self.address else self.address
         url, size = f"nbd://{host}:{port}/{name}", image.virtual_size
         sending = asyncio.ensure_future(self.source.send_file(path, name, url, size=size, speed=self.speed, pair=pair))
