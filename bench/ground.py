@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from godwit import app
 from godwit.bench import guests
 from godwit.bench.machines import link_bytes, own_home
-from godwit.errors import LabError
+from godwit.errors import GodwitError, LabError
 from godwit.lab.assets import cache_folder, prepare
 from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.laboratory import Laboratory
@@ -97,12 +97,20 @@ def keep(result: DataclassInstance, path: Path | None) -> None:
 
 
 def run(work: Callable[[], Coroutine[None, None, Result]]) -> Result:
-    """Do a benchmark's work with an inventory and a journal of its own, and leave no process of it behind."""
+    """Do a benchmark's work with an inventory and a journal of its own, and leave no process of it behind.
+
+    What keeps it from being carried out is said, and ends the program.
+    """
     with own_home():
         try:
             return asyncio.run(work())
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        except GodwitError as error:
+            print(f"the benchmark could not be carried out: {error.message}", file=sys.stderr)
+            if error.remedy:
+                print(f"mend: {error.remedy}", file=sys.stderr)
+            sys.exit(error.exit_status)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """What encryption costs: the same guest, with TLS and in the clear, in turns, over a shaped link and an unshaped one.
 
-`python -m bench.tls --pairs 5` moves a guest with 160 MiB that do not compress to and fro, each pair turned round every
+`python -m bench.tls --pairs 5` moves a guest with 128 MiB that do not compress to and fro, each pair turned round every
 second time, first behind the rate of `--rate` and then behind none: there the CPU is what limits a stream.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME: Final = "benchtls"
 CLEAR, TLS = "plaintext", "tls"
 WAYS: Final = {CLEAR: "in the clear", TLS: "TLS"}
-FULL: Final = Scenario("full", "160 MiB that do not compress, written once in a long while", first=Writes(160, 1))
+FULL: Final = Scenario("full", "128 MiB that do not compress, written once in a long while", first=Writes(128, 1))
 FIGURES: Final = (
     Figure("migration time", "stream_s", "s"),
     Figure("client gap", "client_gap_ms", "ms"),

@@ -135,6 +135,14 @@ def test_ends_that_do_not_fit_send_nothing_and_the_guest_runs_on(
     assert scene.world.executing("web") == ["one"]
 
 
+async def assert_it_fails(scene: Stage, words: str) -> None:
+    """Move; the guest stays, for the reason that these words name, and nothing is left."""
+    outcome = await scene.move()
+    await scene.assert_settled(outcome)
+    assert outcome.status is FAILED
+    assert words in outcome.error
+
+
 def test_a_source_that_speaks_plainly_is_refused_by_a_target_that_does_not() -> None:
     async def scenario() -> None:
         scene = stage()
@@ -143,10 +151,7 @@ def test_a_source_that_speaks_plainly_is_refused_by_a_target_that_does_not() -> 
             scene.one.qemus["web"].forget_credentials()
 
         scene.at(Phase.PRECOPY, forget)
-        outcome = await scene.move()
-        await scene.assert_settled(outcome)
-        assert outcome.status is FAILED
-        assert "TLS handshake failed" in outcome.error
+        await assert_it_fails(scene, "TLS handshake failed")
 
     simulate(scenario)
 
@@ -164,10 +169,7 @@ def test_keys_that_vanish_from_a_host_before_they_are_read_end_the_move(name: st
             return folder
 
         host.put_credentials = lost  # type: ignore[method-assign]
-        outcome = await scene.move()
-        await scene.assert_settled(outcome)
-        assert outcome.status is FAILED
-        assert "Unable to access credentials" in outcome.error
+        await assert_it_fails(scene, "Unable to access credentials")
 
     simulate(scenario)
 
