@@ -14,7 +14,6 @@ from godwit.errors import (
     BusyError,
     HostError,
     HostUnreachableError,
-    HypervisorError,
     InputError,
     MonitorBusyError,
     MonitorLostError,
@@ -24,7 +23,7 @@ from godwit.errors import (
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakecredentials import FakeKeeping
-from godwit.hosts.fakefiles import THIN, LooksIntoFiles
+from godwit.hosts.fakefiles import FakeFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
@@ -36,17 +35,13 @@ from godwit.model import (
     BridgeFacts,
     GuestView,
     HostFacts,
-    ImageFacts,
     Launch,
-    OlderCopy,
-    PlaceFacts,
     QemuFacts,
     RunState,
     Vm,
     WaitingQemu,
 )
 from godwit.ports import Completed
-from godwit.storage.sharedproof import check_token
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -70,7 +65,6 @@ LOCAL_BANDWIDTH: Final = 500_000_000
 LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
-_ROOM: Final = 1 << 40
 _NO_SUCH_PROGRAM: Final = 127
 _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
     "true": lambda _argv, _stdin: Completed(0, b"", b""),
@@ -80,7 +74,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
+class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -412,129 +406,7 @@ class FakeHost(FakeTransfers, FakeKeeping, LooksIntoFiles):
             qemu.exit("it was destroyed")
         self._prepared.discard(vm.name)
 
-    # -- storage and network ---------------------------------------------------------------------------------------
-
-    async def plant_token(self, path: str, token: str) -> None:
-        """Leave `token` beside a file. Raises RemoteCommandError where the disk is full or the file is absent."""
-        check_token(token)
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is None or self.name in self.world.full:
-            words = "No such file or directory" if file is None else "No space left on device"
-            message = f"no token can be left beside {path} on {self.name}: {words}"
-            raise RemoteCommandError(message)
-        self.world.tokens[file.inode] = token
-
-    async def find_token(self, path: str) -> tuple[str | None, str]:
-        """Return the token beside a file, and the file's identity."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        return (self.world.tokens.get(file.inode), f"{file.size} {file.inode}") if file else (None, "")
-
-    async def remove_token(self, path: str, token: str) -> None:
-        """Remove `token` from beside a file; another's is left alone. Idempotent."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is not None and self.world.tokens.get(file.inode) == token:
-            del self.world.tokens[file.inode]
-
-    async def image(self, path: str, image_format: str) -> ImageFacts:
-        """Describe an image. Raises HypervisorError where there is none."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is None:
-            message = f"{self.name} has no {path}"
-            raise HypervisorError(message)
-        stamps = tuple(self.world.disks.stamps.get(file.inode, {}))
-        allocated = file.size // THIN // (2 if path in self.world.trimmed else 1)
-        return ImageFacts(path, image_format, file.size, allocated, stamps=stamps)
-
-    async def digest(self, path: str, *, all_of_it: bool) -> str:
-        """Return size and content of a file: files of one content are made so by `FakeWorld.add_file`."""
-        del all_of_it
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is None:
-            message = f"{self.name} has no {path}"
-            raise RemoteCommandError(message)
-        return f"{file.size} {file.content or file.inode}"
-
-    async def place(self, path: str) -> PlaceFacts:
-        """Say whether an image could be made at `path`."""
-        await self._reach()
-        full = self.name in self.world.full
-        return PlaceFacts(
-            exists=self.world.file(path, self.name) is not None,
-            writable=True,
-            available=0 if full else _ROOM,
-            can_create=True,
-        )
-
-    async def create_image(self, image: ImageFacts, owner: str) -> None:
-        """Make an empty image. Raises HostError where there is a file of that name, or no room."""
-        await self._reach()
-        if self.world.file(image.path, self.name) is not None or self.name in self.world.full:
-            message = f"{self.name} cannot make {image.path}"
-            raise HostError(message)
-        self.world.make_image(image.path, self.name, image.virtual_size, owner)
-
-    async def keep_image(self, path: str, owner: str) -> None:
-        """Let an image of `owner`'s be nobody's but the guest's. Idempotent."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is not None and self.world.owned.get(file.inode) == owner:
-            del self.world.owned[file.inode]
-            self.world.disks.left.pop(file.inode, None)
-
-    async def remove_image(self, path: str, owner: str) -> None:
-        """Remove an image that is `owner`'s; any other is left alone. Idempotent."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is not None and self.world.owned.get(file.inode) == owner:
-            self.world.remove_image(path, self.name)
-
-    async def leave_image(self, path: str, image_format: str, vm: str, stamp: str) -> None:
-        """Mark an image that its guest left behind. Raises HostError where there is none."""
-        await self.image(path, image_format)
-        file = self.world.file(path, self.name)
-        if file is not None:
-            self.world.disks.leave(file.inode, vm, stamp)
-
-    async def older_copy(self, path: str, image_format: str) -> OlderCopy | None:
-        """Describe what a guest left behind."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        mark = self.world.disks.left.get(file.inode) if file else None
-        if file is None or mark is None:
-            return None
-        image = await self.image(path, image_format)
-        return OlderCopy(mark.vm, mark.stamp, self.world.disks.untouched(file.inode), image, mark.resumed)
-
-    async def claim_image(self, path: str, owner: str) -> None:
-        """Take an untouched image that was left behind. Raises HostError."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is None or not self.world.disks.untouched(file.inode) or file.inode in self.world.owned:
-            message = f"{path} on {self.name} has changed since the guest left it there"
-            raise HostError(message)
-        self.world.owned[file.inode] = owner
-        self.world.incomplete.add(file.inode)
-
-    async def give_back_image(self, path: str, owner: str) -> None:
-        """Leave an image that was claimed as it is now. Idempotent."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is not None and self.world.owned.get(file.inode) == owner:
-            del self.world.owned[file.inode]
-            self.world.incomplete.discard(file.inode)
-            self.world.disks.give_back(file.inode)
-
-    async def discard_image(self, path: str) -> None:
-        """Remove an untouched image that was left behind. Idempotent."""
-        await self._reach()
-        file = self.world.file(path, self.name)
-        if file is not None and self.world.disks.untouched(file.inode):
-            self.world.remove_image(path, self.name)
+    # -- network -------------------------------------------------------------------------------------------------------
 
     async def shorten_send_queue(self, lease: str, size: int) -> bool:
         """Keep the unsent queue under `size` bytes while `lease` lasts; False where it is not permitted."""
