@@ -77,7 +77,7 @@ class Scene:
     def assert_clean(self) -> None:
         """Nothing of a copy is left on the source, and its capabilities are as they were."""
         qemu = self.one.qemus["web"]
-        assert qemu.mirrors == {}
+        assert qemu.blocks.mirrors == {}
         assert not qemu.capabilities["pause-before-switchover"]
 
 
@@ -135,7 +135,7 @@ def test_nothing_disturbs_it() -> None:
         shown = [int(one.split()[1]) for one in made.said if one.startswith("Completed ")]
         assert shown == sorted(set(shown))
         assert len(shown) > 2
-        assert made.two.qemus["web"].disks_port is None
+        assert made.two.qemus["web"].blocks.disks_port is None
         assert made.two.qemus["web"].objects == {}
         assert made.guard.last == ENDED
         assert "remaining disk: 0 kbytes" in (await made.session.run("info migrate")).text

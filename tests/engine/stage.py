@@ -280,7 +280,7 @@ class Stage:
                 assert qemu.balloon == qemu.workload.memory
                 assert not any(qemu.capabilities.values())
                 assert not qemu.parameters["tls-creds"]
-                assert qemu.keys is None
+                assert qemu.tls.keys is None
         assert self.one.leases == {}
         assert self.one.credentials == self.two.credentials == {}
         assert self.world.tokens == {}

@@ -148,7 +148,7 @@ def test_a_source_that_speaks_plainly_is_refused_by_a_target_that_does_not() -> 
         scene = stage()
 
         def forget() -> None:
-            scene.one.qemus["web"].forget_credentials()
+            scene.one.qemus["web"].tls.forget()
 
         scene.at(Phase.PRECOPY, forget)
         await assert_it_fails(scene, "TLS handshake failed")
@@ -314,6 +314,6 @@ def test_a_target_listens_for_the_stream_only_when_the_disks_are_there() -> None
         await scene.assert_settled(outcome)
         assert open_while_copying
         assert set(open_while_copying) == {None}
-        assert all(qemu.port is None and qemu.disks_port is None for qemu in scene.two.qemus.values())
+        assert all(qemu.port is None and qemu.blocks.disks_port is None for qemu in scene.two.qemus.values())
 
     simulate(scenario)

@@ -54,8 +54,8 @@ async def assert_settled(scene: Stage, outcome: Outcome, *, shared: bool) -> Non
         for qemu in host.qemus.values():
             assert qemu.raw == "running"
             assert not qemu.outlives
-            assert qemu.mirrors == {}
-            assert qemu.disks_port is None
+            assert qemu.blocks.mirrors == {}
+            assert qemu.blocks.disks_port is None
 
 
 def moved(
@@ -310,10 +310,10 @@ def test_a_guest_that_obeys_at_last_while_it_is_taken_back_runs_again(
 
     async def obeying(self: FakeGuest, *, keep: bool) -> None:
         if not keep and outlived:
-            self._qemu._switch_off(0)
+            self._qemu.inside._switch_off(0)
         await keeps(self, keep=keep)
         if not keep and not outlived:
-            self._qemu._switch_off(0)
+            self._qemu.inside._switch_off(0)
 
     monkeypatch.setattr(FakeGuest, "keep_after_power_off", obeying)
     scene, outcome = moved(OFF, workload=replace(SMALL, power_off=None), off_timeout=3.0)
@@ -356,7 +356,7 @@ def test_what_keeps_the_target_from_starting_is_found_while_the_guest_runs() -> 
 
 def test_a_copy_that_breaks_off_while_the_guest_switches_itself_off() -> None:
     def break_off(scene: Stage) -> None:
-        for mirror in list(scene.one.qemus["web"].mirrors.values()):
+        for mirror in list(scene.one.qemus["web"].blocks.mirrors.values()):
             mirror.finish("No space left on device")
 
     scene, outcome = moved(

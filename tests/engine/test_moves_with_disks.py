@@ -49,8 +49,8 @@ async def assert_disks(scene: Stage, outcome: Outcome) -> None:
     assert scene.world.file(DISK, "one") is not None  # the old copy is never taken away
     for host in (scene.one, scene.two):
         for qemu in host.qemus.values():
-            assert qemu.mirrors == {}
-            assert qemu.disks_port is None
+            assert qemu.blocks.mirrors == {}
+            assert qemu.blocks.disks_port is None
 
 
 def moved(prepare: Callable[[Stage], object] = lambda _: None) -> tuple[Stage, Outcome]:
@@ -151,7 +151,7 @@ def test_the_runner_dies(phase: Phase, delay: float) -> None:
 
 def test_a_copy_that_breaks_off_leaves_the_guest_where_it_is() -> None:
     def break_off(scene: Stage) -> None:
-        for mirror in list(scene.one.qemus["web"].mirrors.values()):
+        for mirror in list(scene.one.qemus["web"].blocks.mirrors.values()):
             mirror.finish("No space left on device")
 
     scene, outcome = moved(lambda scene: scene.at(Phase.PRECOPY, lambda: break_off(scene), 0.02))
@@ -304,8 +304,8 @@ def test_what_keeps_compared_disks_is_let_go_of_although_its_command_was_lost(
     scene, outcome = compared(monkeypatch, failures)
     assert outcome.status is COMPLETED
     there = scene.two.qemus["web"]
-    assert there.frozen_port is None
-    assert not there.frozen
+    assert there.blocks.frozen_port is None
+    assert not there.blocks.frozen
     assert scene.world.owned == {}
     assert scene.journal.states[-1].leftovers == ()
     assert "not-thawed" not in [finding.code for finding in outcome.findings]
@@ -314,7 +314,7 @@ def test_what_keeps_compared_disks_is_let_go_of_although_its_command_was_lost(
 def test_what_keeps_compared_disks_is_named_where_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     scene, outcome = compared(monkeypatch, failures=1000)
     assert outcome.status is COMPLETED
-    assert scene.two.qemus["web"].frozen_port is not None
+    assert scene.two.qemus["web"].blocks.frozen_port is not None
     (left,) = scene.journal.states[-1].leftovers
     assert "left on two" in left
     assert "nbd_server_stop" in left

@@ -44,7 +44,7 @@ async def assert_clean(scene: Stage, outcome: Outcome) -> None:
     for host in (scene.one, scene.two):
         assert (host.takes, host.sends) == ({}, set())
         for qemu in host.qemus.values():
-            assert (qemu.frozen, qemu.frozen_port) == (set(), None)
+            assert (qemu.blocks.frozen, qemu.blocks.frozen_port) == (set(), None)
     there = scene.world.file(ISO, "two")
     assert (there is not None) is (outcome.status in {COMPLETED, OutcomeStatus.GUEST_CRASHED, OutcomeStatus.UNVERIFIED})
     assert there is None or there.content == "seed"

@@ -213,8 +213,8 @@ def _remains(story: Story, guest: str, losing: str) -> list[tuple[str, str]]:
 
 def _set(qemu: FakeQemu, memory: int) -> list[tuple[str, bool]]:
     return [
-        ("a copy of a disk under way", bool(qemu.mirrors)),
-        ("an NBD server", qemu.disks_port is not None or qemu.frozen_port is not None),
+        ("a copy of a disk under way", bool(qemu.blocks.mirrors)),
+        ("an NBD server", qemu.blocks.disks_port is not None or qemu.blocks.frozen_port is not None),
         ("a capability", any(qemu.capabilities.values())),
         ("an inflated balloon", qemu.balloon != memory),
         ("a QEMU that outlives its guest", qemu.outlives),

@@ -59,7 +59,7 @@ class SimWorld(FakeWorld):
         """Note that a process executes, and who else has its disks open to write, or writes into them."""
         name, where = qemu.vm.name, qemu.host.name
         self.say(f"{name} executes on {where} (process {qemu.pid})")
-        if qemu.disks_port is not None:
+        if qemu.blocks.disks_port is not None:
             self.broken_laws.append(f"{name} executes on {where} while others may write to its disks over the network")
         mine = self._writable(qemu)
         for other in self.qemus_of(name):
@@ -69,7 +69,7 @@ class SimWorld(FakeWorld):
                 self.broken_laws.append(
                     f"{name} executes on {where}, and {other.raw} on {other.host.name} has its disk"
                 )
-            for mirror in other.mirrors.values():
+            for mirror in other.blocks.mirrors.values():
                 if mirror.target is qemu:
                     self.broken_laws.append(f"{name} executes on {where}, and {other.host.name} still copies into it")
         self.off.pop(name, None)

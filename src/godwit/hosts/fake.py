@@ -164,7 +164,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
 
     def ports_in_use(self) -> frozenset[int]:
         """Return the ports at which a QEMU listens."""
-        ports = (port for qemu in self.qemus.values() for port in (qemu.port, qemu.disks_port))
+        ports = (port for qemu in self.qemus.values() for port in (qemu.port, qemu.blocks.disks_port))
         return frozenset(port for port in ports if port is not None)
 
     async def round_trip(self) -> None:

@@ -1,4 +1,4 @@
-"""A simulated certificate authority, and what simulated hosts keep of it: certificates that say in words what they are.
+"""A simulated certificate authority, and what simulated hosts and QEMUs have of it: certificates that are words.
 
 Nothing is enciphered. What is simulated is who trusts whom: an end that lacks its credentials, that trusts another
 authority, has another address or another name than the one that is let in, does not get through.
@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.capabilities import TLS_UNSET
 from godwit.core.trust import (
     AUTHORITY_LIFE,
     BACKDATED,
@@ -25,6 +26,7 @@ from godwit.model import CertificateFacts, Credentials, Pair
 from godwit.storage.sharedproof import check_token
 
 if TYPE_CHECKING:
+    from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakeworld import FakeWorld
     from godwit.ports import Clock
 
@@ -183,3 +185,48 @@ class FakeKeeping:
         if words:
             message = f"a trial of encryption on {self.name} at {address} failed: {words}"
             raise TlsError(message, remedy="install a QEMU that is built with GnuTLS there")
+
+
+class FakeTls:
+    """What a simulated QEMU has of TLS: its keys, and who is let in with theirs."""
+
+    def __init__(self, qemu: FakeQemu) -> None:
+        """Speak plainly."""
+        self._qemu = qemu
+        self.keys: Credentials | None = None
+        self.let_in = ""
+
+    def use(self, folder: str, let_in: str, far: str) -> None:
+        """Obey object-add and migrate-set-parameters: encrypt from now on with the keys that lie in a folder."""
+        owner, role = folder.rpartition("/")[2], "server" if let_in else "client"
+        if not self._qemu.host.has_tls:
+            self._qemu.refuse("object-add", "TLS credentials support requires GNUTLS")
+        if (owner, role) not in self._qemu.host.credentials:
+            self._qemu.refuse("object-add", f"Unable to access credentials {folder}/{role}-cert.pem: No such file")
+        self.keys, self.let_in = self._qemu.host.credentials[owner, role], let_in
+        self._qemu.parameters |= {
+            "tls-creds": "godwit-tls",
+            "tls-authz": let_in and "godwit-let-in",
+            "tls-hostname": far,
+        }
+
+    def forget(self) -> None:
+        """Obey migrate-set-parameters and object-del."""
+        self._qemu.parameters |= TLS_UNSET
+        self.keys, self.let_in = None, ""
+
+    def shown(self, *, encrypted: bool) -> Credentials | None:
+        """Return what this end of a connection shows; None where it speaks plainly."""
+        if encrypted and self.keys is None:
+            self._qemu.refuse("object-add", "No TLS credentials with id 'godwit-tls'")
+        return self.keys if encrypted else None
+
+    def kept_out(self, target: FakeQemu, uri: str) -> str:
+        """Return why a target does not take a stream from here; a plain one ends of one that is no stream."""
+        server = target.tls.shown(encrypted=bool(target.parameters["tls-creds"]))
+        client = self.shown(encrypted=bool(self._qemu.parameters["tls-creds"]))
+        far = str(self._qemu.parameters["tls-hostname"]) or uri.removeprefix("tcp:").rpartition(":")[0]
+        words = refused(server, client, target.tls.let_in, far, target.host.time()) if uri.startswith("tcp:") else ""
+        if words and server is None:
+            target.exit("load of migration failed: Not a migration stream")
+        return words

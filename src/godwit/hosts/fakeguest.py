@@ -228,11 +228,11 @@ class FakeGuest:
 
     async def use_credentials(self, folder: str, *, let_in: str = "", far: str = "") -> None:
         """Encrypt from now on with the credentials in `folder`."""
-        await self._tell("object-add", lambda: self._qemu.use_credentials(folder, let_in, far))
+        await self._tell("object-add", lambda: self._qemu.tls.use(folder, let_in, far))
 
     async def forget_credentials(self) -> None:
         """Encrypt nothing any more."""
-        await self._tell("object-del", self._qemu.forget_credentials)
+        await self._tell("object-del", self._qemu.tls.forget)
 
     async def listen(self, uri: str) -> str:
         """Make the waiting guest accept a stream at `uri`; returns where it does."""
@@ -287,40 +287,40 @@ class FakeGuest:
     ) -> None:
         """Take disks over the network."""
         del address, copies  # a simulated target knows its disks by their paths
-        await self._tell("nbd-server-start", lambda: self._qemu.serve_disks(port, encrypted=encrypted))
+        await self._tell("nbd-server-start", lambda: self._qemu.blocks.serve_disks(port, encrypted=encrypted))
 
     async def stop_serving(self) -> None:
         """Take disks no longer."""
-        await self._tell("nbd-server-stop", self._qemu.stop_serving)
+        await self._tell("nbd-server-stop", self._qemu.blocks.stop_serving)
 
     async def start_mirror(
         self, copy: DiskCopy, address: str, port: int, speed: int, *, encrypted: bool = False
     ) -> None:
         """Copy a disk to where it is served."""
-        start = partial(self._qemu.start_mirror, copy, address, port, speed, encrypted=encrypted)
+        start = partial(self._qemu.blocks.start_mirror, copy, address, port, speed, encrypted=encrypted)
         await self._tell("blockdev-mirror", start)
 
     async def freeze(self, copies: Sequence[DiskCopy]) -> None:
         """Keep disks that are to be compared as they are now."""
         jobs = [copy.job for copy in copies if copy.verify]
         if jobs:
-            await self._tell("transaction", lambda: self._qemu.frozen.update(jobs))
+            await self._tell("transaction", lambda: self._qemu.blocks.frozen.update(jobs))
 
     async def serve_frozen(
         self, address: str, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False
     ) -> None:
         """Serve disks as they were when they were frozen."""
         del address
-        await self._tell("nbd-server-start", lambda: self._qemu.serve_frozen(port, copies, encrypted=encrypted))
+        await self._tell("nbd-server-start", lambda: self._qemu.blocks.serve_frozen(port, copies, encrypted=encrypted))
 
     async def thaw(self, copies: Sequence[DiskCopy]) -> None:
         """Serve frozen disks no longer."""
         del copies
-        await self._tell("nbd-server-stop", self._qemu.thaw)
+        await self._tell("nbd-server-stop", self._qemu.blocks.thaw)
 
     async def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
         """Limit a copy that is under way."""
-        await self._tell("block-job-set-speed", lambda: self._qemu.set_mirror_speed(copy, speed))
+        await self._tell("block-job-set-speed", lambda: self._qemu.blocks.set_mirror_speed(copy, speed))
 
     async def keep_alike(self, copy: DiskCopy) -> bool:
         """Let each write of the guest wait for the copy; a simulated copy never falls behind."""
@@ -329,14 +329,14 @@ class FakeGuest:
 
     async def mirrors(self, copies: Sequence[DiskCopy]) -> tuple[MirrorView, ...]:
         """Say how far the copies are."""
-        jobs = self._qemu.mirrors
+        jobs = self._qemu.blocks.mirrors
         return await self._tell(
             "query-block-jobs", lambda: tuple(jobs[copy.job].view() for copy in copies if copy.job in jobs)
         )
 
     async def end_mirror(self, copy: DiskCopy) -> None:
         """Let a copy that is ready end whole."""
-        await self._tell("block-job-cancel", lambda: self._qemu.end_mirror(copy))
+        await self._tell("block-job-cancel", lambda: self._qemu.blocks.end_mirror(copy))
 
     async def forget_mirrors(self, copies: Sequence[DiskCopy]) -> None:
         """Close the connections of copies that have ended."""
@@ -344,15 +344,15 @@ class FakeGuest:
 
     async def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
         """End copies before their time."""
-        await self._tell("block-job-cancel", lambda: self._qemu.cancel_mirrors(copies))
+        await self._tell("block-job-cancel", lambda: self._qemu.blocks.cancel_mirrors(copies))
 
     async def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
         """Set the handover stamps of copies."""
-        return await self._tell("block-dirty-bitmap-add", lambda: self._qemu.stamp_disks(copies))
+        return await self._tell("block-dirty-bitmap-add", lambda: self._qemu.blocks.stamp_disks(copies))
 
     async def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
         """Remove all handover stamps but the copies' own."""
-        await self._tell("block-dirty-bitmap-remove", lambda: self._qemu.forget_stamps(copies))
+        await self._tell("block-dirty-bitmap-remove", lambda: self._qemu.blocks.forget_stamps(copies))
 
     async def continue_stream(self) -> None:
         """Let a held stream go on."""
@@ -379,15 +379,15 @@ class FakeGuest:
 
     async def powerdown(self) -> None:
         """Press the power button; what comes of it is up to the guest (`Workload.power_off`)."""
-        await self._tell("system_powerdown", self._qemu.power_down)
+        await self._tell("system_powerdown", self._qemu.inside.power_down)
 
     async def power_off_by_agent(self) -> bool:
         """Ask the guest's agent; what comes of it is up to the guest (`Workload.agent`)."""
-        return await self._tell("guest-shutdown", self._qemu.obey_agent)
+        return await self._tell("guest-shutdown", self._qemu.inside.obey_agent)
 
     async def trim_by_agent(self) -> bool:
         """Let the guest's agent trim; where it obeys, its images shrink by half."""
-        return await self._tell("guest-fstrim", self._qemu.trim)
+        return await self._tell("guest-fstrim", self._qemu.inside.trim)
 
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
@@ -437,7 +437,7 @@ class FakeGuest:
 
     async def reset(self) -> None:
         """Press the reset button."""
-        await self._tell("system_reset", self._qemu.reset)
+        await self._tell("system_reset", self._qemu.inside.reset)
 
     async def human(self, line: str, *, deadline: float = 30.0) -> str:
         """Type a line at the human monitor and return what it prints; of QEMU's commands it knows a few."""

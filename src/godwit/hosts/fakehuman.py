@@ -85,7 +85,7 @@ def _settings(qemu: FakeQemu, subject: str) -> str | None:
     if subject == "migrate_parameters":
         return f"max-bandwidth: {qemu.parameters['max-bandwidth']} bytes/second\n"
     if subject == "block-jobs":
-        views = [(job, mirror.view()) for job, mirror in qemu.mirrors.items()]
+        views = [(job, mirror.view()) for job, mirror in qemu.blocks.mirrors.items()]
         lines = [f"Type mirror, device {job}: Completed {view.done} of {view.needed} bytes\n" for job, view in views]
         return "".join(lines) or "No active jobs\n"
     return None

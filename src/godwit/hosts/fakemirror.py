@@ -47,7 +47,7 @@ class FakeMirror:
             await self.source.world.clock.sleep(STEP)
             if self.target.host.crashed:  # nobody is left who would say so
                 continue
-            if not self.target.alive or self.target.disks_port is None:
+            if not self.target.alive or self.target.blocks.disks_port is None:
                 self.finish("Input/output error")
                 return
             if self.target.host.name in self.source.world.full and not self.ready:
@@ -76,12 +76,12 @@ class FakeMirror:
 
     def _rate(self) -> float:
         """Return the bytes a second that it may copy: copies share a link, as far as none is limited to less."""
-        share = self.link.bandwidth / max(1, sum(not one.ready for one in self.source.mirrors.values()))
+        share = self.link.bandwidth / max(1, sum(not one.ready for one in self.source.blocks.mirrors.values()))
         return min(share, float(self.speed)) if self.speed else share
 
     def finish(self, trouble: str) -> None:
         """End the job and say so."""
-        if self.source.mirrors.pop(self.copy.job, None) is None:
+        if self.source.blocks.mirrors.pop(self.copy.job, None) is None:
             return
         if trouble:
             self._leave_a_part()

@@ -9,13 +9,13 @@ was told when it goes on.
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.capabilities import TLS_UNSET
 from godwit.errors import HypervisorError, MonitorCommandError
-from godwit.hosts.fakecredentials import refused
-from godwit.hosts.fakemirror import FakeMirror
+from godwit.hosts.fakeblocks import FakeBlocks
+from godwit.hosts.fakecredentials import FakeTls
+from godwit.hosts.fakeinside import FakeInside
 from godwit.hosts.fakesaves import FakeFileStream
 from godwit.hosts.fakestream import BROKEN, LIVE, OVER, FakeStream
 from godwit.model import (
@@ -28,13 +28,12 @@ from godwit.model import (
 from godwit.ports import GuestEvent, GuestEventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from godwit.hosts.fake import FakeHost
     from godwit.hosts.fakeguest import FakeGuest
     from godwit.hosts.fakestream import Workload
     from godwit.hosts.fakeworld import FakeWorld
-    from godwit.model import Credentials, DiskCopy
 
 RUN_STATES: Final = {
     "running": RunState.RUNNING,
@@ -116,22 +115,17 @@ class FakeQemu:
         self.port: int | None = None
         self.path = taker
         self.born = not taker
-        self.disks_port: int | None = None
-        self.frozen: set[str] = set()
-        self.frozen_port: int | None = None
         self.objects: dict[str, str] = {}
         self.stays_stopped = incoming
-        self.mirrors: dict[str, FakeMirror] = {}
         self.stream: FakeStream | FakeFileStream | None = None
         self.hung = False
         self.alive = True
         self.armed = False
         self.announced = 0
         self.outlives = False
-        self.presses = self.resets = 0
-        self.keys: Credentials | None = None
-        self.let_in = ""
-        self.disks_encrypted = self.frozen_encrypted = False
+        self.tls = FakeTls(self)
+        self.blocks = FakeBlocks(self)
+        self.inside = FakeInside(self)
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         self.fresh = not incoming
@@ -209,7 +203,7 @@ class FakeQemu:
             self.stream.cut_short(self)
         elif self.stream is not None:
             self.stream.end("failed")
-        for mirror in list(self.mirrors.values()):
+        for mirror in list(self.blocks.mirrors.values()):
             mirror.finish("its QEMU ended")
         if self.monitor is not None and not silent:
             self.monitor.lose(words)
@@ -288,6 +282,11 @@ class FakeQemu:
         if self.armed:
             self.execute()
 
+    def refuse(self, command: str, words: str) -> None:
+        """Answer with an error. Always raises."""
+        message = f"QEMU of {self.vm.name} on {self.host.name} refused `{command}`: {words}"
+        raise MonitorCommandError(message)
+
     # -- commands --------------------------------------------------------------------------------------------------
 
     def cont(self) -> None:
@@ -310,54 +309,6 @@ class FakeQemu:
         elif self.raw == "inmigrate":
             self.armed = False
 
-    def power_down(self) -> None:
-        """Obey system_powerdown: the guest listens to its button, or not, and takes its time."""
-        if self.raw != "running" or self.workload.power_off is None:
-            return
-        self.presses += 1
-        if self.presses > self.workload.presses_missed:
-            asyncio.get_running_loop().call_later(self.workload.power_off, self._switch_off, self.resets)
-
-    def obey_agent(self) -> bool:
-        """Let the guest's agent switch it off; returns False where there is none. Raises HypervisorError."""
-        if not self._agent_answers():
-            return False
-        asyncio.get_running_loop().call_later(0.02, self._switch_off, self.resets)
-        return True
-
-    def trim(self) -> bool:
-        """Let the guest's agent give back what is free on its disks; as above."""
-        if not self._agent_answers():
-            return False
-        self.world.trimmed |= {path for path, _ in self.world.disks_of(self)}
-        return True
-
-    def _agent_answers(self) -> bool:
-        if self.workload.agent is False:
-            message = "no guest agent answered within 3 s"
-            raise HypervisorError(message)
-        return self.workload.agent is not None
-
-    def _switch_off(self, resets: int) -> None:
-        """Let the guest have come to its end, unless it was reset since it was asked to: it knows nothing of that."""
-        if not self.alive or self.raw != "running" or self.resets != resets:
-            return
-        if self.hung:
-            self.backlog.append(partial(self._switch_off, resets))
-            return
-        self.tell("SHUTDOWN", status="guest-shutdown")
-        if self.outlives:
-            self.halt("shutdown")
-        else:
-            self.exit("the guest shut down")
-
-    def reset(self) -> None:
-        """Obey system_reset: the guest begins anew; one that is off stands still then."""
-        self.resets += 1
-        self.world.boot(self)
-        if self.raw not in {"running", "inmigrate", "finish-migrate"}:
-            self.raw = "prelaunch"
-
     def set_capabilities(self, capabilities: dict[str, bool]) -> None:
         """Obey migrate-set-capabilities."""
         if self.migration in LIVE:
@@ -375,38 +326,7 @@ class FakeQemu:
         self.parameters.update(parameters)
         self.world.stir()
 
-    def use_credentials(self, folder: str, let_in: str, far: str) -> None:
-        """Obey object-add and migrate-set-parameters: encrypt from now on with the keys that lie in a folder."""
-        owner, role = folder.rpartition("/")[2], "server" if let_in else "client"
-        if not self.host.has_tls:
-            self.refuse("object-add", "TLS credentials support requires GNUTLS")
-        if (owner, role) not in self.host.credentials:
-            self.refuse("object-add", f"Unable to access credentials {folder}/{role}-cert.pem: No such file")
-        self.keys, self.let_in = self.host.credentials[owner, role], let_in
-        self.parameters |= {"tls-creds": "godwit-tls", "tls-authz": let_in and "godwit-let-in", "tls-hostname": far}
-
-    def forget_credentials(self) -> None:
-        """Obey migrate-set-parameters and object-del."""
-        self.parameters |= TLS_UNSET
-        self.keys, self.let_in = None, ""
-
-    def _shown(self, *, encrypted: bool) -> Credentials | None:
-        """Return what this end of a connection shows; None where it speaks plainly."""
-        if encrypted and self.keys is None:
-            self.refuse("object-add", "No TLS credentials with id 'godwit-tls'")
-        return self.keys if encrypted else None
-
-    def _kept_out(self, target: FakeQemu, uri: str) -> str:
-        """Return why a target does not take a stream from here; a plain one ends of one that is no stream."""
-        server = target._shown(encrypted=bool(target.parameters["tls-creds"]))
-        client = self._shown(encrypted=bool(self.parameters["tls-creds"]))
-        far = str(self.parameters["tls-hostname"]) or uri.removeprefix("tcp:").rpartition(":")[0]
-        words = refused(server, client, target.let_in, far, target.host.time()) if uri.startswith("tcp:") else ""
-        if words and server is None:
-            target.exit("load of migration failed: Not a migration stream")
-        return words
-
-    def _meet_stranger(self, what: str, *, encrypted: bool) -> bool:
+    def meet_stranger(self, what: str, *, encrypted: bool) -> bool:
         """Let a stranger come first to a port that opens, where there is one; says whether that was believed."""
         if self.host.name not in self.world.strangers or encrypted:
             return False
@@ -435,7 +355,7 @@ class FakeQemu:
         if self.port is None:
             self.refuse("migrate-incoming", "Failed to find an available port: Address already in use")
         self.set_migration("setup")
-        if self._meet_stranger("the memory", encrypted=bool(self.parameters["tls-creds"])):
+        if self.meet_stranger("the memory", encrypted=bool(self.parameters["tls-creds"])):
             asyncio.get_running_loop().call_soon(self.exit, "load of migration failed: Not a migration stream")
         return f"{address}:{self.port}"
 
@@ -457,7 +377,7 @@ class FakeQemu:
             self.set_migration("setup")
             self.set_migration("failed")
             return
-        if words := self._kept_out(target, uri):
+        if words := self.tls.kept_out(target, uri):
             self.detail = words
             self.set_migration("setup")
             self.set_migration("failed")
@@ -524,7 +444,7 @@ class FakeQemu:
         if target is None or link is None or not link.up:
             self.detail = f"Failed to connect to '{uri}': No route to host"
             return
-        if words := self._kept_out(target, uri):
+        if words := self.tls.kept_out(target, uri):
             self.detail = words
             return
         target.port = None
@@ -539,101 +459,9 @@ class FakeQemu:
             else:
                 self.stream.end("cancelled")
 
-    # -- disks -----------------------------------------------------------------------------------------------------
-
-    def serve_disks(self, port: int, *, encrypted: bool = False) -> None:
-        """Obey nbd-server-start and block-export-add."""
-        self._shown(encrypted=encrypted)
-        if self.disks_port is not None or port in self.host.ports_in_use():
-            self.refuse("nbd-server-start", "NBD server already running")
-        self.disks_port, self.disks_encrypted = port, encrypted
-        self._meet_stranger("the disks", encrypted=encrypted)
-
-    def serve_frozen(self, port: int, copies: Sequence[DiskCopy], *, encrypted: bool = False) -> None:
-        """Obey nbd-server-start and block-export-add for disks that were frozen."""
-        if missing := [copy.name for copy in copies if copy.job not in self.frozen]:
-            self.refuse("block-export-add", f"Cannot find the frozen {', '.join(missing)}")
-        self._shown(encrypted=encrypted)
-        self.frozen_port, self.frozen_encrypted = port, encrypted
-        self._meet_stranger("the disks", encrypted=encrypted)
-
-    def frozen_keeps_out(self, client: Credentials | None, address: str) -> str:
-        """Return why somebody is not let in to the disks that were frozen; empty where they are."""
-        return refused(self._shown(encrypted=self.frozen_encrypted), client, self.let_in, address, self.host.time())
-
-    def thaw(self) -> None:
-        """Obey nbd-server-stop, block-job-cancel and blockdev-del for disks that were frozen."""
-        self.frozen_port = None
-        self.frozen.clear()
-
-    def stop_serving(self) -> None:
-        """Obey nbd-server-stop."""
-        self.disks_port = None
-
-    def set_mirror_speed(self, copy: DiskCopy, speed: int) -> None:
-        """Obey block-job-set-speed."""
-        mirror = self.mirrors.get(copy.job)
-        if mirror is None:
-            self.refuse("block-job-set-speed", f"Block job '{copy.job}' not found")
-            return
-        mirror.speed = speed
-
-    def start_mirror(self, copy: DiskCopy, address: str, port: int, speed: int = 0, *, encrypted: bool = False) -> None:
-        """Obey blockdev-add and blockdev-mirror."""
-        if copy.job in self.mirrors:
-            return
-        target, link = self.world.server(self.host, address, port)
-        if target is None or link is None:
-            self.refuse("blockdev-add", "Failed to connect: Connection refused")
-            return
-        server, client = target._shown(encrypted=target.disks_encrypted), self._shown(encrypted=encrypted)  # noqa: SLF001
-        if words := refused(server, client, target.let_in, address, target.host.time()):
-            self.refuse("blockdev-add", words)
-        self.mirrors[copy.job] = FakeMirror(self, target, copy, link, speed)
-
-    def end_mirror(self, copy: DiskCopy) -> None:
-        """Obey block-job-cancel without force."""
-        mirror = self.mirrors.get(copy.job)
-        if mirror is None or not mirror.ready:
-            self.refuse("block-job-cancel", f"Block job '{copy.job}' not found, or not ready")
-            return
-        mirror.ending = True
-
-    def cancel_mirrors(self, copies: Sequence[DiskCopy]) -> None:
-        """Obey block-job-cancel with force."""
-        for copy in copies:
-            if copy.job in self.mirrors:
-                self.mirrors[copy.job].finish("it was cancelled")
-            file = self.world.file(copy.image.path, self.host.name)
-            if copy.stamp and file is not None:
-                self.world.disks.stamps.get(file.inode, {}).pop(copy.stamp, None)
-
-    def stamp_disks(self, copies: Sequence[DiskCopy]) -> tuple[str, ...]:
-        """Obey block-dirty-bitmap-add; returns why, for disks that have none."""
-        refused = []
-        for copy in copies:
-            file = self.world.file(copy.image.path, self.host.name)
-            if copy.stamp and file is None:
-                refused.append(f"{copy.name}: there is no such file")
-            elif copy.stamp and file is not None:
-                self.world.disks.stamp(file.inode, copy.stamp)
-        return tuple(refused)
-
-    def forget_stamps(self, copies: Sequence[DiskCopy]) -> None:
-        """Obey block-dirty-bitmap-remove."""
-        for copy in copies:
-            file = self.world.file(copy.image.path, self.host.name)
-            if file is not None:
-                self.world.disks.forget_stamps(file.inode, but={copy.stamp})
-
     def continue_stream(self) -> None:
         """Obey migrate-continue."""
         if self.migration != "pre-switchover" or self.stream is None:
             self.refuse("migrate-continue", "Migration not in expected state: pre-switchover")
             return
         self.stream.release()
-
-    def refuse(self, command: str, words: str) -> None:
-        """Answer with an error. Always raises."""
-        message = f"QEMU of {self.vm.name} on {self.host.name} refused `{command}`: {words}"
-        raise MonitorCommandError(message)

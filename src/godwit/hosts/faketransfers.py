@@ -138,12 +138,12 @@ class FakeTransfers:
         await self._reach()
         for host in self.world.hosts.values():
             for qemu in host.qemus.values():
-                if qemu.frozen_port is None or not url.startswith(
-                    f"nbd://{host.migration_address}:{qemu.frozen_port}/"
+                if qemu.blocks.frozen_port is None or not url.startswith(
+                    f"nbd://{host.migration_address}:{qemu.blocks.frozen_port}/"
                 ):
                     continue
                 client = self.world.hosts[self.name].credentials.get((credentials, "client"))
-                if words := qemu.frozen_keeps_out(client, host.migration_address):
+                if words := qemu.blocks.frozen_keeps_out(client, host.migration_address):
                     message = f"comparing {path} with its copy on {self.name}: {words}"
                     raise HostError(message)
                 link = self.world.link(self.name, host.name)

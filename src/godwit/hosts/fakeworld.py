@@ -246,7 +246,7 @@ class FakeWorld:
         if host is None or host is source or host.crashed:
             return None, None
         link = self.link(source.name, host.name)
-        qemus = (qemu for qemu in host.qemus.values() if qemu.disks_port == port)
+        qemus = (qemu for qemu in host.qemus.values() if qemu.blocks.disks_port == port)
         return (next(qemus, None), link) if link.up else (None, None)
 
     def close_disks(self, qemu: FakeQemu, *, in_order: bool) -> None:
