@@ -14,7 +14,7 @@ from godwit.core import finishing, machine, recovery, rollback
 from godwit.core.machine import TRANSITIONS, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, Phase, State
-from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing
+from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing, undoing
 from godwit.errors import GodwitError, JournalError, MonitorLostError, SupersededError
 from godwit.model import Owner, RunState, Side
 
@@ -196,14 +196,14 @@ def _names_both_alike(patch: pytest.MonkeyPatch) -> None:
 def _ends_by_name(patch: pytest.MonkeyPatch) -> None:
     """End what was started for the guest by its name: of two processes on one host that may be the other one."""
 
-    async def destroy(self: actions.Actions, _: e.DestroyTarget) -> e.Event:
-        guest = self.sides.guests.pop(Side.TARGET, None)
+    async def destroy(self: undoing.Undoing, _: e.DestroyTarget) -> e.Event:
+        guest = self.actions.sides.guests.pop(Side.TARGET, None)
         if guest is not None:
             await guest.close()
-        await self.parts.target.destroy(replace(self.parts.vm_on(Side.TARGET), sibling=""))
+        await self.actions.parts.target.destroy(replace(self.actions.parts.vm_on(Side.TARGET), sibling=""))
         return e.Undone("DestroyTarget")
 
-    patch.setattr(actions.Actions, "destroy_target", destroy)
+    patch.setattr(undoing.Undoing, "destroy_target", destroy)
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------
@@ -224,13 +224,13 @@ def _does_not_listen(patch: pytest.MonkeyPatch) -> None:
 
 
 def _destroys_nothing(patch: pytest.MonkeyPatch) -> None:
-    async def nothing(self: actions.Actions, _: e.DestroyTarget) -> e.Event:
-        guest = self.sides.guests.pop(Side.TARGET, None)
+    async def nothing(self: undoing.Undoing, _: e.DestroyTarget) -> e.Event:
+        guest = self.actions.sides.guests.pop(Side.TARGET, None)
         if guest is not None:
             await guest.close()
         return e.Undone("DestroyTarget")
 
-    patch.setattr(actions.Actions, "destroy_target", nothing)
+    patch.setattr(undoing.Undoing, "destroy_target", nothing)
 
 
 def _never_looks_by_itself(patch: pytest.MonkeyPatch) -> None:
@@ -275,10 +275,10 @@ MUTANTS: Final[dict[str, Plant]] = {
     "a process is ended by name": _ends_by_name,
     "two processes of a guest are called alike": _names_both_alike,
     "undo: the target is not destroyed": _destroys_nothing,
-    "undo: the source is not resumed": _step_without(actions.Actions, "resume_source", says="ResumeSource"),
+    "undo: the source is not resumed": _step_without(undoing.Undoing, "resume_source", says="ResumeSource"),
     "undo: images are left": _step_without(mirroring.Mirroring, "remove", says="RemoveImages"),
     "undo: the guest's settings are left": _step_without(settings.Settings, "restore", says="RestoreGuest"),
-    "undo: the send queue stays short": _step_without(actions.Actions, "restore_send_queue", says="RestoreSendQueue"),
+    "undo: the send queue stays short": _step_without(undoing.Undoing, "restore_send_queue", says="RestoreSendQueue"),
     "undo beside what is still under way": _undoes_beside_what_is_under_way,
     "a wish to cancel is not heard": _does_not_listen,
     "a wish to cancel is not heard while disks travel": _handler(_P.MIRRORING, e.CancelRequested, _ignored),

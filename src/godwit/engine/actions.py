@@ -34,15 +34,11 @@ from godwit.engine.upgrading import gather_upgrade, hand_over, start_taker
 from godwit.engine.waiting import Waiting
 from godwit.errors import (
     GodwitError,
-    HostError,
-    HostUnreachableError,
     HypervisorError,
-    JournalError,
     LimboError,
     MigrationFailedError,
     MonitorLostError,
     RefusedError,
-    SupersededError,
 )
 from godwit.model import (
     MIGRATION_PORTS,
@@ -52,7 +48,6 @@ from godwit.model import (
     Severity,
     Side,
     Strategy,
-    StreamStatus,
     Way,
 )
 
@@ -70,16 +65,11 @@ if TYPE_CHECKING:
 CONTINUE_PATIENCE: Final = 60.0
 """Seconds for which a target that does not run is told to, before that is left to a person."""
 
-_QUEUE_PAUSES: Final = (0.5, 1.0, 2.0)
-"""Seconds between attempts to give the send queue back."""
+RUNNING_DEADLINE: Final = 5.0
+"""Seconds for which a QEMU that was told to run is looked at until it does."""
 
-_RUNNING_DEADLINE: Final = 5.0
-_STREAM_END_DEADLINE: Final = 8.0
 _POLL: Final = 0.05
 _LONGEST_CONTINUE_PAUSE: Final = 2.0
-_LIVE_STREAMS: Final = frozenset(
-    {StreamStatus.SETUP, StreamStatus.ACTIVE, StreamStatus.HELD, StreamStatus.SWITCHOVER, StreamStatus.OTHER}
-)
 
 
 @dataclass(slots=True)
@@ -167,6 +157,10 @@ class Actions:
             why=finding.why,
             mend=finding.mend,
         )
+
+    def warn(self, code: str, found: str, why: str, mend: str = "") -> None:
+        """Keep a finding that came up on the way."""
+        self.find(Finding(code, Severity.WARN, self.parts.vm.name, found, why, mend))
 
     # -- the way there ---------------------------------------------------------------------------------------------
 
@@ -394,7 +388,7 @@ class Actions:
         await guest.resume()
         self.ledger.mark("continue_returned", self.parts.clock.now())
         self.note("mark", name="continue_sent", received=sent)
-        view = await self.wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
+        view = await self.wait_for(guest, RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
         if view.state is not RunState.RUNNING:
             message = f"the target was told to run and is {view.state} ({view.raw})"
             raise HypervisorError(message)
@@ -436,90 +430,3 @@ class Actions:
         vm = replace(home, host=self.parts.target.name, launch=launch, sibling="")
         await self.parts.inventory.put_vm(vm, under=(self.parts.spec.id, self.parts.epoch))
         return e.Undone("RecordHome")
-
-    # -- the way back ----------------------------------------------------------------------------------------------
-
-    async def cancel_stream(self, _: e.CancelStream, uri: str = "") -> e.Event:
-        """Cancel the stream to `uri` and wait until it has ended, so that the source is free for another."""
-        view = await self.sides.look(Side.SOURCE)
-        if view.state is RunState.ABSENT:
-            return e.Undone("CancelStream")
-        if view.state is RunState.UNREACHABLE and uri.startswith("tcp:"):
-            await self.break_connection(uri.removeprefix("tcp:"))
-            view = await self.sides.look(Side.SOURCE)
-        self._require_answer(view)
-        if view.stream in _LIVE_STREAMS:
-            guest = await self.sides.attach(Side.SOURCE)
-            await guest.cancel_migration()
-            await self.wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
-        if path_in_place(uri) is not None:
-            await (await self.sides.attach(Side.SOURCE)).forget_hand_over()
-        return e.Undone("CancelStream")
-
-    async def break_connection(self, destination: str) -> None:
-        """End the source's sockets to where memory or a disk is sent: what waits for that host is told at last.
-
-        The end of a stream is sent under QEMU's big lock (migration_completion() in migration/migration.c): behind a
-        silently cut link it blocks the monitor, too, as long as TCP goes on trying, and the guest stands still. With
-        its socket gone (SOCK_DESTROY, see ss(8)) the stream fails and QEMU takes the guest back.
-        """
-        try:
-            done = await self.parts.source.run(["ss", "--tcp", "--kill", "dst", destination], deadline=3.0)
-        except GodwitError as error:
-            self.note("note", text=f"the source's connection to {destination} could not be ended: {error.message}")
-        else:
-            self.note("note", text=f"the source's connection was ended: {done.stdout.decode().strip()}")
-
-    async def destroy_target(self, _: e.DestroyTarget) -> e.Event:
-        """End the target's QEMU; where its host is silent, name what is left: it is paused and stays so."""
-        guest = self.sides.guests.pop(Side.TARGET, None)
-        if guest is not None:
-            await guest.close()
-        vm = self.parts.vm_on(Side.TARGET)
-        if self.facts is not None:  # what was plugged in since the guest is known has taps, too
-            vm = replace(vm, launch=self.facts.launch)
-        try:
-            await self.parts.target.destroy(vm)
-        except GodwitError as error:
-            left = f"a paused copy of {self.parts.vm.name} may be left on {self.parts.target.name}: {error.message}"
-            return e.Undone("DestroyTarget", left)
-        return e.Undone("DestroyTarget")
-
-    async def resume_source(self, _: e.ResumeSource) -> e.Event:
-        """See to it that the source runs. It is only reached when the target was certainly never told to run."""
-        view = await self.sides.look(Side.SOURCE)
-        if view.state is RunState.ABSENT:
-            return e.Undone("ResumeSource", f"{self.parts.vm.name} has no process on {self.parts.source.name} any more")
-        self._require_answer(view)
-        if view.state is not RunState.RUNNING:
-            guest = await self.sides.attach(Side.SOURCE)
-            await guest.resume()
-            view = await self.wait_for(guest, _RUNNING_DEADLINE, lambda view: view.state is RunState.RUNNING)
-        left = "" if view.state is RunState.RUNNING else f"the source is {view.state} ({view.raw}) and was told to run"
-        return e.Undone("ResumeSource", left)
-
-    def _require_answer(self, view: GuestView) -> None:
-        """Refuse to take silence for an answer; the machine tries again when the source is back."""
-        if view.state is RunState.UNREACHABLE:
-            message = f"{self.parts.source.name} does not answer for {self.parts.vm.name}: {view.detail}"
-            raise HostUnreachableError(message)
-
-    async def restore_send_queue(self, _: e.RestoreSendQueue) -> e.Event:
-        """Give the source host's send queue back; a host that is out of reach for moments is asked again."""
-        for pause in (*_QUEUE_PAUSES, None):
-            try:
-                await self.parts.source.restore_send_queue(self.parts.spec.id)
-            except SupersededError:
-                raise
-            except GodwitError as error:
-                if pause is None:
-                    message = f"tcp_notsent_lowat of {self.parts.source.name}: {error.message}"
-                    raise (JournalError if isinstance(error, JournalError) else HostError)(message) from error
-                await self.parts.clock.sleep(pause)
-            else:
-                break
-        return e.Undone("RestoreSendQueue")
-
-    def warn(self, code: str, found: str, why: str, mend: str = "") -> None:
-        """Keep a finding that came up on the way."""
-        self.find(Finding(code, Severity.WARN, self.parts.vm.name, found, why, mend))

@@ -32,6 +32,7 @@ from godwit.engine.settings import Settings
 from godwit.engine.sides import Sides
 from godwit.engine.standing import Standing
 from godwit.engine.story import transition
+from godwit.engine.undoing import Undoing
 from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.model import Allocation, Way
 from godwit.ports import Entry
@@ -136,6 +137,7 @@ class Engine:
         self._comparing = Comparing(self._actions)
         self._settings = Settings(self._actions)
         self._mending = Mending(self._actions)
+        self._undoing = Undoing(self._actions)
         self._expecting = Expecting(self._actions)
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
@@ -326,7 +328,7 @@ class Engine:
             await self._parts.clock.sleep(1.0)
 
     def _table(self) -> dict[type[e.Command], Callable[..., Awaitable[e.Event | None]]]:
-        a, m, s = self._actions, self._mirroring, self._standing
+        a, m, s, u = self._actions, self._mirroring, self._standing, self._undoing
         return {
             e.CopyMedia: self._media.copy,
             e.CompareDisks: self._comparing.compare,
@@ -347,10 +349,10 @@ class Engine:
             e.ContinueTarget: a.continue_target,
             e.RecordHome: a.record_home,
             e.RemoveSource: a.remove_source,
-            e.CancelStream: lambda command: a.cancel_stream(command, self._state.uri),
-            e.DestroyTarget: a.destroy_target,
-            e.ResumeSource: a.resume_source,
-            e.RestoreSendQueue: a.restore_send_queue,
+            e.CancelStream: lambda command: u.cancel_stream(command, self._state.uri),
+            e.DestroyTarget: u.destroy_target,
+            e.ResumeSource: u.resume_source,
+            e.RestoreSendQueue: u.restore_send_queue,
             e.RestoreGuest: self._settings.restore,
             e.RemoveCredentials: a.encrypting.remove,
             e.StopSource: s.stop,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.engine.media import Media
 from godwit.engine.shares import Shares
+from godwit.engine.undoing import Undoing
 from godwit.errors import GodwitError, HostError, HypervisorError
 from godwit.model import Allocation, RunState, Side, Way
 
@@ -174,7 +175,7 @@ class Mirroring:
         try:
             await asyncio.wait([cancelling], timeout=_CANCELS)
             if not cancelling.done() and uri:
-                await self.actions.break_connection(uri)
+                await Undoing(self.actions).break_connection(uri)
             await cancelling
         finally:
             cancelling.cancel()
