@@ -26,6 +26,7 @@ from godwit.lab.furnish import GuestPlan, add_guest, prefix, register
 from godwit.lab.loads import TickReader, fill_redis
 from godwit.lab.plan import LabPlan
 from godwit.model import RunState, StreamStatus
+from godwit.saves import Saves
 from godwit.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ async def measure(rounds: int, fill: int) -> Result:
 async def with_godwit(service: Service, lab: Laboratory, vm: Vm) -> dict[str, float]:
     """Save and restore once, by way of a runner as a command does."""
     path = f"{FOLDER}/{vm.name}.save"
-    identifier = await service.save(vm.name, path)
+    identifier = await Saves(service).save(vm.name, path)
     kept = await _end(service, identifier)
-    identifier = await service.restore(path, prefix(lab.name) + "host1")
+    identifier = await Saves(service).restore(path, prefix(lab.name) + "host1")
     back = await _end(service, identifier)
     inside(lab, "host1", ["rm", path])
     return {
@@ -94,7 +95,7 @@ async def with_godwit(service: Service, lab: Laboratory, vm: Vm) -> dict[str, fl
 
 
 async def _end(service: Service, identifier: str) -> Job:
-    async for _ in service.follow_job(identifier):
+    async for _ in Saves(service).follow(identifier):
         pass
     job = await service.journal.jobs.load(identifier)
     if job.step is not Step.DONE:

@@ -48,7 +48,7 @@ def home() -> Path:
 
 def preload() -> None:
     """Load what a runner needs, so that one that is forked later starts at once."""
-    from godwit import service  # noqa: F401, PLC0415
+    from godwit import saves, service  # noqa: F401, PLC0415
     from godwit.engine import engine, restoring, saving  # noqa: F401, PLC0415
     from godwit.hosts import connect  # noqa: F401, PLC0415
     from godwit.journal import database, sqljournal  # noqa: F401, PLC0415
@@ -138,6 +138,7 @@ async def run_migration(identifier: str) -> None:
 
 async def _run_job(identifier: str) -> None:
     from godwit.engine.jobs import carry  # noqa: PLC0415 - start-up time
+    from godwit.saves import Saves  # noqa: PLC0415 - start-up time
 
     async with opened() as service:
-        await carry(await service.desk(identifier))
+        await carry(await Saves(service).desk(identifier))

@@ -14,23 +14,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight import check, check_upgrade
-from godwit.core.savefile import decode_header
-from godwit.core.saves import Job, Step, Work, checked_path
 from godwit.core.state import Phase
 from godwit.engine.gather import gather
-from godwit.engine.jobs import Desk
 from godwit.engine.parts import Parts
 from godwit.engine.power import told_of
 from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
-from godwit.identifiers import is_name, new_identifier, new_job_identifier
+from godwit.identifiers import is_name, new_identifier
 from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Side, Spec, Upgrade, Way
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from godwit.core.saves import Compression
+    from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import State
     from godwit.model import Finding, HostFacts, Vm
@@ -241,7 +238,8 @@ class Service:
                     message, remedy="wait until it has ended; any godwit command takes it up if it was killed"
                 )
 
-    async def _refuse_sending(self, name: str) -> None:
+    async def refuse_sending(self, name: str) -> None:
+        """Raise BusyError for a guest that is being sent with a snapshot."""
         for record in await self.inventory.sends():
             if record.vm == name:
                 raise self.being_sent(record)
@@ -310,7 +308,7 @@ class Service:
             vm, target, policy or Policy(), probe, defaults=defaults, converge=converge, identifier=identifier
         )
         await self._refuse_saving(vm)
-        await self._refuse_sending(vm)
+        await self.refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
@@ -324,7 +322,7 @@ class Service:
         """
         spec = await self._upgrade_spec(vm, qemu, policy or Policy(), probe)
         await self._refuse_saving(vm)
-        await self._refuse_sending(vm)
+        await self.refuse_sending(vm)
         await self.journal.create(spec, self.clock.now())
         self.runners.start(spec.id, vm)
         return spec.id
@@ -445,99 +443,14 @@ class Service:
         ]
         for spec in orphans:
             self.runners.start(spec.id, spec.vm)
-        jobs = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if self._orphaned(job)]
+        jobs = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if self.orphaned(job)]
         for job in jobs:
             self.runners.start(job.id, job.vm)
         return [*(spec.id for spec in orphans), *(job.id for job in jobs)]
 
-    # -- saving and restoring --------------------------------------------------------------------------------------
-
-    async def save(self, vm: str, path: str, compression: Compression | None = None, *, identifier: str = "") -> str:
-        """Ask for a guest to be saved to a file on its host and return the job's identifier; see `migrate`.
-
-        Where an earlier save of the guest was killed, it is taken back first; one to the same file that can still be
-        finished is. Raises InputError, BusyError.
-        """
-        guest = await self.inventory.vm(vm)
-        path = checked_path(path)
-        former = await self._await_former(vm)
-        if former is not None and (former.work, former.step, former.path) == (Work.SAVE, Step.DONE, path):
-            return former.id
-        name = identifier or new_job_identifier(vm, Work.SAVE)
-        return await self._begin(Job(name, Work.SAVE, vm, guest.host, path, self.clock.now(), compression))
-
-    async def restore(self, path: str, host: str, *, verify: bool = True) -> str:
-        """Ask for a guest to be brought back from a file, as `host` sees it, and return the job's identifier.
-
-        `verify` reads all of the file first. Raises InputError, BusyError, HostError, SaveFileError.
-        """
-        path = checked_path(path)
-        opened = self.open_host(await self.inventory.host(host))
-        try:
-            await opened.connect()
-            length, head = await opened.saves.head(path)
-        finally:
-            await opened.close()
-        vm = checked_name(decode_header(head, length, path).vm.name, "guest")
-        await self._await_former(vm)
-        name = new_job_identifier(vm, Work.RESTORE)
-        return await self._begin(Job(name, Work.RESTORE, vm, host, path, self.clock.now(), verify=verify))
-
-    async def _begin(self, job: Job) -> str:
-        await self._refuse_sending(job.vm)
-        await self.journal.jobs.create(job)
-        self.runners.start(job.id, job.vm)
-        return job.id
-
-    def _orphaned(self, job: Job) -> bool:
+    def orphaned(self, job: Job) -> bool:
+        """Say whether nobody works on a save or restore that is old enough for its runner to have started."""
         return self.clock.now() - job.created > STARTING and not self.runners.alive(job.vm)
-
-    async def _await_former(self, vm: str) -> Job | None:
-        """Wait for the end of a job whose process was killed, and return it; one that is at work is left alone."""
-        mine = [job for job in await self.journal.jobs.rows(unfinished=True, limit=1000) if job.vm == vm]
-        if not mine:
-            return None
-        job = mine[0]
-        while not self.runners.alive(vm) and not self._orphaned(job):
-            await self.clock.sleep(FOLLOW_PERIOD)  # its runner may just be starting
-        if not self.runners.alive(vm):
-            self.runners.start(job.id, vm)
-        elif not await self.journal.jobs.taken_over(job.id):
-            return None
-        async for _ in self.follow_job(job.id):
-            pass
-        return await self.journal.jobs.load(job.id)
-
-    async def desk(self, identifier: str) -> Desk:
-        """Put together what a job is done with, for its runner."""
-        epoch, job = await self.journal.jobs.take_over(identifier)
-        return Desk(self.journal.jobs, self.inventory, self.clock, self.open_host, job, epoch)
-
-    async def follow_job(self, identifier: str) -> AsyncIterator[Job]:
-        """Yield a save or restore whenever it has changed, the last time when it has ended.
-
-        Raises GodwitError when nobody works on it any more.
-        """
-        seen: Job | None = None
-        silent_since: float | None = None
-        while True:
-            job = await self.journal.jobs.load(identifier)
-            if job != seen:
-                seen = job
-                yield job
-            if job.finished:
-                return
-            now = self.clock.now()
-            silent_since = None if self.runners.alive(job.vm) else silent_since or now
-            if silent_since is not None and now - silent_since > ORPHAN_PATIENCE:
-                message = f"nobody works on {identifier} any more: its runner died and was not started anew"
-                remedy = f"see log/{identifier}.log in Godwit's folder; godwit vm list takes it up again"
-                raise GodwitError(message, remedy=remedy)
-            await self.clock.sleep(FOLLOW_PERIOD)
-
-    async def cancel_job(self, identifier: str) -> None:
-        """Ask for a save or restore to be taken back; it may be too late. Raises UnknownMigrationError."""
-        await self.journal.jobs.request_cancel(identifier)
 
 
 @dataclass(slots=True)

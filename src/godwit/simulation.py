@@ -18,6 +18,7 @@ from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, Vm
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
+from godwit.saves import Saves
 from godwit.service import Service
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TaskRunners:
     async def _run(self, identifier: str) -> None:
         assert self.service is not None  # noqa: S101 - simulated() sets it; for the type checker
         if is_job(identifier):
-            await carry(await self.service.desk(identifier))
+            await carry(await Saves(self.service).desk(identifier))
             return
         epoch = await self.service.journal.take_over(identifier)
         row, state = await self.service.journal.load(identifier)

@@ -28,6 +28,7 @@ from godwit.model import HostRecord, Launch, Outcome, OutcomeStatus, Owner, Spec
 from godwit.ports import Entry
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.qemu.offline import disks_of
+from godwit.saves import Saves
 from godwit.service import Service
 from godwit.simulation import TaskRunners
 
@@ -53,7 +54,7 @@ WEB1 = Vm(
 async def engine(service: Service, identifier: str) -> None:
     """Carry the migration, save or restore as a runner does."""
     if is_job(identifier):
-        await carry(await service.desk(identifier))
+        await carry(await Saves(service).desk(identifier))
         return
     epoch = await service.journal.take_over(identifier)
     row, state = await service.journal.load(identifier)

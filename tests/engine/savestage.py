@@ -16,6 +16,7 @@ from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.memory import MemoryInventory, MemoryJournal
 from godwit.model import HostRecord, Launch, RunState, Tap, Vm
+from godwit.saves import Saves
 from godwit.service import Service
 from godwit.simulation import _NothingToDefine
 
@@ -119,20 +120,20 @@ class Scene:
             await self.world.clock.sleep(1.0)
 
     async def _carry(self, identifier: str) -> None:
-        await carry(await self.service.desk(identifier))
+        await carry(await Saves(self.service).desk(identifier))
 
     # -- what is done ------------------------------------------------------------------------------------------------
 
     async def save(self, **options: object) -> Job:
         """Save the guest and return how that ended."""
-        return await self._done(await self.service.save("web", FILE, **options))  # type: ignore[arg-type]
+        return await self._done(await Saves(self.service).save("web", FILE, **options))  # type: ignore[arg-type]
 
     async def restore(self, host: str = "two", **options: object) -> Job:
         """Restore it and return how that ended."""
-        return await self._done(await self.service.restore(FILE, host, **options))  # type: ignore[arg-type]
+        return await self._done(await Saves(self.service).restore(FILE, host, **options))  # type: ignore[arg-type]
 
     async def _done(self, identifier: str) -> Job:
-        async for _ in self.service.follow_job(identifier):
+        async for _ in Saves(self.service).follow(identifier):
             pass
         await asyncio.wait([self._tasks["web"]])
         return await self.journal.jobs.load(identifier)

@@ -26,6 +26,7 @@ from godwit.errors import (
 )
 from godwit.hosts.fakesaves import FakeSave
 from godwit.model import Spec
+from godwit.saves import Saves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +164,7 @@ def _let_run(scene: Scene) -> None:
 def _cancelling(scene: Scene) -> Callable[[], object]:
     async def cancel() -> None:
         (job,) = await scene.journal.jobs.rows(unfinished=True)
-        await scene.service.cancel_job(job.id)
+        await Saves(scene.service).cancel(job.id)
 
     return cancel
 
@@ -244,9 +245,9 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_touched() -> None:
 def test_one_thing_at_a_time() -> None:
     async def scenario() -> None:
         scene = await Scene.make(LONG)
-        await scene.service.save("web", FILE)
+        await Saves(scene.service).save("web", FILE)
         for asking in (
-            lambda: scene.service.save("web", "/images/other.save"),
+            lambda: Saves(scene.service).save("web", "/images/other.save"),
             lambda: scene.service.migrate("web", "two"),
             lambda: scene.service.stop_vm("web", force=True),
             lambda: scene.service.start_vm("web"),
@@ -257,7 +258,7 @@ def test_one_thing_at_a_time() -> None:
         other = await Scene.make()
         await other.journal.create(Spec("web-1", "web", "one", "two"), 1.0)
         with pytest.raises(BusyError):
-            await other.service.save("web", FILE)
+            await Saves(other.service).save("web", FILE)
 
     simulate(scenario)
 
@@ -327,7 +328,7 @@ def test_a_runner_may_die_at_any_instant_of_a_restore(instant: int | tuple[Step,
 def test_a_save_that_nobody_works_on_is_taken_back_by_the_next_one() -> None:
     async def scenario() -> None:
         scene = await Scene.make()
-        first = await scene.service.save("web", FILE)
+        first = await Saves(scene.service).save("web", FILE)
         while (await scene.journal.jobs.load(first)).step is not Step.WRITING:
             await scene.world.clock.sleep(0.001)
         scene._tasks["web"].cancel()

@@ -29,6 +29,7 @@ from godwit.errors import (
 )
 from godwit.forecasts import Forecasts
 from godwit.model import HostRecord, Outcome, OutcomeStatus, Policy, ProbeRequest
+from godwit.saves import Saves
 from godwit.snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Godwit:
         SaveFailedError, SaveCancelledError or GuestCrashedError.
         """
         compression = None if compress is None else Compression(compress)
-        return await self._job(await self.service.save(vm, path, compression), on_progress)
+        return await self._job(await Saves(self.service).save(vm, path, compression), on_progress)
 
     async def restore(
         self, path: str, host: str, *, verify: bool = True, on_progress: Callable[[Job], None] | None = None
@@ -240,7 +241,7 @@ class Godwit:
         `verify` reads all of the file first. Raises SaveFileError for a file that is damaged, or whose guest's disks
         are others by now, besides what `save` raises.
         """
-        return await self._job(await self.service.restore(path, host, verify=verify), on_progress)
+        return await self._job(await Saves(self.service).restore(path, host, verify=verify), on_progress)
 
     async def _job(self, identifier: str, on_progress: Callable[[Job], None] | None) -> Job:
         following = asyncio.create_task(_follow_job(self.service, identifier, on_progress))
@@ -368,14 +369,14 @@ async def _follow(migration: Migration, on_progress: Callable[[Entry], None] | N
 
 
 async def _follow_job(service: Service, identifier: str, on_progress: Callable[[Job], None] | None) -> Job:
-    async for job in service.follow_job(identifier):
+    async for job in Saves(service).follow(identifier):
         if on_progress is not None:
             on_progress(job)
     return await service.journal.jobs.load(identifier)
 
 
 async def _take_job_back(service: Service, identifier: str, following: asyncio.Task[Job]) -> None:
-    await service.cancel_job(identifier)
+    await Saves(service).cancel(identifier)
     await asyncio.wait([following])
 
 

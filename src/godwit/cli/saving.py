@@ -22,10 +22,11 @@ from godwit.identifiers import new_job_identifier
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncIterator, Coroutine
 
     from godwit.cli.following import Inbox
     from godwit.core.saves import Job
+    from godwit.saves import Saves
     from godwit.service import Service
 
 LINE_PERIOD: Final = 1.0
@@ -84,18 +85,27 @@ def restore(
     raise typer.Exit(run(_restore(file, host, verify=not no_verify, as_json=json)))
 
 
+@contextlib.asynccontextmanager
+async def _saves(migrating: tuple[str, str] | None = None) -> AsyncIterator[Saves]:
+    """Open what saves and restores guests; see `ground.service`."""
+    async with service(take_up=True, migrating=migrating) as opened:
+        from godwit.saves import Saves  # noqa: PLC0415 - start-up time
+
+        yield Saves(opened)
+
+
 async def _save(vm: str, file: str, compress: Compression | None, *, as_json: bool) -> int:
     identifier = new_job_identifier(vm, Work.SAVE)
-    async with service(take_up=True, migrating=(identifier, vm)) as opened:
-        return await _carry(opened, opened.save(vm, file, compress, identifier=identifier), as_json=as_json)
+    async with _saves(migrating=(identifier, vm)) as saves:
+        return await _carry(saves, saves.save(vm, file, compress, identifier=identifier), as_json=as_json)
 
 
 async def _restore(file: str, host: str, *, verify: bool, as_json: bool) -> int:
-    async with service(take_up=True) as opened:
-        return await _carry(opened, opened.restore(file, host, verify=verify), as_json=as_json)
+    async with _saves() as saves:
+        return await _carry(saves, saves.restore(file, host, verify=verify), as_json=as_json)
 
 
-async def _carry(opened: Service, asking: Coroutine[object, object, str], *, as_json: bool) -> int:
+async def _carry(saves: Saves, asking: Coroutine[object, object, str], *, as_json: bool) -> int:
     """Ask for a job, show it, and return the exit status of its end."""
     from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
 
@@ -103,7 +113,7 @@ async def _carry(opened: Service, asking: Coroutine[object, object, str], *, as_
         identifier = await asking
         screen: Screen = JsonScreen() if as_json else LiveScreen() if sys.stdout.isatty() else PlainScreen()
         signals = asyncio.create_task(inbox.get())
-        reading = asyncio.create_task(_show(opened, identifier, screen))
+        reading = asyncio.create_task(_show(saves, identifier, screen))
         asked = False
         try:
             while not reading.done():
@@ -118,7 +128,7 @@ async def _carry(opened: Service, asking: Coroutine[object, object, str], *, as_
                     return _left(identifier, number)
                 asked = True
                 screen.say("going back; once more Ctrl-C leaves it to that")
-                await opened.cancel_job(identifier)
+                await saves.cancel(identifier)
             job = reading.result()
         finally:
             signals.cancel()
@@ -128,9 +138,11 @@ async def _carry(opened: Service, asking: Coroutine[object, object, str], *, as_
 
 async def follow_to_end(opened: Service, identifier: str, inbox: Inbox, *, as_json: bool) -> int:
     """Show a save or restore that somebody else asked for; return the exit status of its end. Signals leave it."""
+    from godwit.saves import Saves  # noqa: PLC0415 - start-up time
+
     screen: Screen = JsonScreen() if as_json else LiveScreen() if sys.stdout.isatty() else PlainScreen()
     signals = asyncio.create_task(inbox.get())
-    reading = asyncio.create_task(_show(opened, identifier, screen))
+    reading = asyncio.create_task(_show(Saves(opened), identifier, screen))
     try:
         await asyncio.wait([signals, reading], return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
@@ -144,10 +156,10 @@ async def follow_to_end(opened: Service, identifier: str, inbox: Inbox, *, as_js
     return _conclude(job, asked=False, as_json=as_json)
 
 
-async def _show(opened: Service, identifier: str, screen: Screen) -> Job:
-    async for job in opened.follow_job(identifier):
+async def _show(saves: Saves, identifier: str, screen: Screen) -> Job:
+    async for job in saves.follow(identifier):
         screen.take(job)
-    return await opened.journal.jobs.load(identifier)
+    return await saves.service.journal.jobs.load(identifier)
 
 
 def _left(identifier: str, number: object) -> int:
