@@ -13,7 +13,9 @@ from byhand import qmp
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from labtools import Ground, Move, Ran, Traps
+    from labmoves import Move
+    from labtools import Ground, Ran
+    from labtraps import Traps
 
 PROGRAM: Final = (
     "qemu-system-x86_64",

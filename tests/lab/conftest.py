@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-pytest.register_assert_rewrite("labtools", "diskground")
+pytest.register_assert_rewrite("labtools", "labmoves", "labwaits", "diskground")
 
 from labtools import Ground  # noqa: E402 - rewritten on import
 

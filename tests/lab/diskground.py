@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from labtools import LONG
+from labwaits import LONG
 
 from godwit.model import Owner
 
 if TYPE_CHECKING:
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
 
 SLOW: Final = 40_000_000
 """Bits a second at which the disk of these tests takes some seconds."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from labtools import CRAWL, Trap
+from labtools import CRAWL
+from labtraps import Trap
 
 GUEST: Final = "godwit.qemu.guest:QemuGuest"
 HOST: Final = "godwit.hosts.plain:PlainHost"

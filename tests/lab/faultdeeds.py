@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from labtools import until
+from labwaits import until
 
 from godwit.lab import plan as names
 from godwit.lab import state as records
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from faultcells import Cell
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
     from witness import Acknowledged, Executions
 
 _BALLAST: Final = "ballast"

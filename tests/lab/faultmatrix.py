@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from faultcells import LAST_PAGES, POINTS, Cell, End, Mode
 from faultdeeds import FAULTS, Scene
-from labtools import LONG, UNTOUCHED, Move, Trap, Traps, until
+from labmoves import Move
+from labtools import UNTOUCHED
+from labtraps import Trap, Traps
+from labwaits import LONG, until
 from witness import MONITOR, Acknowledged, Executions
 
 from godwit import app

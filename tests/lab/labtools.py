@@ -14,43 +14,34 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
+
+from labmoves import Move
+from labtraps import Traps
+from labwaits import LONG, until
 
 from godwit import app
 from godwit.lab.furnish import DISK, GuestPlan, add_guest, prefix, register
 from godwit.lab.loads import TICK_PORT, TickReader
-from godwit.model import Outcome, RunState
+from godwit.model import RunState
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator
 
-    from godwit.core.state import Phase, State
+    from labtraps import Trap
+
     from godwit.lab.assets import Assets
     from godwit.lab.laboratory import Laboratory, RunningQemu
-    from godwit.ports import Entry
-    from godwit.service import Service
 
-TRAPS: Final = Path(__file__).with_name("trap")
 MEMORY: Final = 224 * MIB
 CRAWL: Final = 8_000_000
 """Bits a second at which a guest's memory takes minutes: whoever waits for a phase before the end does reach it."""
 
 UNTOUCHED: Final = "4294967295"
 """The kernel's own value of net.ipv4.tcp_notsent_lowat."""
-
-JOURNAL: Final = "godwit.journal.sqljournal:SqlJournal.transition"
-LONG: Final = 60.0
-
-
-async def until(what: Callable[[], bool], words: str, deadline: float = LONG) -> None:
-    """Return once `what` holds; fail with `words` when it does not within `deadline` seconds."""
-    end = time.monotonic() + deadline
-    while not what():
-        assert time.monotonic() < end, f"not within {deadline:.0f} s: {words}"
-        await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,60 +56,6 @@ class Ran:
     def lines(self) -> list[dict[str, Any]]:
         """What it printed as JSON."""
         return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
-
-
-@dataclass(frozen=True, slots=True)
-class Trap:
-    """Something that shall happen to a runner when it is about to do, or has just done, what `at` names.
-
-    One that "set"s gives the module's constant `at` another `value`.
-    """
-
-    does: str
-    phase: str = ""
-    when: str = "after"
-    at: str = JOURNAL
-    value: float = 0
-
-
-@dataclass(slots=True)
-class Traps:
-    """The traps of one move, in files that its runners look into."""
-
-    folder: Path
-    traps: Sequence[Trap]
-
-    def __post_init__(self) -> None:
-        """Lay them out."""
-        self.folder.mkdir(parents=True)
-        rows = [{**asdict(t), "mark": str(self.mark(n))} for n, t in enumerate(self.traps)]
-        (self.folder / "traps.json").write_text(json.dumps(rows))
-
-    def mark(self, number: int = 0) -> Path:
-        """Return the file that appears when a trap springs."""
-        return self.folder / f"trap{number}"
-
-    def sprung(self, number: int = 0) -> bool:
-        """Say whether a trap has sprung."""
-        return self.mark(number).exists()
-
-    def runs(self, script: str, number: int = 0) -> None:
-        """Say what a trap that runs something shall run."""
-        Path(f"{self.mark(number)}.sh").write_text(f"{script}\ntouch {self.mark(number)}.done\n")
-
-    def done(self, number: int = 0) -> bool:
-        """Say whether what a trap runs has ended."""
-        return Path(f"{self.mark(number)}.done").exists()
-
-    def release(self, number: int = 0) -> None:
-        """Let a runner that is held go on."""
-        Path(f"{self.mark(number)}.go").touch()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What a runner must find in its environment: the traps, before whatever else is looked for there."""
-        path = os.pathsep.join(filter(None, [str(TRAPS), os.environ.get("PYTHONPATH")]))
-        return {"PYTHONPATH": path, "GODWIT_TEST_TRAPS": str(self.folder / "traps.json")}
 
 
 @dataclass(slots=True)
@@ -439,125 +376,3 @@ async def _quietly(*argv: str) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
-
-
-@dataclass(slots=True)
-class Move:
-    """One migration, followed through its journal."""
-
-    ground: Ground
-    id: str
-
-    @asynccontextmanager
-    async def _service(self) -> AsyncIterator[Service]:
-        async with app.opened(self.ground.home) as service:
-            yield service
-
-    async def state(self) -> State:
-        """Return what the journal says now."""
-        async with self._service() as service:
-            return (await service.journal.load(self.id))[1]
-
-    async def entries(self) -> list[Entry]:
-        """Return the journal's lines."""
-        async with self._service() as service:
-            await service.journal.flush()
-            return await service.journal.entries(self.id)
-
-    async def phases(self) -> list[str]:
-        """Return the phases that the journal names, in order, each once in a row."""
-        found = [str(one.data["phase"]) for one in await self.entries() if one.kind == "transition"]
-        return [phase for n, phase in enumerate(found) if n == 0 or found[n - 1] != phase]
-
-    async def reaches(self, phase: Phase, deadline: float = LONG) -> Self:
-        """Wait until the journal says that the move is in this phase."""
-        await self._follow(lambda state, _: state.phase is phase, f"phase {phase}", deadline)
-        return self
-
-    async def streams(self, iteration: int, deadline: float = LONG) -> Self:
-        """Wait until the stream is in its so-manieth pass and has sent something."""
-
-        def seen(_: State, entries: list[Entry]) -> bool:
-            samples = [one.data for one in entries if one.kind == "sample"]
-            return any(int(str(s["iteration"])) >= iteration and int(str(s["transferred"])) > 0 for s in samples)
-
-        await self._follow(seen, f"pass {iteration}", deadline)
-        return self
-
-    async def _follow(self, good: Callable[[State, list[Entry]], bool], words: str, deadline: float) -> None:
-        end = time.monotonic() + deadline
-        async with self._service() as service:
-            while True:
-                row, state = await service.journal.load(self.id)
-                if good(state, await service.journal.entries(self.id)):
-                    return
-                assert row.outcome is None, f"ended before {words}: {row.outcome}"
-                assert time.monotonic() < end, f"not within {deadline:.0f} s: {words}; it is in {state.phase}"
-                await asyncio.sleep(0.02)
-
-    async def outcome(self, deadline: float = LONG) -> Outcome:
-        """Wait for the end, and for the runner's."""
-        end = time.monotonic() + deadline
-        async with self._service() as service:
-            while True:
-                row, state = await service.journal.load(self.id)
-                if row.outcome is not None and not service.runners.alive(self.ground.name):
-                    return row.outcome
-                assert time.monotonic() < end, f"did not end within {deadline:.0f} s; it is in {state.phase}"
-                await asyncio.sleep(0.05)
-
-    async def epoch(self) -> int:
-        """Return how many runners have worked on it."""
-        async with self._service() as service:
-            return (await service.journal.load(self.id))[0].epoch
-
-    async def taken_over(self, epoch: int, deadline: float = LONG) -> None:
-        """Wait until the so-manieth runner works on it and has looked at both sides."""
-        end = time.monotonic() + deadline
-        while await self.epoch() < epoch or self.processes()[1] is None:
-            assert time.monotonic() < end, f"no runner number {epoch} within {deadline:.0f} s"
-            await asyncio.sleep(0.05)
-
-    async def dies(self) -> None:
-        """Wait until nobody works on it any more."""
-        await until(lambda: self.processes() == (None, None), "the controller is dead")
-
-    def processes(self) -> tuple[int | None, int | None]:
-        """Return the supervisor and the runner, None where there is none."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if b"godwit.runner" in words and self.id.encode() in words:
-                found[int(entry.name)] = parent
-        runner = next((pid for pid, parent in found.items() if parent in found), None)
-        supervisor = next((pid for pid in found if pid != runner), None)
-        return supervisor, runner
-
-    async def kill_runner(self) -> None:
-        """End the runner, not its supervisor, as a machine's memory shortage would."""
-        await until(lambda: self.processes()[1] is not None, "a runner")
-        _, runner = self.processes()
-        assert runner is not None
-        os.kill(runner, signal.SIGKILL)
-
-    async def notices(self, word: str, deadline: float = LONG) -> None:
-        """Wait until the journal has an entry of both sides having been looked at, or a note, that holds `word`."""
-
-        def seen(_: State, entries: list[Entry]) -> bool:
-            return any(one.kind != "sample" and word in json.dumps(one.data) for one in entries)
-
-        await self._follow(seen, f"{word!r} in the journal", deadline)
-
-    async def cancel_is_asked_for(self) -> None:
-        """Wait until the journal holds the wish to cancel."""
-        end = time.monotonic() + LONG
-        async with self._service() as service:
-            while await service.journal.cancel_requested(self.id) is None:
-                assert time.monotonic() < end, "nobody asked to cancel"
-                await asyncio.sleep(0.02)

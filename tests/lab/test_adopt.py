@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from byhand import FOLDER, GIVEN, kernel_words, place_images, qmp, start_by_hand, start_given
-from labtools import until
+from labwaits import until
 
 from godwit import app
 from godwit.errors import HypervisorError, RefusedError

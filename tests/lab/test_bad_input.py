@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import CRAWL, until
+from labtools import CRAWL
+from labwaits import until
 
 from godwit.errors import (
     AuthenticationError,

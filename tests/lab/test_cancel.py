@@ -8,14 +8,17 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import CRAWL, Trap, until
+from labtools import CRAWL
+from labtraps import Trap
+from labwaits import until
 
 from godwit.core.state import Phase
 from godwit.lab import plan as names
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
-    from labtools import Ground, Move, Ran
+    from labmoves import Move
+    from labtools import Ground, Ran
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 from diskground import FILL, SEEN_ANEW, SLOW, assert_as_before, fill, image, made_there
-from labtools import LONG, MEMORY, Ground, until
+from labtools import MEMORY, Ground
+from labwaits import LONG, until
 
 from godwit import app
 from godwit.core.state import Phase

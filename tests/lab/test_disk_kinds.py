@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from bareguest import FOLDER, Bare, digest, make, new_name, programs, start
-from labtools import Ground, Trap, until
+from labtraps import Trap
+from labwaits import until
 
 from godwit.core.state import Phase
 from godwit.errors import DisksUnverifiedError, RefusedError
@@ -16,6 +17,8 @@ from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from labtools import Ground
 
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from diskground import image
-from labtools import Ground, until
+from labwaits import until
 
 from godwit.core.state import Phase
 from godwit.errors import RefusedError
@@ -17,6 +17,8 @@ from godwit.model import OutcomeStatus
 from godwit.units import MIB
 
 if TYPE_CHECKING:
+    from labtools import Ground
+
     from godwit.model import Outcome
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]

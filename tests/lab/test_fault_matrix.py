@@ -15,7 +15,9 @@ import pytest
 from faultcells import CELLS, IN_SCRIPT_TEST, POINTS, Cell, Mode
 from faultdeeds import FAULTS
 from faultmatrix import DEAD, Field
-from labtools import Ground, Trap, until
+from labtools import Ground
+from labtraps import Trap
+from labwaits import until
 from witness import Acknowledged, Executions, Span
 
 from godwit.lab import assets

@@ -14,14 +14,16 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from labtools import LONG, Trap, until
+from labtraps import Trap
+from labwaits import LONG, until
 
 from godwit.core.state import Phase
 from godwit.errors import BusyError, GuestCrashedError, LimboError, RefusedError
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

@@ -7,7 +7,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import CRAWL, Trap, until
+from labtools import CRAWL
+from labtraps import Trap
+from labwaits import until
 
 from godwit.lab import plan as names
 from godwit.model import OutcomeStatus, Owner
@@ -15,7 +17,9 @@ from godwit.model import OutcomeStatus, Owner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labtools import Ground, Move, Traps
+    from labmoves import Move
+    from labtools import Ground
+    from labtraps import Traps
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import until
+from labwaits import until
 
 from godwit.errors import InputError
 from godwit.lab.loads import SshTop

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import LONG, Move, Trap, until
+from labmoves import Move
+from labtraps import Trap
+from labwaits import LONG, until
 
 from godwit import app
 from godwit.errors import MigrationFailedError, RunnerStuckError

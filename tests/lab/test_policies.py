@@ -16,7 +16,8 @@ from godwit.model import OutcomeStatus, Sending
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

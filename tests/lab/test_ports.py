@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import until
+from labwaits import until
 
 from godwit import app
 from godwit.errors import MigrationFailedError

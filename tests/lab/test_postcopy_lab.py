@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import Trap
+from labtraps import Trap
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Owner

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import CRAWL, Trap, until
+from labtools import CRAWL
+from labtraps import Trap
+from labwaits import until
 
 from godwit.model import OutcomeStatus, Owner
 
 if TYPE_CHECKING:
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

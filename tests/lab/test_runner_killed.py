@@ -12,7 +12,8 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import CRAWL, JOURNAL, Trap
+from labtools import CRAWL
+from labtraps import JOURNAL, Trap
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Owner
@@ -21,7 +22,8 @@ from godwit.service import STARTING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from labtools import Ground, Move
+    from labmoves import Move
+    from labtools import Ground
 
     from godwit.model import Outcome
 

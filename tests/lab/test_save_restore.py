@@ -9,7 +9,8 @@ import subprocess
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import Trap, until
+from labtraps import Trap
+from labwaits import until
 
 from godwit import app
 from godwit.core.saves import Job, Step
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from labtools import Ground, Traps
+    from labtools import Ground
+    from labtraps import Traps
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from diskground import image
-from labtools import Ground, until
+from labtools import Ground
+from labwaits import until
 
 from godwit import app
 from godwit.errors import BusyError, InputError, MigrationCancelledError, MigrationFailedError, RefusedError

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from diskground import image
-from labtools import until
+from labwaits import until
 from test_snapshots_lab import counting, counts
 
 from godwit.errors import MigrationFailedError

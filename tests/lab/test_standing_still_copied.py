@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 from diskground import SEEN_ANEW, SLOW, assert_as_before, fill, made_there
-from labtools import Trap, until
+from labtraps import Trap
+from labwaits import until
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from diskground import fill
-from labtools import Trap, until
+from labtraps import Trap
+from labwaits import until
 
 from godwit import app
 from godwit.lab.furnish import prefix
@@ -26,7 +27,9 @@ from godwit.units import MIB
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from labtools import Ground, Move, Traps
+    from labmoves import Move
+    from labtools import Ground
+    from labtraps import Traps
 
     from godwit.model import Credentials
 

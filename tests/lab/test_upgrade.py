@@ -7,7 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
-from labtools import MEMORY, Move, Trap, until
+from labmoves import Move
+from labtools import MEMORY
+from labtraps import Trap
+from labwaits import until
 
 from godwit import app
 from godwit.core.state import Phase
@@ -16,7 +19,8 @@ from godwit.model import OutcomeStatus
 from godwit.qemu.beside import unshared
 
 if TYPE_CHECKING:
-    from labtools import Ground, Traps
+    from labtools import Ground
+    from labtraps import Traps
 
     from godwit.model import Vm
 
