@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from faultcells import CELLS, MEANS, POINTS, RETURNS, Cell
-from faultmatrix import DEAD, MENDED, SILENCE, counts
+from faultjudge import DEAD, MENDED, SILENCE, counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -14,7 +14,8 @@ import matrixpage
 import pytest
 from faultcells import CELLS, IN_SCRIPT_TEST, POINTS, Cell, Mode
 from faultdeeds import FAULTS
-from faultmatrix import DEAD, Field
+from faultjudge import DEAD
+from faultmatrix import Field
 from labtools import Ground
 from labtraps import Trap
 from labwaits import until
