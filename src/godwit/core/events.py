@@ -1,7 +1,8 @@
 """What can happen to a migration (events), and what the machine asks for (commands).
 
 An event is a fact in the past; a command is a wish that the engine carries out, which comes back as an event.
-All of them are plain values, journalled word for word.
+All of them are plain values, journalled word for word. One file although it is a long one: there is nothing in it but
+these values, and whoever reads a story looks all of them up in one place.
 """
 
 from __future__ import annotations
