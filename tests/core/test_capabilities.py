@@ -4,8 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from godwit.core.capabilities import CAPABILITIES, FIRST_DOWNTIME_LIMIT, cache_size, first_parameters, negotiate, usual
+from godwit.core.capabilities import (
+    CAPABILITIES,
+    FIRST_DOWNTIME_LIMIT,
+    cache_size,
+    first_parameters,
+    negotiate,
+    send_queue_bytes,
+    usual,
+)
 from godwit.model import DiskCopy, Features, ImageFacts, Permission, Policy, Sending, Strategy, Way
+from godwit.units import KIB
 
 OVER = {"postcopy-ram": False, "postcopy-preempt": False}
 BOTH = {"events": True, "return-path": True, "xbzrle": True, "multifd": False} | OVER
@@ -139,3 +148,23 @@ def test_qemu_s_defaults_are_set_aloud(bandwidth: int | None, expected: int) -> 
 )
 def test_a_guests_pages_each_have_a_place_in_the_cache_up_to_a_quarter_of_a_large_ones(memory: int, cache: int) -> None:
     assert cache_size(memory) == cache
+
+
+@pytest.mark.parametrize(
+    ("rate", "encrypted", "expected"),
+    [
+        (None, True, 64 * KIB),  # nobody knows what the link carries
+        (0.0, True, 64 * KIB),
+        (64 * KIB / 0.005, True, 64 * KIB),
+        (20e6, True, 100_000),  # what it carries in 5 ms
+        (50e6, True, 250_000),
+        (256 * KIB / 0.005, True, 256 * KIB),
+        (1.25e9, True, 256 * KIB),
+        (None, False, 64 * KIB),
+        (1.25e9, False, 64 * KIB),
+    ],
+)
+def test_the_send_queue_is_longer_for_what_is_encrypted_and_fast(
+    rate: float | None, *, encrypted: bool, expected: int
+) -> None:
+    assert send_queue_bytes(rate, encrypted=encrypted) == expected

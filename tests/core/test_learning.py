@@ -12,7 +12,7 @@ from test_dirtying import saturating
 
 from godwit.core.forecast import Estimate
 from godwit.core.foretelling import expected, foretell, remember
-from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned, said_of
+from godwit.core.learning import FIXED, PAYLOAD, START, Known, accuracy, basis_of, learned, pace_of, said_of
 from godwit.errors import InputError
 from godwit.model import (
     Downtime,
@@ -88,6 +88,25 @@ def test_without_any_move_it_rests_on_the_profile_and_on_what_was_said_of_the_li
     assert basis.start == START
     assert "its writes from a profile, 1min 00s old" in words
     assert "fixed parts as measured in a laboratory" in words
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        (KNOWN, LINK * PAYLOAD),
+        (replace(KNOWN, link=None), None),
+        (replace(KNOWN, link=None, moves=[move(source="one", target="three")]), None),
+        (replace(KNOWN, link=None, moves=[move(vm="web9", source="two", target="one")]), 200 * MIB / 5.0),
+        (replace(KNOWN, link=None, policy=Policy(bandwidth=3_000_000)), 3e6),
+        (replace(KNOWN, policy=Policy(bandwidth=3_000_000)), 3e6),
+        (replace(KNOWN, policy=Policy(bandwidth=3_000_000_000)), LINK * PAYLOAD),
+        (replace(KNOWN, profile=None, memory=0, resident=0), LINK * PAYLOAD),  # it says nothing of the guest
+    ],
+)
+def test_the_pace_of_a_stream_is_known_by_moves_by_what_was_said_and_by_what_is_permitted(
+    known: Known, expected: float | None
+) -> None:
+    assert pace_of(known) == expected
 
 
 def test_a_look_at_pages_says_what_the_first_pass_sends_and_what_changes_take() -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from stage import DISK, LONG, Stage, simulate, stage
 
+from godwit.core.learning import PAYLOAD
 from godwit.core.state import Held, Phase
 from godwit.core.trust import AUTHORITY_LIFE, DAY, MOVE_LIFE
 from godwit.hosts.fakecredentials import FakeAuthority
-from godwit.model import OutcomeStatus, Permission, Policy
-from godwit.units import MIB
+from godwit.model import LinkSaid, OutcomeStatus, Permission, Policy, Way
+from godwit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,44 @@ def moved(make: Callable[[], Stage], prepare: Callable[[Stage], object] = lambda
 
 def opens_its_port_to_strangers(scene: Stage) -> None:
     scene.world.strangers |= {"one", "two"}
+
+
+# -- the send queue ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "said", "expected"),
+    [
+        (Policy(), None, 64 * KIB),
+        (Policy(), 30e6, round(30e6 * PAYLOAD * 0.005)),
+        (Policy(), 1.25e9, 256 * KIB),
+        (Policy(bandwidth=20_000_000), 1.25e9, 100_000),
+        (Policy(way=Way.STATIC), 1.25e9, 256 * KIB),
+        (PLAIN, 1.25e9, 64 * KIB),
+    ],
+)
+def test_the_send_queue_of_an_encrypted_stream_is_as_long_as_its_link_is_fast(
+    policy: Policy, said: float | None, expected: int
+) -> None:
+    leased: list[int] = []
+
+    async def scenario() -> None:
+        scene = stage(policy=policy)
+        if said is not None:
+            await scene.journal.history.put_link(LinkSaid(("one", "two"), said, 0.0))
+        shorten = scene.one.shorten_send_queue
+
+        async def watched(lease: str, size: int) -> bool:
+            leased.append(size)
+            return await shorten(lease, size)
+
+        scene.one.shorten_send_queue = watched  # type: ignore[method-assign]
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert outcome.status is COMPLETED
+
+    simulate(scenario)
+    assert leased == [expected]
 
 
 # -- strangers -----------------------------------------------------------------------------------------------------

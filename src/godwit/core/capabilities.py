@@ -25,7 +25,23 @@ SEND_QUEUE_BYTES: Final = 64 * 1024
 """The unsent queue of the migration socket. QEMU believes that it has sent what still waits in the kernel; each
 64 KiB on a 400 Mbit/s link is 1.3 ms of blackout."""
 
+LONGEST_SEND_QUEUE_BYTES: Final = 256 * 1024
+"""Beyond that an encrypted stream gains little: 139 MB/s were measured with it, 148 with 1 MiB, and 102 with 64 KiB."""
+
+SEND_QUEUE_SECONDS: Final = 0.005
+"""How long what an encrypted stream has unsent may take its link."""
+
 _BOTH: Final = frozenset({Side.SOURCE, Side.TARGET})
+
+
+def send_queue_bytes(rate: float | None, *, encrypted: bool) -> int:
+    """Return how long the unsent queue may be, for a stream that its link lets go with `rate` bytes a second.
+
+    None means that nobody knows. In the clear a short queue costs next to nothing; encrypted, it holds a fast link up.
+    """
+    if not encrypted or rate is None:
+        return SEND_QUEUE_BYTES
+    return round(max(SEND_QUEUE_BYTES, min(rate * SEND_QUEUE_SECONDS, LONGEST_SEND_QUEUE_BYTES)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,12 @@ class Known:
         return [move for move in self.moves if move.vm == self.vm][:RECENT]
 
     @property
+    def between(self) -> list[MoveRecord]:
+        """The moves between its two hosts, in either direction."""
+        pair = {self.source, self.target}
+        return [move for move in self.moves if {move.source, move.target} == pair][:RECENT]
+
+    @property
     def sample(self) -> MemorySample | None:
         """What its memory was like, where no move has shown that since."""
         if self.profile is None or any(
@@ -129,13 +135,18 @@ def said_of(said: LinkSaid | None, moves: Iterable[MoveRecord]) -> float | None:
     return None if shown else said.rate
 
 
+def pace_of(known: Known) -> float | None:
+    """Return the bytes a second that the stream is expected to be sent with; None where nobody knows its link."""
+    found = _pace(known, known.between)
+    return None if found is None else found[0].likely
+
+
 def basis_of(known: Known, now: float) -> tuple[Basis, tuple[str, ...]]:
     """Return what a forecast rests on, and that in words.
 
     Raises InputError where the guest's writes or the link are not known at all.
     """
-    pair = {known.source, known.target}
-    between = [move for move in known.moves if {move.source, move.target} == pair][:RECENT]
+    between = known.between
     windows, words = _windows(known, now)
     bandwidth, link = _bandwidth(known, between)
     first, memory = _first(known)
@@ -198,6 +209,15 @@ def _windows(known: Known, now: float) -> tuple[list[DirtyWindow], str]:
 
 def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, str]:
     """Return what the stream may be sent with, and where that is from."""
+    found = _pace(known, between)
+    if found is None:
+        message = f"nobody knows what the link between {known.source} and {known.target} carries: no move showed it"
+        raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
+    return found
+
+
+def _pace(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, str] | None:
+    """Return what the stream may be sent with, and where that is from; None where nobody knows the link."""
     cap = known.policy.bandwidth
     if known.link is not None:
         payload = known.link * PAYLOAD
@@ -207,11 +227,9 @@ def _bandwidth(known: Known, between: Sequence[MoveRecord]) -> tuple[Estimate, s
         )
     else:
         rates = _rates(between)
-        if not rates and not cap:
-            message = f"nobody knows what the link between {known.source} and {known.target} carries: no move showed it"
-            raise InputError(message, remedy="say it with --link RATE, as in --link 400mbit")
         if not rates:
-            assert cap is not None  # noqa: S101 - as has just been seen; for the type checker
+            if not cap:
+                return None
             return Estimate(cap, cap * _STEADY), f"the link is taken to carry the {format_bandwidth(cap)} permitted"
         mean = fmean(rates)
         spread = math.sqrt(fmean([(rate - mean) ** 2 for rate in rates]) + (mean * _STEADY) ** 2)

@@ -10,12 +10,12 @@ from godwit.core import events as e
 from godwit.core.ballooning import reclaim_of
 from godwit.core.capabilities import (
     CONVERGE_DEFAULTS,
-    SEND_QUEUE_BYTES,
     UNTOUCHED,
     Negotiated,
     first_parameters,
     multifd_parameters,
     negotiate,
+    send_queue_bytes,
     strategy_parameters,
 )
 from godwit.core.disks import copies, media, stamp_name, to_send
@@ -26,6 +26,7 @@ from godwit.core.trust import encrypts
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
 from godwit.engine.encrypting import Encrypting, settled
+from godwit.engine.expecting import link_pace
 from godwit.engine.gather import gather
 from godwit.engine.pacing import Pace
 from godwit.engine.settings import Settings
@@ -35,6 +36,7 @@ from godwit.engine.waiting import Waiting
 from godwit.errors import (
     GodwitError,
     HypervisorError,
+    JournalError,
     LimboError,
     MigrationFailedError,
     MonitorLostError,
@@ -294,18 +296,28 @@ class Actions:
         putting = self.encrypting.putting(Side.SOURCE, pid) if command.encrypted else None
         try:
             if self.parts.spec.policy.way is not Way.OFF:
-                await self._set_source()
+                await self._set_source(encrypted=command.encrypted)
             if putting is not None:
                 await self.encrypting.come(await self.sides.attach(Side.SOURCE), putting)
         finally:
             await settled(putting)
         return e.SourcePrepared()
 
-    async def _set_source(self) -> None:
-        spec = self.parts.spec
-        through_tcp = spec.upgrade is None and not spec.defaults
-        if through_tcp and not await self.parts.source.shorten_send_queue(spec.id, SEND_QUEUE_BYTES):
+    async def _shorten_send_queue(self, *, encrypted: bool) -> None:
+        pace = None
+        if encrypted:
+            try:
+                pace = await link_pace(self.parts.journal, self.parts.spec)
+            except JournalError as error:  # it is as if nobody knew
+                self.note("note", text=f"what the link carries could not be read: {error.message}")
+        size = send_queue_bytes(pace, encrypted=encrypted)
+        if not await self.parts.source.shorten_send_queue(self.parts.spec.id, size):
             self.note("note", text="the send queue of the source could not be shortened; the blackout may be longer")
+
+    async def _set_source(self, *, encrypted: bool) -> None:
+        spec = self.parts.spec
+        if spec.upgrade is None and not spec.defaults:  # else it goes through no TCP, or is QEMU's own affair
+            await self._shorten_send_queue(encrypted=encrypted)
         agreed = await self._negotiated
         guest = await self.sides.attach(Side.SOURCE)
         await guest.set_capabilities(agreed.source)

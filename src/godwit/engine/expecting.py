@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import sendings, usual
 from godwit.core.foretelling import expected, foreseen_of, foretell, hopeless, remember
-from godwit.core.learning import Known, said_of
+from godwit.core.learning import Known, pace_of, said_of
 from godwit.engine.story import plain
 from godwit.errors import GodwitError, InputError, JournalError
 from godwit.model import Sending, Side, Strategy, Way
@@ -54,6 +54,19 @@ async def known_of(
         link,
         moves,
     )
+
+
+async def link_pace(journal: Journal, spec: Spec) -> float | None:
+    """Return the bytes a second that the stream is expected to be sent with; None where nobody knows its link.
+
+    Raises JournalError.
+    """
+    moves = await journal.history.moves()
+    link = said_of(await journal.history.link(spec.source, spec.target), moves)
+    try:
+        return pace_of(Known(spec.vm, spec.source, spec.target, 0, 0, spec.policy, link=link, moves=moves))
+    except (ArithmeticError, ValueError):  # whatever is wrong with a figure, no move ends for it
+        return None
 
 
 def left_of(policy: Policy, waited: float) -> Policy:
