@@ -347,11 +347,13 @@ def test_a_target_that_loses_its_power_has_its_copy_left_over_and_named() -> Non
         place.world.shape("one", "two", 1_000_000)
 
         def tell(told: Told) -> None:
+            place.tell(told)
             if told.text.startswith("carrying"):
                 asyncio.get_running_loop().call_later(2.0, place.world.crash_host, "two")
 
         with pytest.raises(MigrationFailedError, match="left over"):
             await place.asked.send("web", "a", "two", tell)
+        assert any(words.startswith(f"{DISK} may be left on two, half copied: ") for words in place.told)
         assert place.world.executing("web") == ["one"]
         assert await place.inventory.sends() == []
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import DISK, Stage, simulate, stage
+from stage import DISK, ID, Stage, simulate, stage
 
 from godwit.core.state import Phase
+from godwit.errors import HostError
 from godwit.model import OutcomeStatus, Policy, RunState
 from godwit.units import MIB
 
@@ -76,6 +77,29 @@ def test_a_medium_goes_before_the_target_starts(*, shared: bool) -> None:
 def test_a_cancel_while_it_is_copied(delay: float, *, verify: bool) -> None:
     _, outcome = moved(lambda scene: scene.at(Phase.PREPARING, scene.cancel, delay), verify=verify)
     assert outcome.status is CANCELLED
+
+
+def test_what_is_left_of_a_copy_that_broke_off_is_told_of_until_the_way_back_has_removed_it() -> None:
+    said: list[str] = []
+
+    async def scenario() -> None:
+        scene = scene_with()
+        remove, tries = scene.two.remove_image, iter([True])
+
+        async def once_refused(path: str, owner: str) -> None:
+            if next(tries, False):
+                raise HostError("the disk is read only")
+            await remove(path, owner)
+
+        scene.two.remove_image = once_refused  # type: ignore[method-assign]
+        scene.at(Phase.PREPARING, scene.cancel, 0.3)
+        outcome = await scene.move()
+        await assert_clean(scene, outcome)
+        assert (outcome.status, outcome.leftovers) == (CANCELLED, ())
+        said.extend(str(line.data.get("text")) for line in await scene.journal.entries(ID) if line.kind == "note")
+
+    simulate(scenario)
+    assert f"{ISO} may be left on two, half copied: the disk is read only" in said
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.FINISHING])

@@ -36,6 +36,11 @@ async def tags(guest: Guest) -> list[str]:
     return [one.tag for one in catalogue(await guest.snapshots())]
 
 
+def nothing_left(words: str) -> None:
+    """Fail: nothing is to be left."""
+    raise AssertionError(words)
+
+
 class SnapshotContract:
     """Snapshots in the images of a guest."""
 
@@ -159,7 +164,9 @@ class FileContract:
     @staticmethod
     async def carrier(bench: Bench, clock: Clock) -> Carrier:
         """Carry from the source to where the target takes."""
-        return Carrier(bench.source, bench.target, (await bench.target.facts()).migration_address, "me", clock)
+        return Carrier(
+            bench.source, bench.target, (await bench.target.facts()).migration_address, "me", clock, nothing_left
+        )
 
     async def test_the_memory_of_a_process(self, bench: Bench) -> None:
         await bench.start()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from contract import Bench
-from snapshotcontract import FileContract, SnapshotContract
+from snapshotcontract import FileContract, SnapshotContract, nothing_left
 
-from godwit.engine.carrying import LOOK, STALLED, Carrier, settled, whole
+from godwit.engine.carrying import LOOK, STALLED, Carrier, to_its_end, whole
 from godwit.errors import HostError
 from godwit.hosts.fake import FakeHost, FakeWorld, LoopClock
 from godwit.model import Launch, Vm
@@ -67,7 +67,7 @@ class TestFakeFiles(FileContract): ...
 
 
 def carrier(bench: Bench, world: FakeWorld) -> Carrier:
-    return Carrier(bench.source, bench.target, world.hosts["two"].migration_address, "me", world.clock)
+    return Carrier(bench.source, bench.target, world.hosts["two"].migration_address, "me", world.clock, nothing_left)
 
 
 @pytest.mark.parametrize("when", [0.1, LOOK + 0.1])
@@ -108,7 +108,7 @@ async def test_one_that_is_cancelled_as_the_target_begins_to_take_leaves_nothing
                 await asyncio.sleep(0.5)  # the answer is late
 
     target = Slow(world, "four")
-    carrying = Carrier(bench.source, target, target.migration_address, "me", world.clock).carry(PRIVATE)
+    carrying = Carrier(bench.source, target, target.migration_address, "me", world.clock, nothing_left).carry(PRIVATE)
     task = asyncio.create_task(carrying)
     await asked.wait()
     assert world.file(PRIVATE, "four") is not None
@@ -133,7 +133,7 @@ async def test_a_link_that_is_cut_ends_in_words_and_leaves_nothing(bench: Bench,
 async def test_a_way_without_a_byte_is_given_up(bench: Bench, world: FakeWorld) -> None:
     began = world.clock.now()
     with pytest.raises(HostError, match="not a byte"):
-        await Carrier(world.hosts["three"], bench.target, "198.18.0.2", "me", world.clock).carry(PRIVATE)
+        await Carrier(world.hosts["three"], bench.target, "198.18.0.2", "me", world.clock, nothing_left).carry(PRIVATE)
     assert STALLED < world.clock.now() - began < 2 * STALLED
     assert world.file(PRIVATE, "two") is None
 
@@ -145,8 +145,43 @@ async def test_a_copy_that_differs_is_removed(bench: Bench, world: FakeWorld) ->
 
     target = Damaging(world, "four")
     with pytest.raises(HostError, match="is not what"):
-        await Carrier(bench.source, target, target.migration_address, "me", world.clock).carry(PRIVATE)
+        await Carrier(bench.source, target, target.migration_address, "me", world.clock, nothing_left).carry(PRIVATE)
     assert world.file(PRIVATE, "four") is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_a_way_back_could_not_take_back_is_told_of(
+    bench: Bench, world: FakeWorld, *, cancelled: bool
+) -> None:
+    """Whatever fails of it, the rest is done, and the reason for going back stays what is raised."""
+
+    class Refusing(FakeHost):
+        async def end_transfer(self, owner: str) -> None:
+            if self.takes:
+                raise HostError("the shell is gone")
+            await super().end_transfer(owner)
+
+        async def remove_image(self, path: str, owner: str) -> None:  # noqa: ARG002 - the port has it
+            raise HostError("the disk is read only")
+
+    left: list[str] = []
+    target = Refusing(world, "four")
+    world.shape("one", "four", 1_000_000)
+    carrying = Carrier(bench.source, target, target.migration_address, "me", world.clock, left.append).carry(PRIVATE)
+    task = asyncio.create_task(carrying)
+    await world.clock.sleep(1.5)
+    if cancelled:
+        task.cancel()
+    else:
+        world.cut("one", "four")
+    with pytest.raises(asyncio.CancelledError if cancelled else HostError) as raised:
+        await task
+    assert cancelled or "not a byte" in str(raised.value)
+    assert left == [
+        f"a transfer of {PRIVATE} may go on for a while on four: the shell is gone",
+        f"{PRIVATE} may be left on four, half copied: the disk is read only",
+    ]
+    assert world.hosts["one"].sends == set()
 
 
 async def test_what_must_be_done_is_done_though_it_is_cancelled_again_and_again(world: FakeWorld) -> None:
@@ -157,7 +192,7 @@ async def test_what_must_be_done_is_done_though_it_is_cancelled_again_and_again(
         done.append(word)
         return word
 
-    late, heard = asyncio.create_task(settled(work("late"))), asyncio.create_task(whole(work("heard")))
+    late, heard = asyncio.create_task(to_its_end(work("late"))), asyncio.create_task(whole(work("heard")))
     for _ in range(3):
         await world.clock.sleep(0.1)
         late.cancel()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from contract import Bench, until
-from snapshotcontract import FileContract, SnapshotContract
+from snapshotcontract import FileContract, SnapshotContract, nothing_left
 from test_plain_lab import guest, host, lab
 
 from godwit import app
@@ -63,7 +63,7 @@ async def left(bench: Bench) -> str:
 
 async def test_who_comes_after_ends_what_the_dead_had_under_way(bench: Bench, clock: Clock) -> None:
     address = (await bench.target.facts()).migration_address
-    carrier = Carrier(bench.source, bench.target, address, "me", clock)
+    carrier = Carrier(bench.source, bench.target, address, "me", clock, nothing_left)
     image = await bench.source.image(bench.private, "raw")
     await bench.target.create_image(image, "me")
     name = carrier.name(bench.private)
@@ -79,7 +79,9 @@ async def test_a_carrier_that_is_cancelled_leaves_nothing(lab: Laboratory, bench
     await bench.source.run(["sh", "-c", 'head -c 20000000 /dev/urandom > "$0"', bench.private])
     try:
         address = (await bench.target.facts()).migration_address
-        carrying = asyncio.create_task(Carrier(bench.source, bench.target, address, "me", clock).carry(bench.private))
+        carrying = asyncio.create_task(
+            Carrier(bench.source, bench.target, address, "me", clock, nothing_left).carry(bench.private)
+        )
 
         async def begun() -> bool:
             return await bench.target.used(bench.private) > 0

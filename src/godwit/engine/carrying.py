@@ -33,7 +33,8 @@ class Carrier:
     """Carries files from one host to another, which takes them at `address`; copies are `owner`'s until they are kept.
 
     See `Host.keep_image` and `Host.remove_image` for what that means. `speed` is in bytes a second, 0 for no limit.
-    With an `authority` each transfer is encrypted, between two ends that it has certified for that alone.
+    With an `authority` each transfer is encrypted, between two ends that it has certified for that alone. `left` hears
+    in words what a way back could not end or remove, and where: whoever carries comes to it again, or names it.
     """
 
     source: Host
@@ -41,14 +42,16 @@ class Carrier:
     address: str
     owner: str
     clock: Clock
+    left: Callable[[str], None]
     speed: int = 0
     authority: Authority | None = None
 
     async def carry(self, path: str, told: Callable[[int, int], None] | None = None) -> int:
         """Copy `path` to the same place on the target, and prove that it is the same there.
 
-        `told` hears how many bytes of how many are there. A copy that was cancelled or has failed is removed again;
-        what somebody who died had under way is ended first. Returns the bytes that the copy takes.
+        `told` hears how many bytes of how many are there. A copy that was cancelled or has failed is removed again, as
+        far as the hosts answer; what somebody who died had under way is ended first. Returns the bytes that the copy
+        takes.
 
         Raises HostError, HypervisorError, TlsError.
         """
@@ -63,7 +66,7 @@ class Carrier:
             if told:
                 told(size, size)
         except BaseException:
-            await settled(self._undone(path))
+            await to_its_end(self._undone(path))
             raise
         finally:
             reading.cancel()
@@ -141,13 +144,17 @@ class Carrier:
         The sender first: then nobody writes into the copy any more.
         """
         for host in (self.source, self.target):
-            with suppress(GodwitError):
+            try:
                 await host.end_transfer(self.name(path))
-        with suppress(GodwitError):
+            except GodwitError as error:
+                self.left(f"a transfer of {path} may go on for a while on {host.name}: {error.message}")
+        try:
             await self.target.remove_image(path, self.owner)
+        except GodwitError as error:
+            self.left(f"{path} may be left on {self.target.name}, half copied: {error.message}")
 
 
-async def settled(work: Coroutine[Any, Any, T]) -> T:
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Do what must be done to its end, however often whoever waits for it is cancelled: that is too late now."""
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -162,7 +169,7 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await settled(_outcome(task))
+        await to_its_end(_outcome(task))
         raise
 
 

@@ -24,7 +24,12 @@ class Media:
     def _carrier(self, *, encrypted: bool = False) -> Carrier:
         parts = self.actions.parts
         speed, authority = parts.spec.policy.bandwidth or 0, parts.authority if encrypted else None
-        return Carrier(parts.source, parts.target, self.actions.address, parts.spec.id, parts.clock, speed, authority)
+        ways = parts.source, parts.target, self.actions.address
+        return Carrier(*ways, parts.spec.id, parts.clock, self._left, speed, authority)
+
+    def _left(self, words: str) -> None:
+        """Note what is left of a copy that failed: the way back of the move comes to it again, and names it."""
+        self.actions.note("note", text=words)
 
     async def copy(self, command: e.CopyMedia) -> e.Event:
         """Copy all files. Raises HostError, for one that has arrived as another, too."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import snapshots
 from godwit.core.sending import SendStep
-from godwit.engine.carrying import Carrier, settled, whole
+from godwit.engine.carrying import Carrier, to_its_end, whole
 from godwit.errors import (
     GodwitError,
     GuestCrashedError,
@@ -81,7 +81,7 @@ class Sending:
                 save = guest.save_snapshot(self.record.tag, snapshots.state_node(disks), snapshots.nodes(disks))
                 await whole(save)
         except BaseException as error:
-            await settled(self._undo_saving(guest))
+            await to_its_end(self._undo_saving(guest))
             raise self._ended(error) from error
         return await self.go_on(guest)
 
@@ -93,9 +93,9 @@ class Sending:
             await self._carry()
             there = await self._start_there()
         except BaseException as error:
-            await settled(self._go_back(error))
+            await to_its_end(self._go_back(error))
             raise self._ended(error) from error
-        return await settled(self._hand_over(there))
+        return await to_its_end(self._hand_over(there))
 
     async def _end_source(self, guest: Guest | None) -> None:
         self.tell(Told(f"ending it on {self.source.name}"))
@@ -119,7 +119,12 @@ class Sending:
 
     def _carrier(self) -> Carrier:
         authority = None if self.record.plaintext else self.authority
-        return Carrier(self.source, self.target, self.address, self.record.id, self.clock, authority=authority)
+        ends = self.source, self.target, self.address
+        return Carrier(*ends, self.record.id, self.clock, self._tell_left, authority=authority)
+
+    def _tell_left(self, words: str) -> None:
+        """Tell what is left of a file; what is still there when the way back comes to it is named at the end, too."""
+        self.tell(Told(words))
 
     async def _start_there(self) -> Guest:
         """Start the target's QEMU paused, and let it go to the snapshot."""
@@ -166,7 +171,7 @@ class Sending:
 
     async def finish(self) -> Vm:
         """Bring a guest that is the target's to its end: let it run, if it is to. Raises as `begin` does."""
-        return await settled(self._hand_over(await self.target.attach(self.vm)))
+        return await to_its_end(self._hand_over(await self.target.attach(self.vm)))
 
     async def crashed(self) -> None:
         """End the sending of a guest that is the target's and whose process is gone there. Raises GuestCrashedError."""
@@ -293,7 +298,7 @@ async def start_from(host: Host, vm: Vm, launch: Launch, tag: str) -> Guest:
     except BaseException as error:
         if guest is not None:
             await guest.close()
-        await settled(host.destroy(vm))
+        await to_its_end(host.destroy(vm))
         if isinstance(error, MonitorCommandError):
             message = f"{vm.name} could not go to {tag} on {host.name}: {error.message}"
             raise HypervisorError(message, remedy="its log on the host says more; the image is as it was") from error
