@@ -43,6 +43,17 @@ CRAWL: Final = 8_000_000
 UNTOUCHED: Final = "4294967295"
 """The kernel's own value of net.ipv4.tcp_notsent_lowat."""
 
+GONE: Final = "gone"
+"""The run state of a QEMU that has ended between two looks."""
+
+
+def lives(pid: int) -> bool:
+    """Say whether a process is there, and no zombie that only waits to be buried."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class Ran:
@@ -278,8 +289,16 @@ class Ground:
         return self.qemus()[machine][0].pid
 
     def run_state(self, qemu: int) -> str:
-        """Ask a QEMU by its second monitor whether it executes the guest."""
-        return str(self.tell(qemu, "query-status")["status"])
+        """Ask a QEMU by its second monitor whether it executes the guest; GONE for one that has ended meanwhile."""
+        try:
+            return str(self.tell(qemu, "query-status")["status"])
+        except (OSError, ValueError, StopIteration):
+            end = time.monotonic() + 2.0  # whoever is killed lets go of its sockets before it is gone
+            while lives(qemu):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+            return GONE
 
     def tell(self, qemu: int, command: str) -> dict[str, Any]:
         """Say something to a QEMU's second monitor and return the answer."""
