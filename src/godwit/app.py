@@ -56,10 +56,13 @@ def preload() -> None:
 
 
 @asynccontextmanager
-async def opened(folder: Path | None = None, migrating: tuple[str, str] | None = None) -> AsyncIterator[Service]:
+async def opened(
+    folder: Path | None = None, migrating: tuple[str, str] | None = None, *, hurried: bool = False
+) -> AsyncIterator[Service]:
     """Open journal and inventory in `folder` (by default `home()`), and give the use cases over them.
 
-    `migrating` names a migration and its guest that will be asked for at once: its runner loads meanwhile.
+    `migrating` names a migration and its guest that will be asked for at once: its runner loads meanwhile. Who is
+    `hurried` does not wait long for a stopped process that holds the journal: it has nothing under way.
     """
     runners = RunnerProcesses(folder or home())
     if migrating is not None:
@@ -74,7 +77,7 @@ async def opened(folder: Path | None = None, migrating: tuple[str, str] | None =
 
     async with AsyncExitStack() as undo:
         undo.callback(runners.release)
-        database = await Database.open(runners.home / "journal.db")
+        database = await Database.open(runners.home / "journal.db", hurried=hurried)
         journal = SqlJournal(database)
         undo.push_async_callback(journal.close)
         inventory, clock = SqlInventory(database), RealClock()

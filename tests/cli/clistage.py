@@ -142,7 +142,7 @@ class Stage:
         await self.inventory.put_vm(self.world.start_guest("host1", WEB1, self._workload))
 
     @asynccontextmanager
-    async def opened(self, _: tuple[str, str] | None = None) -> AsyncIterator[Service]:
+    async def opened(self, _: tuple[str, str] | None = None, **__: bool) -> AsyncIterator[Service]:
         yield self.service
 
     def rows(self) -> list[dict[str, object]]:

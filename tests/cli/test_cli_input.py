@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from godwit.cli.main import main
 from godwit.errors import BusyError, HostUnreachableError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 BAD = [
@@ -117,10 +119,27 @@ def test_a_file_that_is_no_text_is_refused_by_name(
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def opened(_: object) -> None:
+    def opened(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(ground, "opener", opened)
+
+
+@pytest.mark.parametrize("carries", [False, True])
+async def test_only_a_command_that_carries_nothing_is_hurried(
+    monkeypatch: pytest.MonkeyPatch, *, carries: bool
+) -> None:
+    asked: list[object] = []
+
+    @contextlib.asynccontextmanager
+    async def opened(**how: object) -> AsyncIterator[None]:
+        asked.append(how["hurried"])
+        yield
+
+    monkeypatch.setattr("godwit.app.opened", opened)
+    async with ground.service(carries=carries):
+        pass
+    assert asked == [not carries]
 
 
 def test_a_defect_is_an_apology_and_its_traceback_is_in_the_log(

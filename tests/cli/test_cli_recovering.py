@@ -264,8 +264,8 @@ def with_runner(stage: Stage, signs: list[Signs], does: Act = _for_ever) -> Life
     opened = stage.opened
 
     @asynccontextmanager
-    async def held(migrating: tuple[str, str] | None = None) -> Any:  # noqa: ANN401 - a generator of services
-        async with opened(migrating) as service:
+    async def held(*asked: Any, **how: Any) -> Any:  # noqa: ANN401 - as `ground.opener` has it
+        async with opened(*asked, **how) as service:
             if not stage.runners.started:
                 stage.runners.service = service
                 stage.runners.start(ID, "web1")

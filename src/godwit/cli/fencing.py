@@ -40,7 +40,7 @@ async def _fence(name: str, *, yes: bool, as_json: bool) -> None:
     from godwit.cli.recovering import fence_host  # noqa: PLC0415 - start-up time
     from godwit.recovering import Recovery  # noqa: PLC0415 - start-up time
 
-    async with service() as opened:
+    async with service(carries=True) as opened:
         record = await opened.inventory.host(name)
         if record.fence is None:
             message = f"nothing is known that cuts the power of {name}"

@@ -38,23 +38,26 @@ _WIDEST: Final = 500
 """Characters of a cell that are worth a line of their own."""
 
 
-def _open(migrating: tuple[str, str] | None) -> AbstractAsyncContextManager[Service]:
+def _open(migrating: tuple[str, str] | None, *, carries: bool) -> AbstractAsyncContextManager[Service]:
     from godwit import app  # noqa: PLC0415 - start-up time
 
-    return app.opened(migrating=migrating)
+    return app.opened(migrating=migrating, hurried=not carries)
 
 
-opener: Callable[[tuple[str, str] | None], AbstractAsyncContextManager[Service]] = _open
+opener: Callable[..., AbstractAsyncContextManager[Service]] = _open
 """Where commands get their service from; tests put an in-memory one here."""
 
 
 @asynccontextmanager
-async def service(*, take_up: bool = False, migrating: tuple[str, str] | None = None) -> AsyncIterator[Service]:
+async def service(
+    *, take_up: bool = False, migrating: tuple[str, str] | None = None, carries: bool = False
+) -> AsyncIterator[Service]:
     """Open the service; `take_up` first sees to migrations whose runners died with their machine.
 
-    `migrating` is the identifier and the guest of a migration that the command will ask for.
+    `migrating` is the identifier and the guest of a migration that the command will ask for. A command that `carries`
+    does more by itself than to ask for something: it is as patient with a locked journal as a runner.
     """
-    async with opener(migrating) as opened:
+    async with opener(migrating, carries=carries) as opened:
         if take_up:
             for identifier in await opened.take_up():
                 what = "" if is_job(identifier) else "migration "

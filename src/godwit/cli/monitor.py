@@ -96,7 +96,7 @@ async def _open(stack: AsyncExitStack, do: Do, wanted: _Wanted) -> _Console:
 
     if wanted.target is not None:
         given_target(wanted.target)
-    opened = await stack.enter_async_context(service(take_up=True))
+    opened = await stack.enter_async_context(service(take_up=True, carries=True))
     line = (
         KnownGuest(opened, wanted.vm, wanted.target)
         if wanted.vm is not None

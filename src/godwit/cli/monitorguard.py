@@ -78,7 +78,7 @@ def main() -> int:
 async def _take_over(orders: Orders, last_word: str) -> list[str]:
     from godwit.cli.ground import service  # noqa: PLC0415 - start-up time
 
-    async with service() as opened:
+    async with service(carries=True) as opened:
         return await take_over(opened, orders, last_word)
 
 

@@ -81,7 +81,7 @@ async def _recover(text: str | None, asked: _Asked) -> int:
     from godwit.cli.following import listening  # noqa: PLC0415 - start-up time
     from godwit.recovering import Recovery  # noqa: PLC0415 - start-up time
 
-    async with service() as opened:
+    async with service(carries=asked.fence) as opened:
         recovery = Recovery(opened)
         migrations, jobs = await _meant(recovery, text, asked)
         if asked.fence:

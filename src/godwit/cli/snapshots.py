@@ -38,7 +38,7 @@ EXIT_DECLINED = 1
 async def _snapshots(*, take_up: bool = True) -> AsyncIterator[Snapshots]:
     from godwit.snapshots import Snapshots  # noqa: PLC0415 - start-up time
 
-    async with service(take_up=take_up) as opened:
+    async with service(take_up=take_up, carries=True) as opened:
         yield Snapshots(opened)
 
 

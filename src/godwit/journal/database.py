@@ -19,17 +19,20 @@ from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError
 
 from godwit.errors import JournalError
+from godwit.journal.holders import holders
 from godwit.journal.tables import metadata
 from godwit.journal.turnstile import Turnstile
 from godwit.localfiles import open_own, own_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
+
+    from godwit.journal.holders import Holder
 
 T = TypeVar("T")
 
@@ -66,9 +69,10 @@ def _pause(attempt: int) -> float:
 class Database:
     """The file, its two engines, and what to do when the disk is full or another process holds the lock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, hurried: bool = False) -> None:
         """Remember the path; `open` touches the disk."""
         self.path = path
+        self._hurried = hurried
         self._reserve = path.with_suffix(".reserve")
         self._turnstile = Turnstile(path.with_suffix(".turn"))
         self._durable = self._engine("FULL")
@@ -81,8 +85,11 @@ class Database:
         self._checkpointing: asyncio.Future[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Open or create the file. Raises JournalError naming the path."""
+    async def open(cls, path: Path, *, hurried: bool = False) -> Self:
+        """Open or create the file. Raises JournalError naming the path.
+
+        Who is `hurried` does not go on waiting for a process that holds the file and is stopped.
+        """
         own_home(path.parent)
         try:
             os.close(open_own(path, os.O_RDWR))  # SQLite gives its other files the rights of this one
@@ -90,7 +97,7 @@ class Database:
             message = f"the journal {path} failed: {error.strerror}"
             remedy = f"make {path} and its folder writable, or choose another with GODWIT_HOME=FOLDER"
             raise JournalError(message, remedy=remedy) from error
-        database = cls(path)
+        database = cls(path, hurried=hurried)
         try:
             await database._prepare()
         except JournalError:
@@ -173,10 +180,8 @@ class Database:
                 reason = str(error.orig)
                 if ("full" in reason or "I/O" in reason) and self._reserve.exists():
                     self._reserve.unlink(missing_ok=True)
-                elif "locked" not in reason or attempt == _LOCK_RETRIES - 1:
-                    raise self._translate(reason) from error
                 else:
-                    await asyncio.sleep(_pause(attempt))
+                    await self._wait_or_raise(error, attempt)
             else:
                 return written
         reason = "the disk is full"
@@ -216,12 +221,28 @@ class Database:
             try:
                 return await self._beside(look)
             except DatabaseError as error:
+                await self._wait_or_raise(error, attempt)
                 attempt += 1
-                if "locked" not in str(error.orig) or attempt == _LOCK_RETRIES:
-                    raise self._translate(str(error.orig)) from error
-            await asyncio.sleep(_pause(attempt))
 
-    def _translate(self, reason: str) -> JournalError:
+    async def _wait_or_raise(self, error: DatabaseError, attempt: int) -> None:
+        """Return when what was locked is to be tried again. Raises JournalError where it is not."""
+        reason = str(error.orig)
+        held = await self._held(reason)
+        in_vain = self._hurried and any(one.stopped for one in held)
+        if "locked" not in reason or attempt >= _LOCK_RETRIES - 1 or in_vain:
+            raise self._translate(reason, held) from error
+        await asyncio.sleep(_pause(attempt))
+
+    async def _held(self, reason: str) -> tuple[Holder, ...]:
+        """Return who holds the file, where that is the reason."""
+        if "locked" not in reason:
+            return ()
+        return await self._beside(lambda: holders(self.path, self._turnstile.path))
+
+    def _translate(self, reason: str, held: Sequence[Holder] = ()) -> JournalError:
+        if held:
+            message = f"the journal {self.path} is locked by {', and by '.join(map(str, held))}"
+            return JournalError(message, remedy=held[0].remedy)
         remedies = {
             "full": f"make room on the disk that holds {self.path}",
             "disk I/O error": f"see whether the disk that holds {self.path} is full or failing",
@@ -293,7 +314,8 @@ class Database:
         try:
             await self._beside(lambda: self._settle(anew=alone and not incremental))
         except DatabaseError as error:
-            raise self._translate(str(error.orig)) from error
+            reason = str(error.orig)
+            raise self._translate(reason, await self._held(reason)) from error
         return (await self.read(look))[1] == 0
 
     def _settle(self, *, anew: bool) -> None:
@@ -315,4 +337,4 @@ class Database:
         try:
             return await self._beside(look)
         except sqlite3.Error as error:
-            raise self._translate(str(error)) from error
+            raise self._translate(str(error), await self._held(str(error))) from error
