@@ -12,7 +12,7 @@ from godwit.cli.main import main
 from godwit.errors import InputError, JournalError
 from godwit.identifiers import new_identifier, new_job_identifier
 from godwit.journal.database import Database
-from godwit.localfiles import LONGEST_TEXT, open_own, own_home, own_path, read_text
+from godwit.localfiles import LONGEST_TEXT, open_own, own_home, own_path, read_text, write_new
 from godwit.runners import RunnerProcesses, lock_path, take_lock
 
 
@@ -144,3 +144,52 @@ def test_a_name_that_no_file_can_have_is_refused() -> None:
         read_text(Path("a\0b"), "a definition")
     with pytest.raises(InputError, match="directory"):
         read_text(Path("/"), "a definition")
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_new_files_are_their_owners_alone(tmp_path: Path) -> None:
+    write_new(tmp_path / "new", {"a.pem": "a", "b.pem": "b"})
+
+    assert mode(tmp_path / "new") == 0o700
+    assert {path.name: (path.read_text(), mode(path)) for path in (tmp_path / "new").iterdir()} == {
+        "a.pem": ("a", 0o600),
+        "b.pem": ("b", 0o600),
+    }
+
+
+@pytest.mark.parametrize("there", ["file", "link", "dangling"])
+def test_new_files_are_all_there_or_none_and_nothing_is_put_over_another(tmp_path: Path, there: str) -> None:
+    folder, outside = tmp_path / "new", tmp_path / "outside"
+    folder.mkdir(mode=0o700)
+    if there == "link":
+        outside.write_text("old")
+    if there == "file":
+        (folder / "b.pem").write_text("old")
+    else:
+        (folder / "b.pem").symlink_to(outside)
+    with pytest.raises(InputError, match=r"b\.pem: File exists"):
+        write_new(folder, {"a.pem": "a", "b.pem": "b"})
+
+    assert [path.name for path in folder.iterdir()] == ["b.pem"]
+    assert there == "dangling" or (folder / "b.pem").read_text() == "old"
+    assert outside.exists() == (there == "link")
+
+
+@pytest.mark.parametrize("what", ["read by others", "written by others", "a link", "a file", "nowhere"])
+def test_new_files_go_into_no_folder_that_is_not_its_owners_alone(tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "new"
+    if what == "a link":
+        (tmp_path / "there").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "there")
+    elif what == "a file":
+        folder.write_text("in the way")
+    elif what == "nowhere":
+        folder = tmp_path / "none" / "new"
+    else:
+        folder.mkdir()
+        folder.chmod(0o755 if what == "read by others" else 0o702)
+    with pytest.raises(InputError, match="new") as raised:
+        write_new(folder, {"a.pem": "a"})
+
+    assert raised.value.remedy
+    assert not list(tmp_path.rglob("a.pem"))

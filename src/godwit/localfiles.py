@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import InputError, JournalError
 from godwit.identifiers import names_a_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 LONGEST_TEXT: Final = 1 << 20
@@ -78,6 +80,58 @@ def open_own(path: Path, flags: int) -> int:
     if found.st_mode & _OTHERS and found.st_uid == os.geteuid():  # an earlier Godwit made it
         os.fchmod(descriptor, _OWN_FILE)
     return descriptor
+
+
+def write_new(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts by name into a folder, all or none: files of mode 0600 in a folder of mode 0700, made if need be.
+
+    Raises InputError for a folder that is not its owner's alone, and where one of the files is there already.
+    """
+    place = _own_place(folder)
+    written: list[str] = []
+    try:
+        for name, text in texts.items():
+            with _named(folder / name):
+                _write_in(place, name, text, written)
+    except BaseException:
+        for name in written:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=place)
+        raise
+    finally:
+        os.close(place)
+
+
+def _own_place(folder: Path) -> int:
+    """Open a folder, made if need be, that is its owner's alone. Raises InputError."""
+    with _named(folder):
+        folder.mkdir(mode=_OWN_FOLDER, exist_ok=True)
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    found = os.fstat(place)
+    if found.st_mode & _OTHERS or found.st_uid != os.geteuid():
+        os.close(place)
+        message = f"{folder} is not its owner's alone (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise InputError(message, remedy=f"chmod 700 {folder}, or name a folder that is not there yet")
+    return place
+
+
+def _write_in(place: int, name: str, text: str, written: list[str]) -> None:
+    """Write one file that is not there yet; `written` takes its name. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(name, flags, _OWN_FILE, dir_fd=place)
+    written.append(name)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise an InputError that names the path in place of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise InputError(message, remedy="name a folder that is not there yet") from error
 
 
 def own_path(folder: Path, name: str, suffix: str) -> Path:

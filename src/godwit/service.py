@@ -134,7 +134,6 @@ class Service:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
         await self.inventory.remove_host(name)
-        await self.authority.forget(name)
 
     # -- guests ----------------------------------------------------------------------------------------------------
 

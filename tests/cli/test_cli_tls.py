@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,7 @@ from godwit.hosts.fakecredentials import FakeAuthority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from godwit.hosts.fake import FakeHost
 
@@ -64,7 +66,7 @@ def test_all_hosts_are_tried(typed: Callable[..., Typed], stage: Stage) -> None:
     assert status == 0
     assert said.count("works") == 2
     assert "198.18.0.1 " in said
-    assert kept(stage).authorities
+    assert kept(stage).authority
     assert not host(stage, "host1").credentials
 
 
@@ -74,7 +76,7 @@ def test_checking_without_hosts_makes_nothing(typed: Callable[..., Typed], stage
 
     assert status == 0
     assert "no certificate authority yet" in said
-    assert not kept(stage).authorities
+    assert kept(stage).authority is None
 
 
 def test_a_host_whose_qemu_cannot_is_named(typed: Callable[..., Typed], stage: Stage) -> None:
@@ -105,28 +107,52 @@ def test_one_host_alone_is_checked(typed: Callable[..., Typed], stage: Stage) ->
     assert typed("check", "host3")[0] == 2
 
 
-def test_a_new_certificate_for_a_host(typed: Callable[..., Typed], stage: Stage) -> None:
-    assert typed("issue", "host1")[0] == 0
-    before = kept(stage).certified["host1"]
-    status, said, _ = typed("issue", "host1")
+def test_what_is_certified_by_hand_lies_where_qemu_looks_for_it(typed: Callable[..., Typed], tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    status, said, _ = typed("issue", "host1", str(folder))
 
     assert status == 0
     assert "198.18.0.1" in said
-    assert kept(stage).certified["host1"] != before
+    assert "CN=by-hand-" in said
+    ends = {f"{end}-{part}.pem" for end in ("server", "client") for part in ("cert", "key")}
+    assert {path.name for path in folder.iterdir()} == ends | {"ca-cert.pem"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+
+def test_programs_get_what_was_certified_by_hand_without_keys(typed: Callable[..., Typed], tmp_path: Path) -> None:
+    _, said, _ = typed("issue", "host1", str(tmp_path / "keys"), "--json")
+    issued = json.loads(said)
+
+    assert (issued["host"], issued["address"], issued["folder"]) == ("host1", "198.18.0.1", str(tmp_path / "keys"))
+    assert "key of" not in said
+
+
+def test_nothing_is_put_over_what_is_there(typed: Callable[..., Typed], tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir(mode=0o700)
+    (folder / "client-key.pem").write_text("somebody's")
+    status, _, complaint = typed("issue", "host1", str(folder))
+
+    assert status == 2
+    assert "client-key.pem: File exists" in complaint
+    assert [path.name for path in folder.iterdir()] == ["client-key.pem"]
+    assert (folder / "client-key.pem").read_text() == "somebody's"
 
 
 def test_the_end_is_told_beforehand_and_stops_everything_at_last(typed: Callable[..., Typed], stage: Stage) -> None:
     typed("init")
     authority = kept(stage)
-    (facts,) = authority.authorities
+    facts = authority.authority
+    assert facts is not None
     now = facts.valid_until - AUTHORITY_LIFE
     near, over = (
         type(facts)(facts.subject, (), now - AUTHORITY_LIFE, end, facts.fingerprint)
         for end in (now + 3 * DAY, now - 1.0)
     )
-    authority.authorities = [near]
+    authority.authority = near
     soon = typed("check")
-    authority.authorities = [over]
+    authority.authority = over
     expired = typed("check")
 
     assert soon[0] == 0
@@ -135,14 +161,17 @@ def test_the_end_is_told_beforehand_and_stops_everything_at_last(typed: Callable
     assert "mend: godwit tls rotate" in expired[2]
 
 
-def test_rotation_says_what_it_did(typed: Callable[..., Typed]) -> None:
-    typed("issue", "host1")
-    gentle, hard = typed("rotate"), typed("rotate", "--at-once")
+def test_rotation_says_what_it_did(typed: Callable[..., Typed], stage: Stage) -> None:
+    typed("init")
+    before = kept(stage).authority
+    status, said, _ = typed("rotate")
+    after = kept(stage).authority
 
-    assert gentle[0] == hard[0] == 0
-    assert "certified anew: host1" in gentle[1]
-    assert "7 more days" in gentle[1]
-    assert "trusted no more" in hard[1]
+    assert status == 0
+    assert before != after
+    assert after is not None
+    assert after.fingerprint in said
+    assert typed("rotate", "--at-once")[0] == 2
 
 
 def test_encryption_off_for_good_is_said_each_time(typed: Callable[..., Typed]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from godwit.units import KIB, MIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from godwit.core.state import State
     from godwit.model import Credentials, Outcome, Pair
 
 COMPLETED, FAILED, CANCELLED = OutcomeStatus.COMPLETED, OutcomeStatus.FAILED, OutcomeStatus.CANCELLED
@@ -129,7 +131,7 @@ def test_without_strangers_a_plain_move_ends_as_ever_and_holds_no_keys() -> None
 
     assert outcome.status is COMPLETED
     assert not any(Held.CREDENTIALS in state.held for state in scene.journal.states)
-    assert scene.authority.authorities == []
+    assert scene.authority.authority is None
 
 
 # -- ends that do not fit ------------------------------------------------------------------------------------------
@@ -244,7 +246,7 @@ def test_an_expired_authority_blocks_with_the_mend_and_one_that_ends_soon_warns(
         def end(scene: Stage) -> None:
             facts = scene.authority._facts("old", (), 0.0)
             now = scene.world.clock.now()
-            scene.authority.authorities = [replace(facts, valid_from=now - AUTHORITY_LIFE, valid_until=now + seconds)]
+            scene.authority.authority = replace(facts, valid_from=now - AUTHORITY_LIFE, valid_until=now + seconds)
 
         return end
 
@@ -286,6 +288,51 @@ def test_a_new_authority_does_not_disturb_a_move_under_way() -> None:
         assert outcome.status is COMPLETED
 
     simulate(scenario)
+
+
+class Counting(FakeAuthority):
+    """Takes down for whom it certifies."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.asked: list[str] = []
+
+    async def pair(self, owner: str, host: str, address: str) -> Pair:
+        self.asked.append(owner)
+        return await super().pair(owner, host, address)
+
+
+PHASES = [Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING, Phase.FINISHING]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("make", [stage, lambda: apart(Policy(verify_disks=True))], ids=["shared", "with its disk"])
+def test_a_new_authority_is_no_matter_to_a_runner_that_takes_a_move_over(
+    make: Callable[[], Stage], phase: Phase
+) -> None:
+    """It goes on with the keys that are there, or back without any, as it would have: it asks for none."""
+
+    async def scenario(*, rotated: bool) -> OutcomeStatus:
+        scene = make()
+        scene.authority = authority = Counting(scene.world.clock)
+
+        async def die(state: State) -> None:
+            if state.phase is phase and scene.runners == 1:
+                if rotated:
+                    await authority.rotate()
+                await scene.die()
+
+        scene.journal.after = die
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        assert authority.asked.count(scene.spec.id) <= 1, "both ends have what one asking gave"
+        assert outcome.comparison is None or outcome.comparison.equal, outcome.comparison
+        return outcome.status
+
+    ends = [simulate(partial(scenario, rotated=rotated)) for rotated in (False, True)]
+    assert ends[0] is ends[1]
+    if phase in {Phase.PREPARING, Phase.COMMITTING, Phase.FINISHING}:
+        assert ends[0] is (FAILED if phase is Phase.PREPARING else COMPLETED)
 
 
 def test_a_broken_postcopy_is_mended_encrypted() -> None:

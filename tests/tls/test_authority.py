@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from godwit.core.trust import AUTHORITY_LIFE, DAY, HOST_LIFE, MOVE_LIFE, SOON
+from godwit.core.trust import AUTHORITY_LIFE, DAY, MOVE_LIFE, SOON
 from godwit.errors import TlsError
 from godwit.tls.authority import FOLDER, HomeAuthority
 
@@ -99,28 +99,37 @@ async def test_what_each_certificate_is_good_for(tmp_path: Path) -> None:
         assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [purpose]
 
 
-async def test_a_move_has_a_certificate_of_its_own_and_a_host_keeps_what_it_has(tmp_path: Path) -> None:
+async def test_each_move_has_certificates_and_keys_of_its_own_at_both_ends_for_a_week(tmp_path: Path) -> None:
     kept = authority(tmp_path)
-    one, other = (
-        await kept.pair("a-00000001", "host2", "192.0.2.2"),
-        await kept.pair("b-00000002", "host2", "192.0.2.2"),
-    )
+    pairs = [await kept.pair(name, "host2", "192.0.2.2") for name in ("a-00000001", "b-00000002", "b-00000002")]
+    ends = [end for pair in pairs for end in (pair.server, pair.client)]
 
-    assert one.server == other.server
-    assert one.client.key != other.client.key
-    assert one.identity != other.identity
+    assert len({end.key for end in ends}) == len({end.certificate for end in ends}) == 6
+    assert pairs[0].identity != pairs[1].identity
+    for end in ends:
+        assert certificate(end).not_valid_after_utc.timestamp() == NOW + MOVE_LIFE
 
 
-async def test_a_host_is_certified_anew_for_another_address_and_before_its_certificate_ends(tmp_path: Path) -> None:
-    clock = Still()
-    kept = authority(tmp_path, clock)
-    first = await kept.pair("a-00000001", "host2", "192.0.2.2")
-    moved = await kept.pair("a-00000001", "host2", "192.0.2.3")
-    clock.time = NOW + HOST_LIFE - DAY
-    later = await kept.pair("a-00000001", "host2", "192.0.2.3")
+async def test_nothing_of_hosts_and_moves_is_kept(tmp_path: Path) -> None:
+    kept = authority(tmp_path)
+    await kept.pair("a-00000001", "host2", "192.0.2.2")
 
-    assert len({first.server.certificate, moved.server.certificate, later.server.certificate}) == 3
-    assert later.valid_until == clock.time + MOVE_LIFE
+    assert {path.name for path in (tmp_path / FOLDER).rglob("*")} == {"ca.pem", "lock"}
+
+
+async def test_what_an_earlier_version_kept_of_hosts_is_removed(tmp_path: Path) -> None:
+    kept = authority(tmp_path)
+    await kept.ensure()
+    folder, outside = tmp_path / FOLDER, tmp_path / "outside.pem"
+    outside.write_text("somebody's")
+    (folder / "hosts").mkdir()
+    (folder / "hosts" / "host2.pem").write_text("a key that holds for a year")
+    (folder / "hosts" / "host3.pem").symlink_to(outside)
+    (folder / "former-ca.pem").write_text("a former authority")
+    await kept.pair("a-00000001", "host2", "192.0.2.2")
+
+    assert {path.name for path in folder.rglob("*")} == {"ca.pem", "lock"}
+    assert outside.read_text() == "somebody's"
 
 
 async def test_only_the_owner_can_read_anything(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ async def test_only_the_owner_can_read_anything(tmp_path: Path) -> None:
     modes = {path.relative_to(folder).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert modes == {"ca.pem": 0o600, "hosts": 0o700, "hosts/host2.pem": 0o600, "lock": 0o600}
+    assert modes == {"ca.pem": 0o600, "lock": 0o600}
 
 
 async def test_a_key_that_others_could_read_is_used_no_more(tmp_path: Path) -> None:
@@ -185,55 +194,51 @@ async def test_many_first_users_get_one_authority(tmp_path: Path) -> None:
     assert sum(now for _, now in made) == 1
 
 
-async def test_after_a_rotation_what_is_under_way_goes_on_and_the_old_key_is_gone(tmp_path: Path) -> None:
+async def test_a_former_authority_is_trusted_by_nothing_new_and_its_key_is_gone(tmp_path: Path) -> None:
     kept = authority(tmp_path)
     before = await kept.pair("a-00000001", "host2", "192.0.2.2")
     old_key = (tmp_path / FOLDER / "ca.pem").read_text().partition("-----BEGIN PRIVATE")[2]
-    facts, anew = await kept.rotate()
+    facts = await kept.rotate()
     after = await kept.pair("b-00000002", "host2", "192.0.2.2")
 
-    assert anew == ("host2",)
-    assert (await kept.trusted())[0] == facts
-    assert len(await kept.trusted()) == 2
+    assert await kept.current() == facts
     assert trusts(after.server, after.client)
-    assert trusts(after.client, before.server)
-    assert trusts(after.server, before.client)
-    assert not trusts(before.server, after.client)
-    assert not any(old_key in path.read_text() for path in (tmp_path / FOLDER).rglob("*.pem"))
+    assert trusts(after.client, after.server)
+    assert not trusts(after.client, before.server)
+    assert not trusts(after.server, before.client)
+    assert not any(old_key in path.read_text() for path in (tmp_path / FOLDER).rglob("*"))
 
 
-async def test_the_former_authority_is_trusted_until_its_moves_are_over(tmp_path: Path) -> None:
-    clock = Still()
-    kept = authority(tmp_path, clock)
-    await kept.pair("a-00000001", "host2", "192.0.2.2")
+async def test_after_a_rotation_both_ends_of_what_is_under_way_trust_each_other_still(tmp_path: Path) -> None:
+    kept = authority(tmp_path)
+    pair = await kept.pair("a-00000001", "host2", "192.0.2.2")
     await kept.rotate()
-    clock.time += MOVE_LIFE - 1
-    during = await kept.pair("b-00000002", "host2", "192.0.2.2")
-    clock.time += 1
-    over = await kept.pair("c-00000003", "host2", "192.0.2.2")
 
-    assert during.server.authorities.count("BEGIN CERTIFICATE") == 2
-    assert over.server.authorities.count("BEGIN CERTIFICATE") == 1
+    assert trusts(pair.server, pair.client)
+    assert trusts(pair.client, pair.server)
 
 
 async def test_an_authority_that_was_stolen_is_trusted_no_more(tmp_path: Path) -> None:
     kept = authority(tmp_path)
-    before = await kept.pair("a-00000001", "host2", "192.0.2.2")
-    _, anew = await kept.rotate(at_once=True)
-    after = await kept.pair("b-00000002", "host2", "192.0.2.2")
+    await kept.ensure()
+    stolen = (tmp_path / FOLDER / "ca.pem").read_text()
+    await kept.rotate()
+    pair = await kept.pair("b-00000002", "host2", "192.0.2.2")
+    (tmp_path / "thief" / FOLDER).mkdir(parents=True, mode=0o700)
+    (tmp_path / "thief" / FOLDER / "ca.pem").touch(mode=0o600)
+    (tmp_path / "thief" / FOLDER / "ca.pem").write_text(stolen)
+    forged = await authority(tmp_path / "thief").pair("b-00000002", "host2", "192.0.2.2")
 
-    assert anew == ()
-    assert not trusts(after.server, before.client)
-    assert not trusts(after.client, before.server)
-    assert trusts(after.client, after.server)
+    assert forged.identity == pair.identity
+    assert not trusts(pair.server, forged.client)
+    assert not trusts(pair.client, forged.server)
 
 
 async def test_rotation_mends_what_cannot_be_read(tmp_path: Path) -> None:
     kept = authority(tmp_path)
     await kept.pair("a-00000001", "host2", "192.0.2.2")
     (tmp_path / FOLDER / "ca.pem").write_text("nonsense")
-    (tmp_path / FOLDER / "hosts" / "host2.pem").write_text("nonsense")
-    await kept.rotate(at_once=True)
+    await kept.rotate()
     pair = await kept.pair("b-00000002", "host2", "192.0.2.2")
 
     assert trusts(pair.server, pair.client)
@@ -260,10 +265,8 @@ async def test_nothing_outlives_its_authority(tmp_path: Path) -> None:
     facts, _ = await kept.ensure()
     clock.time = facts.valid_until - SOON / 100
     pair = await kept.pair("a-00000001", "host2", "192.0.2.2")
-    again = await kept.pair("a-00000001", "host2", "192.0.2.2")
 
     assert pair.valid_until == facts.valid_until
-    assert again.server == pair.server
 
 
 async def test_keys_are_in_no_words(tmp_path: Path) -> None:
@@ -271,16 +274,6 @@ async def test_keys_are_in_no_words(tmp_path: Path) -> None:
 
     assert "PRIVATE" not in repr(pair)
     assert "BEGIN" not in repr(pair)
-
-
-async def test_a_forgotten_host_leaves_nothing(tmp_path: Path) -> None:
-    kept = authority(tmp_path)
-    await kept.forget("host2")
-    await kept.pair("a-00000001", "host2", "192.0.2.2")
-    await kept.forget("host2")
-
-    assert await kept.hosts() == {}
-    assert list((tmp_path / FOLDER / "hosts").iterdir()) == []
 
 
 async def test_encryption_is_switched_off_and_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path  # noqa: TC003 - typer reads the annotation
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,18 +49,28 @@ async def _init(as_json: bool) -> None:  # noqa: FBT001 - private
 
 
 @app.command("issue")
-def issue(host: HostName, *, json: Json = False) -> None:
-    """Make out a new certificate for a host and its migration address."""
-    run(_issue(host, json))
+def issue(
+    host: HostName,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where they are to lie; made, if need be.", show_default=False)
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Make out certificates for using QEMU by hand: for a host's migration address, for a week."""
+    run(_issue(host, folder, json))
 
 
-async def _issue(host: str, as_json: bool) -> None:  # noqa: FBT001 - private
+async def _issue(host: str, folder: Path, as_json: bool) -> None:  # noqa: FBT001 - private
     async with service() as opened:
-        facts = await _ask(opened).issue(host)
+        issued = await _ask(opened).issue(host, folder)
     if as_json:
-        print_json({"host": host, "certificate": facts})
+        print_json(issued)
         return
-    echo(f"{host} has a new certificate for {', '.join(facts.addresses)}, until {_until(facts)}")
+    until = datetime.fromtimestamp(issued.valid_until, UTC).strftime("%Y-%m-%d")
+    echo(f"both ends of connections to {host} at {issued.address} are certified until {until}")
+    echo(f"  folder  {issued.folder}  (dir= of tls-creds-x509)")
+    echo(f"  client  {issued.identity}  (identity= of authz-simple)")
 
 
 @app.command("check")
@@ -97,7 +108,7 @@ def _as_data(found: Checked) -> dict[str, object]:
     return {
         "folder": found.folder,
         "encryption": not found.off,
-        "authorities": found.authorities,
+        "authority": found.authority,
         "hosts": found.hosts,
         "works": not list(found.troubles()),
         "troubles": [message for message, _ in found.troubles()],
@@ -106,24 +117,17 @@ def _as_data(found: Checked) -> dict[str, object]:
 
 
 def _show(found: Checked) -> None:
-    if not found.authorities:
+    if found.authority is None:
         echo(f"no certificate authority yet: the first move makes one in {found.folder}, or godwit tls init")
         return
-    current, *former = found.authorities
-    facts = {"folder": found.folder, "fingerprint": current.fingerprint, "until": _until(current, found.now)}
-    if former:
-        facts["trusted still"] = f"{former[0].subject}, which it has replaced, until the moves under way are over"
-    print_section(f"certificate authority {current.subject}", facts)
-    rows = [
-        (
-            one.host,
-            one.address or "-",
-            _until(one.certificate, found.now) if one.certificate else "-",
-            "fails" if one.trouble else "works",
-        )
-        for one in found.hosts
-    ]
-    print_table(("host", "address", "certificate until", "encryption"), rows, empty="no hosts yet")
+    facts = {
+        "folder": found.folder,
+        "fingerprint": found.authority.fingerprint,
+        "until": _until(found.authority, found.now),
+    }
+    print_section(f"certificate authority {found.authority.subject}", facts)
+    rows = [(one.host, one.address or "-", "fails" if one.trouble else "works") for one in found.hosts]
+    print_table(("host", "address", "encryption"), rows, empty="no hosts yet")
 
 
 def _until(facts: CertificateFacts, now: float | None = None) -> str:
@@ -138,30 +142,19 @@ def _until(facts: CertificateFacts, now: float | None = None) -> str:
 
 
 @app.command("rotate")
-def rotate(
-    *,
-    at_once: Annotated[
-        bool, typer.Option("--at-once", metavar="", help="Trust the former one no more; moves under way may fail.")
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Replace the certificate authority; moves under way go on."""
-    run(_rotate(json, at_once=at_once))
+def rotate(*, json: Json = False) -> None:
+    """Replace the certificate authority at once; moves under way go on with what they have."""
+    run(_rotate(json))
 
 
-async def _rotate(as_json: bool, *, at_once: bool) -> None:  # noqa: FBT001 - private
+async def _rotate(as_json: bool) -> None:  # noqa: FBT001 - private
     async with service() as opened:
-        facts, anew = await _ask(opened).rotate(at_once=at_once)
+        facts = await _ask(opened).rotate()
     if as_json:
-        print_json({"authority": facts, "certified": anew, "at_once": at_once})
+        print_json({"authority": facts})
         return
     echo(f"a new certificate authority is in use: {facts.fingerprint}")
-    if at_once:
-        echo("the former one is trusted no more; a move that goes on may fail where it connects again")
-    else:
-        echo("the former one is trusted for 7 more days, so that moves under way go on; its key is destroyed")
-    if anew:
-        echo(f"certified anew: {', '.join(anew)}")
+    echo("the former one is destroyed, and trusted by nothing that begins from now on")
 
 
 @app.command("off")

@@ -15,14 +15,8 @@ DAY: Final = 86400.0
 AUTHORITY_LIFE: Final = 3650 * DAY
 """Seconds for which a certificate authority holds."""
 
-HOST_LIFE: Final = 365 * DAY
-"""Seconds for which a host's certificate holds."""
-
 MOVE_LIFE: Final = 7 * DAY
-"""Seconds for which the certificate of one move holds: connections are begun with it, and mended, as long as it lasts.
-
-A former authority is trusted for as long, so that no move is cut when another takes its place.
-"""
+"""Seconds for which the certificates of one move hold: its connections are begun with them, and mended, so long."""
 
 BACKDATED: Final = DAY
 """Seconds by which certificates begin before they are made: a host's clock may be behind."""

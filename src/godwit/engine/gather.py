@@ -60,8 +60,7 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
 
 async def _authority(parts: Parts) -> CertificateFacts | None:
     """Describe the authority that certifies an encrypted move; None for another, and before its first use."""
-    trusted = await parts.authority.trusted() if encrypts(parts.spec) else ()
-    return trusted[0] if trusted else None
+    return await parts.authority.current() if encrypts(parts.spec) else None
 
 
 async def _all(*looks: asyncio.Task[Any]) -> None:

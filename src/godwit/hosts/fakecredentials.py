@@ -7,14 +7,13 @@ authority, has another address or another name than the one that is let in, does
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from godwit.core.capabilities import TLS_UNSET
 from godwit.core.trust import (
     AUTHORITY_LIFE,
     BACKDATED,
-    HOST_LIFE,
     MOVE_LIFE,
     Standing,
     distinguished_name,
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from godwit.hosts.fakeworld import FakeWorld
     from godwit.ports import Clock
 
-_ONE_YEAR: Final = HOST_LIFE
-
 
 @dataclass(slots=True)
 class FakeAuthority:
@@ -39,8 +36,7 @@ class FakeAuthority:
 
     clock: Clock
     folder: str = "/simulated/tls"
-    authorities: list[CertificateFacts] = field(default_factory=list)
-    certified: dict[str, CertificateFacts] = field(default_factory=dict)
+    authority: CertificateFacts | None = None
     off: bool = False
     name: str = "Godwit"
     _made: int = 0
@@ -52,10 +48,9 @@ class FakeAuthority:
 
     async def ensure(self) -> tuple[CertificateFacts, bool]:
         """Make the authority where there is none."""
-        made = not self.authorities
-        if made:
-            self.authorities = [self._facts(f"{self.name} {self._made}", (), AUTHORITY_LIFE)]
-        return self.authorities[0], made
+        if self.authority is None:
+            return await self.rotate(), True
+        return self.authority, False
 
     async def pair(self, owner: str, host: str, address: str) -> Pair:
         """Certify both ends of `owner`'s connections to `host`."""
@@ -63,48 +58,25 @@ class FakeAuthority:
         if standing(authority.valid_from, authority.valid_until, self.clock.now()) is Standing.EXPIRED:
             message = f"the certificate authority in {self.folder} does not hold now"
             raise TlsError(message, remedy="godwit tls rotate")
-        known = self.certified.get(host)
-        if known is None or verified_name(address) not in known.addresses:
-            known = await self.certify(host, address)
+        server = self._facts(host, (verified_name(address),), MOVE_LIFE)
         client = self._facts(distinguished_name(owner), (), MOVE_LIFE)
-        trusted = json.dumps([one.fingerprint for one in self.authorities])
+        trusted = json.dumps([authority.fingerprint])
         return Pair(
             client.subject,
-            Credentials(trusted, _words(authority, known), "key"),
-            Credentials(trusted, _words(authority, client), "key"),
-            max(known.valid_from, client.valid_from),
-            min(known.valid_until, client.valid_until),
+            Credentials(trusted, _words(authority, server), f"key of {server.fingerprint}"),
+            Credentials(trusted, _words(authority, client), f"key of {client.fingerprint}"),
+            client.valid_from,
+            client.valid_until,
         )
 
-    async def certify(self, host: str, address: str) -> CertificateFacts:
-        """Make out a new certificate for a host."""
-        await self.ensure()
-        self.certified[host] = self._facts(host, (verified_name(address),), _ONE_YEAR)
-        return self.certified[host]
-
-    async def rotate(self, *, at_once: bool = False) -> tuple[CertificateFacts, tuple[str, ...]]:
+    async def rotate(self) -> CertificateFacts:
         """Put a new authority in place."""
-        former = [] if at_once else self.authorities[:1]
-        self.authorities = [self._facts(f"{self.name} {self._made}", (), AUTHORITY_LIFE), *former]
-        anew = () if at_once else tuple(sorted(self.certified))
-        for name, known in list(self.certified.items()):
-            if at_once:
-                del self.certified[name]
-            else:
-                await self.certify(name, known.addresses[0])
-        return self.authorities[0], anew
+        self.authority = self._facts(f"{self.name} {self._made}", (), AUTHORITY_LIFE)
+        return self.authority
 
-    async def trusted(self) -> tuple[CertificateFacts, ...]:
-        """Return the authorities that are trusted."""
-        return tuple(self.authorities)
-
-    async def hosts(self) -> dict[str, CertificateFacts]:
-        """Return the hosts' certificates by name."""
-        return dict(self.certified)
-
-    async def forget(self, host: str) -> None:
-        """Remove what is kept of a host."""
-        self.certified.pop(host, None)
+    async def current(self) -> CertificateFacts | None:
+        """Return the authority."""
+        return self.authority
 
     async def is_off(self) -> bool:
         """Say whether moves are not to be encrypted."""

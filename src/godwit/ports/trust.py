@@ -23,32 +23,20 @@ class Authority(Protocol):
     async def pair(self, owner: str, host: str, address: str) -> Pair:
         """Certify both ends of `owner`'s connections to `host`, which it reaches at `address`.
 
-        The host's certificate is the one that it has, if that holds for the address and for long enough; the client's
-        is always new, and of nobody but `owner`. An authority is made where there is none.
+        Both certificates and keys are new each time, of nobody but `owner`, and hold for a week; each end trusts the
+        authority that has certified the other, and no former one. An authority is made where there is none.
         """
         ...
 
-    async def certify(self, host: str, address: str) -> CertificateFacts:
-        """Make out a new certificate for a host, whatever it had."""
-        ...
+    async def rotate(self) -> CertificateFacts:
+        """Put a new authority in place of the present one, which is destroyed and trusted no more, and return it.
 
-    async def rotate(self, *, at_once: bool = False) -> tuple[CertificateFacts, tuple[str, ...]]:
-        """Put a new authority in place, and return it with the hosts that were certified anew.
-
-        The former one is trusted until the moves that it has certified are over; not where it is to end `at_once`.
+        What was certified before goes on working with what it was given: both of its ends have that.
         """
         ...
 
-    async def trusted(self) -> tuple[CertificateFacts, ...]:
-        """Return the authorities that are trusted now, the newest first; none before the first use."""
-        ...
-
-    async def hosts(self) -> dict[str, CertificateFacts]:
-        """Return the hosts' certificates by name."""
-        ...
-
-    async def forget(self, host: str) -> None:
-        """Remove what is kept of a host. Idempotent."""
+    async def current(self) -> CertificateFacts | None:
+        """Return the authority, None before its first use."""
         ...
 
     async def is_off(self) -> bool:

@@ -1,8 +1,8 @@
-"""The authority itself: made at first use, it certifies each host for its migration address and each move for a week.
+"""The authority itself: made at first use, it certifies both ends of each move, for that move alone, for a week.
 
-No host keeps a key of it: whatever a host needs is put there for the length of a move, and removed with it. So a new
-authority is in use everywhere as soon as it is made. The former one is trusted for as long as a move's certificate
-lasts, so that whatever is under way goes on; its own key is destroyed at once.
+Nothing is kept of hosts and moves: whatever leaves this folder was made for one move, and has all that this move ever
+needs. So a new authority is in use everywhere as soon as it is made, what is under way goes on with what it has, and
+nobody need trust the former one.
 """
 
 from __future__ import annotations
@@ -12,36 +12,29 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from godwit.core.trust import (
-    AUTHORITY_LIFE,
-    BACKDATED,
-    HOST_LIFE,
-    MOVE_LIFE,
-    SOON,
-    Standing,
-    common_name,
-    distinguished_name,
-    standing,
-)
+from godwit.core.trust import AUTHORITY_LIFE, MOVE_LIFE, Standing, common_name, distinguished_name, standing
 from godwit.errors import TlsError
-from godwit.model import CertificateFacts, Credentials, Pair
+from godwit.model import Credentials, Pair
 from godwit.tls.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from godwit.model import CertificateFacts
     from godwit.ports import Clock
     from godwit.tls.certificates import Certified
 
 T = TypeVar("T")
 
 FOLDER: Final = "tls"
-_CURRENT, _FORMER = "ca.pem", "former-ca.pem"
-_HOSTS: Final = "hosts"
-_PEM: Final = ".pem"
+_CURRENT: Final = "ca.pem"
 _OFF: Final = "off"
 _ROTATE: Final = "godwit tls rotate"
+
+_LEFTOVERS: Final = ("former-ca.pem",)
+_LEFTOVER_FOLDER: Final = "hosts"
+"""What earlier versions kept: an authority that was replaced, and keys of hosts that held for a year."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +61,18 @@ class HomeAuthority:
         """Certify both ends of `owner`'s connections to `host` at `address`; see the port."""
         return await self._locked(lambda: self._pair(owner, host, address, self.clock.now()))
 
-    async def certify(self, host: str, address: str) -> CertificateFacts:
-        """Make out a new certificate for a host, whatever it had."""
-        return await self._locked(lambda: self._certified(host, address, self.clock.now(), anew=True).facts)
+    async def rotate(self) -> CertificateFacts:
+        """Put a new authority in place of whatever there is, and return it; see the port."""
+        return await self._locked(lambda: self._make(self.clock.now()).facts)
 
-    async def rotate(self, *, at_once: bool = False) -> tuple[CertificateFacts, tuple[str, ...]]:
-        """Put a new authority in place, and return it with the hosts that were certified anew; see the port."""
-        return await self._locked(lambda: self._rotate(self.clock.now(), at_once=at_once))
+    async def current(self) -> CertificateFacts | None:
+        """Return the authority, None before its first use."""
 
-    async def trusted(self) -> tuple[CertificateFacts, ...]:
-        """Return the authorities that are trusted now, the newest first; none before the first use."""
-        return await asyncio.to_thread(lambda: tuple(one.facts for one in self._trusted(self.clock.now())))
+        def read() -> CertificateFacts | None:
+            found = self._current()
+            return None if found is None else found.facts
 
-    async def hosts(self) -> dict[str, CertificateFacts]:
-        """Return the hosts' certificates by name."""
-        return await asyncio.to_thread(self._hosts)
-
-    async def forget(self, host: str) -> None:
-        """Remove what is kept of a host. Idempotent."""
-        if self._store.folder.is_dir():
-            await self._locked(lambda: self._forget(host))
+        return await asyncio.to_thread(read)
 
     async def is_off(self) -> bool:
         """Say whether moves are not to be encrypted, for good."""
@@ -100,11 +85,18 @@ class HomeAuthority:
     async def _locked(self, work: Callable[[], T]) -> T:
         def done() -> T:
             with self._store.locked():
+                self._tidy()
                 return work()
 
         return await asyncio.to_thread(done)
 
     # -- with the lock held, in a thread ---------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Remove what earlier versions kept: nobody needs it, and its keys are good for a long time."""
+        for name in _LEFTOVERS:
+            self._store.remove(name)
+        self._store.remove_folder(_LEFTOVER_FOLDER)
 
     def _ensured(self, now: float) -> tuple[CertificateFacts, bool]:
         found = self._current()
@@ -123,20 +115,6 @@ class HomeAuthority:
         text = self._store.read(_CURRENT)
         return None if text is None else read(text, f"{self.folder}/{_CURRENT}")
 
-    def _trusted(self, now: float) -> tuple[Certified, ...]:
-        from godwit.tls.certificates import read  # noqa: PLC0415 - as above
-
-        current = self._current()
-        if current is None:
-            return ()
-        text = self._store.read(_FORMER)
-        replaced = current.facts.valid_from + BACKDATED
-        if text is None or now >= replaced + MOVE_LIFE:
-            return (current,)
-        former = read(text, f"{self.folder}/{_FORMER}")
-        # QEMU takes no file of authorities one of which has expired.
-        return (current, former) if former.facts.valid_until > now else (current,)
-
     def _usable(self, now: float) -> Certified:
         """Return the authority, made where there is none. Raises TlsError for one that has expired."""
         current = self._current() or self._make(now)
@@ -147,67 +125,16 @@ class HomeAuthority:
         return current
 
     def _pair(self, owner: str, host: str, address: str, now: float) -> Pair:
-        from godwit.tls.certificates import CLIENT, issue  # noqa: PLC0415 - as above
+        from godwit.tls.certificates import CLIENT, SERVER, issue  # noqa: PLC0415 - as above
 
         authority = self._usable(now)
-        server = self._certified(host, address, now)
+        server = issue(authority, common_name(host), SERVER, (address,), now, MOVE_LIFE)
         client = issue(authority, common_name(owner), CLIENT, (), now, MOVE_LIFE)
-        authorities = "".join(one.certificate_pem for one in self._trusted(now))
+        known = authority.certificate_pem
         return Pair(
             identity=distinguished_name(owner),
-            server=Credentials(authorities, server.certificate_pem, server.key_pem),
-            client=Credentials(authorities, client.certificate_pem, client.key_pem),
+            server=Credentials(known, server.certificate_pem, server.key_pem),
+            client=Credentials(known, client.certificate_pem, client.key_pem),
             valid_from=max(server.facts.valid_from, client.facts.valid_from),
             valid_until=min(server.facts.valid_until, client.facts.valid_until),
         )
-
-    def _certified(self, host: str, address: str, now: float, *, anew: bool = False) -> Certified:
-        """Return a host's certificate: the one it has if that is good for long enough, and for this address."""
-        from godwit.tls.certificates import SERVER, issue, plain_address  # noqa: PLC0415 - as above
-
-        authority = self._usable(now)
-        known = self._host(host)
-        if known is not None and not anew and authority.issued(known):
-            facts = known.facts
-            lasting = facts.valid_from <= now and facts.valid_until - now >= min(SOON, MOVE_LIFE)
-            ends_with_it = facts.valid_until >= authority.facts.valid_until
-            if plain_address(address) in facts.addresses and (lasting or ends_with_it):
-                return known
-        made = issue(authority, host, SERVER, (address,), now, HOST_LIFE)
-        self._store.write(_file_of(host), made.pem)
-        return made
-
-    def _host(self, host: str) -> Certified | None:
-        """Return what is kept of a host."""
-        from godwit.tls.certificates import read  # noqa: PLC0415 - as above
-
-        text = self._store.read(_file_of(host))
-        return None if text is None else read(text, f"{self.folder}/{_file_of(host)}")
-
-    def _hosts(self) -> dict[str, CertificateFacts]:
-        names = [name.removesuffix(_PEM) for name in self._store.names(_HOSTS) if name.endswith(_PEM)]
-        found = {name: self._host(name) for name in names}
-        return {name: certified.facts for name, certified in found.items() if certified is not None}
-
-    def _forget(self, host: str) -> None:
-        self._store.remove(_file_of(host))
-
-    def _rotate(self, now: float, *, at_once: bool) -> tuple[CertificateFacts, tuple[str, ...]]:
-        before = None if at_once else self._current()
-        names = [name.removesuffix(_PEM) for name in self._store.names(_HOSTS) if name.endswith(_PEM)]
-        if before is None:
-            self._store.remove(_FORMER)
-        else:
-            self._store.write(_FORMER, before.certificate_pem)
-        known = {} if at_once else self._hosts()
-        made = self._make(now)
-        for name in names:
-            if name in known and known[name].addresses:
-                self._certified(name, known[name].addresses[0], now)
-            else:  # it is made out anew when it is needed
-                self._forget(name)
-        return made.facts, tuple(sorted(known))
-
-
-def _file_of(host: str) -> str:
-    return f"{_HOSTS}/{host}{_PEM}"

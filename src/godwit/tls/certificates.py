@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -74,14 +74,6 @@ class Certified:
             fingerprint=self.certificate.fingerprint(hashes.SHA256()).hex(":"),
         )
 
-    def issued(self, other: Certified) -> bool:
-        """Say whether this authority has signed another certificate."""
-        try:
-            other.certificate.verify_directly_issued_by(self.certificate)
-        except (InvalidSignature, ValueError, TypeError):
-            return False
-        return True
-
 
 def make_authority(name: str, now: float, life: float) -> Certified:
     """Return a new authority of that name, for so many seconds."""
@@ -111,7 +103,7 @@ def issue(
 
 def read(text: str, where: str) -> Certified:
     """Read a certificate, and its key if that is there, from PEM. Raises TlsError naming `where` for anything else."""
-    remedy = "put back what was there, or godwit tls rotate --at-once makes everything anew"
+    remedy = "put back what was there, or godwit tls rotate makes another"
     try:
         found = x509.load_pem_x509_certificate(text.encode())
         keyed = "PRIVATE KEY" in text

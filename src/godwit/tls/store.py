@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Store:
             found = os.fstat(descriptor)
             if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.geteuid():
                 message = f"{path} is not readable by its owner alone: whoever else read it may pose as a host"
-                raise TlsError(message, remedy=f"chmod 600 {path}; if others had it, godwit tls rotate --at-once")
+                raise TlsError(message, remedy=f"chmod 600 {path}; if others had it, godwit tls rotate")
             return file.read()
 
     def write(self, name: str, text: str) -> None:
@@ -62,7 +63,6 @@ class Store:
         path = self.folder / name
         new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
                 file.write(text)
@@ -80,14 +80,16 @@ class Store:
         except OSError as error:
             raise _trouble(self.folder, f"keeps {name}", error) from error
 
-    def names(self, folder: str) -> tuple[str, ...]:
-        """Return the names in a folder of this one, sorted."""
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder of this one with the texts in it. Idempotent; a link is removed, and not followed."""
+        folder = self.folder / name
         try:
-            return tuple(sorted(path.name for path in (self.folder / folder).iterdir() if path.name[:1] != "."))
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.exists():
+                shutil.rmtree(folder)
         except OSError as error:
-            raise _trouble(self.folder, "cannot be listed", error) from error
+            raise _trouble(self.folder, f"keeps {name}", error) from error
 
     def _private(self, folder: Path) -> None:
         found = folder.stat()
