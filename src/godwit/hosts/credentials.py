@@ -1,7 +1,8 @@
 """What plain hosts have to do with certificates: keeping them for the length of a move, and trying them.
 
-Keys reach a host on a shell's standard input. There they lie below /run, in a folder of the guest's own that only the
-process which needs them can read, and end with the move, or with the boot.
+Keys reach a host on a shell's standard input. There they lie below /run, in a folder for this guest that is the login's
+own, as the files in it are. A QEMU that runs as another user may read them, and do nothing else there. They end with
+the move, or with the boot.
 """
 
 from __future__ import annotations
@@ -23,10 +24,30 @@ PUT: Final = (
     transfer.FOLDER
     + r"""
 owner=$1 role=$2 pid=$3
+number() { sed -n "s/^$1:[[:space:]]*[0-9]*[[:space:]]*\([0-9]*\).*/\1/p" "/proc/$pid/status" 2>/dev/null; }
+# Whether nobody but user $1 is in group $2, as far as this host knows of users.
+alone() {
+    [ "$2" != 0 ] && command -v getent > /dev/null || return 1
+    name=$(getent passwd "$1" | cut -d: -f1)
+    ! getent group "$2" | cut -d: -f4 | tr ',' '\n' | grep -vxF -e "$name" -e '' | grep -q . &&
+        ! getent passwd | cut -d: -f3,4 | grep ":$2\$" | grep -qv "^$1:"
+}
+# Let user $1 of group $2 read what stays our own, and nobody else.
+hand() {
+    user=$1 group=$2
+    set -- "$keys/ca-cert.pem" "$keys/$role-cert.pem" "$keys/$role-key.pem"
+    if ! setfacl -m "u:$user:r" -- "$@" 2>/dev/null; then
+        alone "$user" "$group" || { echo "setfacl fails, and others than user $user are in group $group"; return 1; }
+        chgrp -- "$group" "$@" && chmod 640 -- "$@" || return 1
+    fi
+    chmod 711 -- "$keys"
+}
 keys=$(kept "$role" 2>&1) || { echo "failed $keys"; exit 0; }
 user=
-[ -z "$pid" ] || user=$(sed -n 's/^Uid:[[:space:]]*[0-9]*[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$pid/status" 2>/dev/null)
-if [ -n "$user" ] && [ "$(id -u)" = 0 ] && [ "$user" != 0 ]; then chown -R "$user" -- "$keys"; fi
+[ -z "$pid" ] || user=$(number Uid)
+if [ -n "$user" ] && [ "$user" != 0 ] && [ "$(id -u)" = 0 ]; then
+    said=$(hand "$user" "$(number Gid)" 2>&1) || { discard "$owner"; echo "failed $said"; exit 0; }
+fi
 echo "kept $keys"
 """
 )
@@ -35,7 +56,7 @@ echo "kept $keys"
 REMOVE: Final = (
     transfer.FOLDER
     + r"""
-discard "$1"
+left=$(discard "$1" 2>&1) || echo "failed $left"
 """
 )
 """$1 names whose they were."""
@@ -48,9 +69,10 @@ for program in qemu-nbd qemu-img; do
     command -v "$program" > /dev/null || { echo "failed there is no $program"; exit 0; }
 done
 umask 077
-folder=$(kept server 2>&1) || { echo "failed $folder"; exit 0; }
 server=
-trap '[ -z "$server" ] || kill "$server" 2>/dev/null; rm -rf -- "$folder"' EXIT
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null; discard "$owner"' EXIT
+trap 'exit 1' HUP INT PIPE TERM
+folder=$(kept server 2>&1) || { echo "failed $folder"; exit 0; }
 certificate=$client_certificate key=$client_key
 folder=$(kept client 2>&1) || { echo "failed $folder"; exit 0; }
 truncate -s 65536 -- "$folder/image"
@@ -77,6 +99,8 @@ echo "works"
 """$1 names the trial, $2 and $3 are where it listens, $4 who is let in, $5 and $6 are how
 qemu-img is told of what is served, without encryption and with it."""
 
+_NO_ACL: Final = "install setfacl there (the package is called acl), or move it unencrypted: --plaintext"
+_NO_PLACE: Final = "see the rights and the room of /run there"
 _MEND: Final = "install a QEMU that is built with GnuTLS there; godwit migrate --plaintext does without encryption"
 
 
@@ -92,12 +116,18 @@ class KeepsCredentials:
         word, _, rest = completed.stdout.decode(errors="replace").strip().partition(" ")
         if word != "kept":
             message = f"{self._transport.where} cannot keep the keys of {owner}: {rest or 'the shell said nothing'}"
-            raise HostError(message, remedy="see the rights and the room of /run there")
+            raise HostError(
+                message, remedy=_NO_ACL if "setfacl" in rest else "see the rights and the room of /run there"
+            )
         return rest
 
     async def remove_credentials(self, owner: str) -> None:
         """Remove all that is kept for `owner`. Idempotent."""
-        await run_script(self._transport, REMOVE, check_token(owner))
+        completed = await run_script(self._transport, REMOVE, check_token(owner))
+        word, _, rest = completed.stdout.decode(errors="replace").strip().partition(" ")
+        if word == "failed":
+            message = f"the keys of {owner} are left on {self._transport.where}: {rest}"
+            raise HostError(message, remedy="remove them there by hand")
 
     async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:
         """Let a server and a client of this host meet at its address, encrypted. Raises TlsError, see the port."""

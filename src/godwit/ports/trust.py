@@ -54,13 +54,13 @@ class KeepsCredentials(Protocol):
     async def put_credentials(self, owner: str, role: str, credentials: Credentials, pid: int | None = None) -> str:
         """Keep one end's credentials for `owner` where only that user can read them as whom process `pid` runs.
 
-        `role` is "server" or "client"; without a process it is the user as whom Godwit logs in. Returns the folder,
-        as `tls-creds-x509` wants it. What was kept of the same role is replaced.
+        `role` is "server" or "client"; without a process it is the user as whom Godwit logs in, whose own they are in
+        any case. Returns the folder, as `tls-creds-x509` wants it. What was kept of the same role is replaced.
         """
         ...
 
     async def remove_credentials(self, owner: str) -> None:
-        """Remove all that is kept for `owner`. Idempotent."""
+        """Remove all that is kept for `owner`. Idempotent. Raises HostError where something is left."""
         ...
 
     async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:

@@ -24,23 +24,36 @@ _LEAST: Final = 600
 """Seconds that any transfer may take."""
 
 FOLDER: Final = r"""
+is_own() { [ -d "$1" ] && [ ! -L "$1" ] && [ "$(stat -c %u -- "$1")" = "$(id -u)" ]; }
 # Root may keep them for a QEMU that runs as another user, who must get as far as there.
 credentials() {
-    if [ "$(id -u)" = 0 ] && mkdir -p -m 711 /run/godwit-tls 2>/dev/null && [ -w /run/godwit-tls ]; then
-        echo "/run/godwit-tls/$1"
+    top=/run/godwit-tls
+    if [ "$(id -u)" = 0 ] && mkdir -p -m 711 "$top" 2>/dev/null && is_own "$top" && [ -w "$top" ]; then
+        echo "$top/$1"
         return 0
     fi
     place=$(runtime) && mkdir -p -m 700 -- "$place/tls" && echo "$place/tls/$1"
 }
-discard() { rm -rf -- "/run/godwit-tls/$1"; place=$(runtime) && rm -rf -- "$place/tls/$1"; }
-keep() { printf '%s\n' "$3" > "$1/.$2" && mv -f -- "$1/.$2" "$1/$2"; }
+# In a folder of our own nobody else can plant a link or swap a file: whatever else lies there is removed.
+own() { mkdir -m 700 -- "$1" 2>/dev/null || is_own "$1" || { rm -rf -- "$1" && mkdir -m 700 -- "$1"; }; }
+keep() { new=$(mktemp -- "$1/.new.XXXXXX") && printf '%s\n' "$3" > "$new" && mv -fT -- "$new" "$1/$2"; }
 kept() {
-    (umask 077 && keys=$(credentials "$owner") && mkdir -p -m 700 -- "$keys" &&
+    (umask 077 && keys=$(credentials "$owner") && own "$keys" &&
         keep "$keys" ca-cert.pem "$authorities" && keep "$keys" "$1-cert.pem" "$certificate" &&
         keep "$keys" "$1-key.pem" "$key" && echo "$keys")
 }
+# Wherever they may have been put; what cannot be removed is said, and a failure.
+discard() {
+    discarded=0
+    for top in /run/godwit-tls /run/godwit/tls "${XDG_RUNTIME_DIR:-/nonexistent}/godwit/tls" \
+        "${HOME:-/nonexistent}/.cache/godwit/tls"; do
+        [ ! -x "$top" ] || rm -rf -- "$top/$1" || discarded=1
+    done
+    return "$discarded"
+}
 """
-"""Where keys lie on a host: `kept ROLE` puts what came as variables there for `owner`, and prints the folder."""
+"""Where keys lie on a host: `kept ROLE` puts what came as variables there for `owner`, and prints the folder. It and
+the files are the login's own; `discard OWNER` removes them."""
 
 _FILES: Final = (
     FOLDER
@@ -48,6 +61,7 @@ _FILES: Final = (
 owner=$1
 files=$(runtime) || { echo "failed no folder of Godwit's own can be made"; exit 0; }
 ended() {
+    said=
     for one in "$files/take-$owner" "$files/send-$owner"; do
         pid=$(cat -- "$one.pid" 2>/dev/null) || pid=
         tries=0
@@ -55,13 +69,14 @@ ended() {
         while [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null < "/proc/$pid/cmdline" | grep -qF -- "$owner"; do
             [ "$tries" -lt 60 ] || kill -9 "$pid" 2>/dev/null
             [ "$tries" -gt 0 ] || kill "$pid" 2>/dev/null
-            [ "$tries" -lt 80 ] || { echo "failed process $pid does not end"; return 0; }
+            [ "$tries" -lt 80 ] || { said="process $pid does not end; "; break 2; }
             tries=$((tries + 1))
             sleep 0.05
         done
         rm -f -- "$one.pid" "$one.log"
     done
-    discard "$owner"
+    left=$(discard "$owner" 2>&1) || said="${said}its keys are left: $left"
+    [ -z "$said" ] || { echo "failed $said"; return 1; }
 }
 """
 )
@@ -71,7 +86,7 @@ TAKE: Final = (
     + r"""
 path=$2 address=$3 port=$4 life=$5 identity=$6
 command -v qemu-nbd > /dev/null || { echo "failed there is no qemu-nbd"; exit 0; }
-ended
+ended || exit 0
 one=$files/take-$owner
 set --
 if [ -n "${key:-}" ]; then
@@ -85,12 +100,17 @@ setsid timeout -k 5 "$life" qemu-nbd -f raw -x "$owner" -b "$address" -p "$port"
 started=$!
 tries=100
 while [ "$tries" -gt 0 ]; do
-    if [ -s "$one.pid" ]; then echo "takes"; exit 0; fi
+    if [ -s "$one.pid" ]; then
+        discard "$owner"  # it has read them; that it failed is said by the end of the transfer
+        echo "takes"
+        exit 0
+    fi
     kill -0 "$started" 2>/dev/null || break
     tries=$((tries - 1))
     sleep 0.05
 done
 kill "$started" 2>/dev/null
+discard "$owner"
 echo "failed $(tr '\n' ' ' < "$one.log")"
 rm -f -- "$one.pid" "$one.log"
 """
@@ -113,13 +133,14 @@ timeout -k 5 "$life" qemu-img convert -U -n --target-is-zero -f raw -O raw "$@" 
 echo $! > "$one.pid"
 wait $!
 status=$?
+discard "$owner"
 if [ "$status" = 0 ]; then echo "sent"; else echo "failed status $status: $(tr '\n' ' ' < "$one.log")"; fi
 rm -f -- "$one.pid" "$one.log"
 """
 )
 """$1 names the transfer, $2 is the file, $3 where it goes, $4 the seconds for it; the rest is qemu-img's."""
 
-END: Final = _FILES + "ended\n"
+END: Final = _FILES + "ended || exit 0\n"
 """$1 names the transfer: what works for it on this host is ended."""
 
 FIT: Final = r"""
