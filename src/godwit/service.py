@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight import check, check_upgrade
 from godwit.core.state import Phase
+from godwit.core.trust import encrypts
 from godwit.engine.gather import gather
 from godwit.engine.parts import Parts
 from godwit.engine.power import told_of
@@ -389,6 +390,7 @@ class Service:
             records={Side.SOURCE: source, Side.TARGET: target},
             fencer=self.fencer,
             authority=self.authority,
+            mark=await self.authority.mark() if encrypts(spec) else "",
         )
 
     async def cancel(self, identifier: str) -> Status:

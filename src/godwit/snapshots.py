@@ -341,7 +341,7 @@ class Snapshots:
             shared=any(proof.token_seen for proof in evidence.disks),
             plaintext=parts.spec.policy.plaintext,
         )
-        return self._sending(parts, record, address, tell)
+        return await self._sending(parts, record, address, tell)
 
     async def _alike(self, parts: Parts, proofs: tuple[DiskProof, ...]) -> dict[str, bool]:
         """Compare read-only files that both hosts have for themselves; backing files were compared before."""
@@ -385,7 +385,7 @@ class Snapshots:
             message = f"{silent} is silent, and what it says of {record.vm} decides"
             raise LimboError(message, remedy=f"when {silent} answers: {record.command}")
         address = (await parts.target.facts()).migration_address if verdict is Verdict.ON and record.files else ""
-        work = self._sending(parts, record, address, tell)
+        work = await self._sending(parts, record, address, tell)
         began = self.service.clock.now()
         if verdict is Verdict.ANEW:
             await work.undo_saving()
@@ -405,7 +405,9 @@ class Snapshots:
             await work.go_on()
         return self._sent(work, self.service.clock.now() - began)
 
-    def _sending(self, parts: Parts, record: SendRecord, address: str, tell: Callable[[Told], None]) -> Sending:
+    async def _sending(self, parts: Parts, record: SendRecord, address: str, tell: Callable[[Told], None]) -> Sending:
+        """Return who sends, as it was asked for, which may be long ago."""
+        mark = "" if record.plaintext else await self.service.authority.mark()
         return Sending(
             record=record,
             vm=parts.vm,
@@ -415,6 +417,7 @@ class Snapshots:
             inventory=self.service.inventory,
             clock=self.service.clock,
             authority=self.service.authority,
+            keys=replace(parts, mark=mark).keys,
             tell=tell,
         )
 

@@ -153,6 +153,7 @@ class Stage:
             requested=self.requested,
             hypervisor=QemuHypervisor(),
             authority=self.authority,
+            mark=await self.authority.mark(),
             simulated=True,
             records=self.records,
             fencer=self.fencer,

@@ -154,7 +154,7 @@ def said_of(credentials: Credentials, old: str, new: str) -> Credentials:
 
 
 MISFITS: dict[str, Callable[[Pair], Pair]] = {
-    "another's certificate": lambda pair: replace(pair, client=said_of(pair.client, "CN=web-1", "CN=db-7")),
+    "another's certificate": lambda pair: replace(pair, client=said_of(pair.client, "CN=web", "CN=db")),
     "another's address": lambda pair: replace(pair, server=said_of(pair.server, "198.18.0.2", "198.18.0.7")),
     "a foreign authority": lambda pair: replace(pair, client=replace(pair.client, authorities='["foreign"]')),
     "a foreign client": lambda pair: replace(pair, client=said_of(pair.client, '"issuer": "Godwit', '"issuer": "Evil')),
@@ -379,6 +379,25 @@ def test_a_target_that_falls_silent_keeps_keys_and_that_is_said() -> None:
         outcome = await again.move()
         assert outcome.status is COMPLETED
         await again.assert_settled(outcome)  # with these keys went those of before
+
+    simulate(scenario)
+
+
+def test_keys_of_another_godwit_for_a_guest_of_the_same_name_are_let_alone() -> None:
+    async def scenario() -> None:
+        scene = apart(Policy(verify_disks=True))
+        theirs = (await FakeAuthority(scene.world.clock, name="Theirs").pair("web-7", "two", "198.18.0.2")).server
+        former = ("web.godwit", "web.godwit.0123456789ab")
+        for host in (scene.one, scene.two):
+            for owner in ("web.theirs", "web.theirs.0123456789ab", *former):
+                host.credentials[owner, "server"] = theirs
+        outcome = await scene.move()
+        assert outcome.status is COMPLETED
+        for host in (scene.one, scene.two):
+            assert {owner for owner, _ in host.credentials} == {"web.theirs", "web.theirs.0123456789ab"}
+            assert host.credentials["web.theirs", "server"] == theirs
+            host.credentials.clear()
+        await scene.assert_settled(outcome)
 
     simulate(scenario)
 

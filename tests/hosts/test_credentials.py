@@ -109,6 +109,17 @@ async def test_keys_are_the_logins_own_and_nobody_else_reads_them(here: PlainHos
     await here.remove_credentials(OWNER)
 
 
+async def test_with_a_guests_keys_go_those_of_its_transfers_and_nobody_elses(here: PlainHost) -> None:
+    names = (OWNER, f"{OWNER}.0123", f"{OWNER}2", f"{OWNER}-3.0123")
+    folders = [Path(await here.put_credentials(name, "server", ENDS["server"])) for name in names]
+    await here.remove_credentials(OWNER)
+
+    assert [there(folder) for folder in folders] == [False, False, True, True]
+    for name in names[2:]:
+        await here.remove_credentials(name)
+    assert not any(there(folder) for folder in folders)
+
+
 @root
 @pytest.mark.parametrize("way", ["by a list", "by a group"])
 async def test_a_qemu_of_another_user_reads_its_keys_and_can_do_nothing_else_there(

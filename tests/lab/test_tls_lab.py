@@ -177,7 +177,8 @@ def secrets_of(ground: Ground) -> list[str]:
     """Return lines out of the keys that lie on both hosts while a move is under way; look at their rights, too."""
     lines = []
     for machine in ("host1", "host2"):
-        folder = Path(f"/proc/{ground.init(machine)}/root/run/godwit-tls/{ground.name}")
+        (folder,) = map(Path, ground.keys_on(machine))
+        assert folder.name.startswith(f"{ground.name}.")
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -271,7 +272,7 @@ async def test_strangers_at_the_disks_port_get_nothing_and_the_move_completes(ap
         export = (await move.state()).copies[0].job
         told = {kind: visit(ground, here, kind, at, keys["foreign"]) for kind in ("garbage", "silent", "plain")}
         assert set(told.values()) <= {GREETING, b""}, told
-        mine = Path("/run/godwit-tls") / ground.name
+        mine = Path("/run/godwit-tls") / Path(ground.keys_on(here)[0]).name
         visitors = {"nobody": None, "foreign": keys["foreign"], "other": keys["other"], "this move": mine}
         seen = {name: ask_for_disk(ground, here, at, shown, export) for name, shown in visitors.items()}
         assert [name for name, (let_in, _) in seen.items() if let_in] == ["this move"], seen

@@ -199,7 +199,8 @@ def _remains(story: Story, guest: str, losing: str) -> list[tuple[str, str]]:
             continue
         if spec.id in host.leases:
             found.append(("a short send queue", host.name))
-        found += [("a transfer", host.name) for owner in (*host.takes, *host.sends) if owner.startswith(spec.id)]
+        found += [("a transfer", host.name) for owner in (*host.takes, *host.sends) if owner.startswith(f"{guest}.")]
+        found += [("a key", host.name) for owner, _ in host.credentials if owner.startswith(f"{guest}.")]
         for path in world._files:
             file = world.file(path, host.name)
             if file is None or guest not in path:
@@ -218,6 +219,7 @@ def _set(qemu: FakeQemu, memory: int) -> list[tuple[str, bool]]:
         ("a capability", any(qemu.capabilities.values())),
         ("an inflated balloon", qemu.balloon != memory),
         ("a QEMU that outlives its guest", qemu.outlives),
+        ("a key that its QEMU goes by", qemu.tls.keys is not None),
     ]
 
 

@@ -454,6 +454,7 @@ class Story:
             requested=requested,
             hypervisor=QemuHypervisor(),
             authority=self.authority,
+            mark=await self.authority.mark(),
             simulated=True,
         )
         return await Engine(parts, state).run()

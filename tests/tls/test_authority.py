@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -284,3 +286,48 @@ async def test_encryption_is_switched_off_and_on(tmp_path: Path) -> None:
         seen.append(await kept.is_off())
 
     assert seen == [False, True, True, False]
+
+
+async def test_each_home_has_a_mark_of_its_own_for_good(tmp_path: Path) -> None:
+    one, other = authority(tmp_path / "one"), authority(tmp_path / "other")
+    mark = await one.mark()
+    await one.rotate()
+
+    assert re.fullmatch("[0-9a-f]{8}", mark)
+    assert await one.mark() == mark
+    assert await other.mark() != mark
+
+
+@pytest.mark.parametrize("text", ["", "../../etc", "0123456789"])
+async def test_a_mark_that_is_none_is_made_anew(tmp_path: Path, text: str) -> None:
+    kept = authority(tmp_path)
+    await kept.ensure()
+    (tmp_path / FOLDER / "mark").touch(mode=0o600)
+    (tmp_path / FOLDER / "mark").write_text(text)
+    mark = await kept.mark()
+
+    assert re.fullmatch("[0-9a-f]{8}", mark)
+    assert await kept.mark() == mark
+
+
+@pytest.mark.parametrize("planted", ["somebody else's", "others write it", "a link", "a folder", "in their folder"])
+async def test_nobody_but_the_owner_switches_encryption_off(
+    tmp_path: Path, planted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = authority(tmp_path)
+    await kept.ensure()
+    off = tmp_path / FOLDER / "off"
+    if planted == "a link":
+        off.symlink_to("/etc/hostname")
+    elif planted == "a folder":
+        off.mkdir()
+    else:
+        off.write_text("off\n")
+        off.chmod(0o602 if planted == "others write it" else 0o600)
+    if planted == "somebody else's" and os.geteuid() == 0:
+        os.chown(off, 64321, 64321)
+    elif planted in {"somebody else's", "in their folder"}:
+        monkeypatch.setattr(os, "geteuid", lambda: 64321)
+
+    with pytest.raises(TlsError, match=r"somebody else|another user"):
+        await kept.is_off()

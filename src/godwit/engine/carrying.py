@@ -33,8 +33,9 @@ class Carrier:
     """Carries files from one host to another, which takes them at `address`; copies are `owner`'s until they are kept.
 
     See `Host.keep_image` and `Host.remove_image` for what that means. `speed` is in bytes a second, 0 for no limit.
-    With an `authority` each transfer is encrypted, between two ends that it has certified for that alone. `left` hears
-    in words what a way back could not end or remove, and where: whoever carries comes to it again, or names it.
+    With an `authority` each transfer is encrypted, between two ends that it has certified for that alone; the names of
+    transfers, and so of their keys, begin with `keys`. `left` hears in words what a way back could not end or remove,
+    and where: whoever carries comes to it again, or names it.
     """
 
     source: Host
@@ -45,6 +46,7 @@ class Carrier:
     left: Callable[[str], None]
     speed: int = 0
     authority: Authority | None = None
+    keys: str = ""
 
     async def carry(self, path: str, told: Callable[[int, int], None] | None = None) -> int:
         """Copy `path` to the same place on the target, and prove that it is the same there.
@@ -86,7 +88,8 @@ class Carrier:
 
     def name(self, path: str) -> str:
         """Return a name by which a transfer is found again by whoever comes after."""
-        return f"{self.owner}.{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+        digest = hashlib.sha256(f"{self.owner} {path}".encode()).hexdigest()[:12]
+        return f"{self.keys or self.owner}.{digest}"
 
     async def _send(self, path: str, told: Callable[[int], None]) -> None:
         """Send a file into an empty one that is made for it, and end both ends."""

@@ -62,7 +62,7 @@ class Comparing:
 
     async def _compare(self, copies: tuple[DiskCopy, ...], *, encrypted: bool) -> Comparison:
         target = self.actions.parts.target
-        keys = self.actions.parts.spec.vm if encrypted else ""
+        keys = self.actions.parts.keys if encrypted else ""
         guest = await self.actions.sides.attach(Side.TARGET)
         address = self.actions.address or (await target.facts()).migration_address
         port = await target.free_port()

@@ -1,6 +1,7 @@
 """The keys of one move: made out for it, kept on both hosts as long as it lasts, and removed with its end.
 
-They are kept under the guest's name: those that a former move had to leave on a silent host go with the next one's.
+They are kept under a name of the guest's, with which those of transfers begin, too (`Parts.keys`): what a former move
+of this Godwit had to leave on a silent host goes with the next one's, and what is another Godwit's is let alone.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Encrypting:
             self._making = asyncio.ensure_future(asked)
         pair = await asyncio.shield(self._making)
         credentials = pair.client if side is Side.SOURCE else pair.server
-        return await parts.host(side).put_credentials(parts.spec.vm, _ROLES[side], credentials, pid)
+        return await parts.host(side).put_credentials(parts.keys, _ROLES[side], credentials, pid)
 
     async def let_in(self, guest: Guest, putting: asyncio.Task[str], pid: int) -> None:
         """Let the target's QEMU encrypt, and nobody but this move's client come to it."""
@@ -83,7 +84,7 @@ class Encrypting:
         if side in self.off:
             return None
         try:
-            await parts.host(side).remove_credentials(parts.spec.vm)
+            await parts.host(side).remove_credentials(parts.keys)
         except GodwitError as error:
             left = f"keys of {parts.spec.id} may be left on {parts.host(side).name}"
             message = f"{left} until {parts.spec.vm} is moved from or to there again, or it boots: {error.message}"

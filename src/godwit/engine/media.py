@@ -25,7 +25,7 @@ class Media:
         parts = self.actions.parts
         speed, authority = parts.spec.policy.bandwidth or 0, parts.authority if encrypted else None
         ways = parts.source, parts.target, self.actions.address
-        return Carrier(*ways, parts.spec.id, parts.clock, self._left, speed, authority)
+        return Carrier(*ways, parts.spec.id, parts.clock, self._left, speed, authority, parts.keys)
 
     def _left(self, words: str) -> None:
         """Note what is left of a copy that failed: the way back of the move comes to it again, and names it."""

@@ -34,6 +34,8 @@ class Parts:
     requested: float
     hypervisor: Hypervisor
     authority: Authority
+    mark: str = ""
+    """Tells this Godwit's keys on a host from those of another; empty where nothing is encrypted."""
     simulated: bool = False
     records: Mapping[Side, HostRecord] = field(default_factory=dict)
     fencer: Fencer | None = None
@@ -41,6 +43,11 @@ class Parts:
     def host(self, side: Side) -> Host:
         """Return one side's host."""
         return self.source if side is Side.SOURCE else self.target
+
+    @property
+    def keys(self) -> str:
+        """The name under which the guest's keys lie on hosts: this Godwit's, and the same for its next move."""
+        return f"{self.spec.vm}.{self.mark}" if self.mark else self.spec.vm
 
     def vm_on(self, side: Side) -> Vm:
         """Return the guest by the names that it has on that side: others where both are one host."""

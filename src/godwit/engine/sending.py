@@ -49,7 +49,7 @@ class Told:
 
 @dataclass(slots=True)
 class Sending:
-    """One guest on its way. `address` is where the target takes files from the source."""
+    """One guest on its way. `address` is where the target takes files from the source, `keys` see `Parts.keys`."""
 
     record: SendRecord
     vm: Vm
@@ -59,6 +59,7 @@ class Sending:
     inventory: Inventory
     clock: Clock
     authority: Authority
+    keys: str
     tell: Callable[[Told], None]
     left: list[str] = field(default_factory=list)
     stuck: str = ""
@@ -120,7 +121,7 @@ class Sending:
     def _carrier(self) -> Carrier:
         authority = None if self.record.plaintext else self.authority
         ends = self.source, self.target, self.address
-        return Carrier(*ends, self.record.id, self.clock, self._tell_left, authority=authority)
+        return Carrier(*ends, self.record.id, self.clock, self._tell_left, authority=authority, keys=self.keys)
 
     def _tell_left(self, words: str) -> None:
         """Tell what is left of a file; what is still there when the way back comes to it is named at the end, too."""

@@ -78,6 +78,10 @@ class FakeAuthority:
         """Return the authority."""
         return self.authority
 
+    async def mark(self) -> str:
+        """Tell this Godwit from others."""
+        return self.name.lower()
+
     async def is_off(self) -> bool:
         """Say whether moves are not to be encrypted."""
         return self.off
@@ -141,9 +145,9 @@ class FakeKeeping:
         return f"/run/godwit-tls/{owner}"
 
     async def remove_credentials(self, owner: str) -> None:
-        """Remove all that is kept for `owner`."""
+        """Remove all that is kept for `owner`, and for what is called after it."""
         await self._reach()
-        for key in [key for key in self.credentials if key[0] == owner]:
+        for key in [key for key in self.credentials if f"{key[0]}.".startswith(f"{owner}.")]:
             del self.credentials[key]
 
     async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:

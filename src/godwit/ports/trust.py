@@ -39,8 +39,12 @@ class Authority(Protocol):
         """Return the authority, None before its first use."""
         ...
 
+    async def mark(self) -> str:
+        """Return a few characters that tell this Godwit from any other, the same for good."""
+        ...
+
     async def is_off(self) -> bool:
-        """Say whether moves are not to be encrypted, for good."""
+        """Say whether moves are not to be encrypted, for good. Raises TlsError where somebody else has said so."""
         ...
 
     async def switch(self, *, off: bool) -> None:
@@ -60,7 +64,10 @@ class KeepsCredentials(Protocol):
         ...
 
     async def remove_credentials(self, owner: str) -> None:
-        """Remove all that is kept for `owner`. Idempotent. Raises HostError where something is left."""
+        """Remove all that is kept for `owner`, and for whatever is called after it, as in `owner.more`. Idempotent.
+
+        Raises HostError where something is left.
+        """
         ...
 
     async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:

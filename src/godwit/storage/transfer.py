@@ -47,13 +47,13 @@ discard() {
     discarded=0
     for top in /run/godwit-tls /run/godwit/tls "${XDG_RUNTIME_DIR:-/nonexistent}/godwit/tls" \
         "${HOME:-/nonexistent}/.cache/godwit/tls"; do
-        [ ! -x "$top" ] || rm -rf -- "$top/$1" || discarded=1
+        [ ! -x "$top" ] || rm -rf -- "$top/$1" "$top/$1".* || discarded=1
     done
     return "$discarded"
 }
 """
 """Where keys lie on a host: `kept ROLE` puts what came as variables there for `owner`, and prints the folder. It and
-the files are the login's own; `discard OWNER` removes them."""
+the files are the login's own; `discard OWNER` removes them, and those of all that is called after it (`OWNER.more`)."""
 
 _FILES: Final = (
     FOLDER

@@ -8,6 +8,7 @@ nobody need trust the former one.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -30,6 +31,8 @@ T = TypeVar("T")
 FOLDER: Final = "tls"
 _CURRENT: Final = "ca.pem"
 _OFF: Final = "off"
+_MARK: Final = "mark"
+_IS_MARK: Final = re.compile(r"[0-9a-f]{8}").fullmatch
 _ROTATE: Final = "godwit tls rotate"
 
 _LEFTOVERS: Final = ("former-ca.pem",)
@@ -74,9 +77,13 @@ class HomeAuthority:
 
         return await asyncio.to_thread(read)
 
+    async def mark(self) -> str:
+        """Return what tells this Godwit from any other; made at first use."""
+        return await self._locked(self._marked)
+
     async def is_off(self) -> bool:
-        """Say whether moves are not to be encrypted, for good."""
-        return await asyncio.to_thread((self._store.folder / _OFF).exists)
+        """Say whether moves are not to be encrypted, for good: only the owner can have said so."""
+        return await asyncio.to_thread(self._store.holds, _OFF)
 
     async def switch(self, *, off: bool) -> None:
         """Let moves be encrypted from now on, or not any more."""
@@ -101,6 +108,13 @@ class HomeAuthority:
     def _ensured(self, now: float) -> tuple[CertificateFacts, bool]:
         found = self._current()
         return (self._make(now).facts, True) if found is None else (found.facts, False)
+
+    def _marked(self) -> str:
+        mark = (self._store.read(_MARK) or "").strip()
+        if not _IS_MARK(mark):
+            mark = secrets.token_hex(4)
+            self._store.write(_MARK, f"{mark}\n")
+        return mark
 
     def _make(self, now: float) -> Certified:
         from godwit.tls.certificates import make_authority  # noqa: PLC0415 - loads what only this needs

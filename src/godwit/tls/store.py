@@ -58,6 +58,21 @@ class Store:
                 raise TlsError(message, remedy=f"chmod 600 {path}; if others had it, godwit tls rotate")
             return file.read()
 
+    def holds(self, name: str) -> bool:
+        """Say whether there is such a text. Raises TlsError for one that somebody else has, or may have, put there."""
+        path = self.folder / name
+        try:
+            found = path.lstat()
+            self._private(self.folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _trouble(self.folder, f"cannot be read ({name})", error) from error
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            message = f"{path} may be somebody else's: it is no file that its owner alone can write"
+            raise TlsError(message, remedy=f"find out who has put it there, and remove it: rm {path}")
+        return True
+
     def write(self, name: str, text: str) -> None:
         """Put a text in place of whatever was there."""
         path = self.folder / name
