@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.trust import Standing, standing, verified_name
+from godwit.engine.carrying import whole
 from godwit.errors import GodwitError, TlsError
 from godwit.localfiles import write_new
 from godwit.units import format_duration
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from godwit.model import CertificateFacts, HostRecord
+    from godwit.ports import Host
     from godwit.service import Service
 
 _ROTATE: Final = "godwit tls rotate"
+_BY_HAND: Final = "when the host answers, remove the folder of that name below /run/godwit-tls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,36 +109,62 @@ class Encryption:
         return Issued(record.name, address, str(folder), tuple(texts), pair.identity, pair.valid_until)
 
     async def check(self, names: Sequence[str]) -> Checked:
-        """See how the authority stands, and whether encryption works at these hosts. Raises UnknownHostError."""
+        """See how the authority stands, and whether encryption works at these hosts. Raises UnknownHostError.
+
+        Whoever is cancelled leaves no keys on hosts; TlsError in place of CancelledError names those that may be left.
+        """
         records = [await self.service.inventory.host(name) for name in names]
         authority = self.service.authority
         if records:
             await authority.ensure()
-        hosts = await asyncio.gather(*(self._check_host(record) for record in records))
+        left: list[str] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:  # which waits for all, however it ends
+                checks = [tasks.create_task(self._check_host(record, left)) for record in records]
+        except asyncio.CancelledError:
+            if left:
+                raise TlsError("; ".join(left), remedy=_BY_HAND) from None
+            raise
         return Checked(
             folder=authority.folder,
             authority=await authority.current(),
-            hosts=tuple(hosts),
+            hosts=tuple(check.result() for check in checks),
             off=await authority.is_off(),
             now=self.service.clock.now(),
         )
 
-    async def _check_host(self, record: HostRecord) -> HostCheck:
+    async def _check_host(self, record: HostRecord, left: list[str]) -> HostCheck:
+        """Let two ends meet on a host; `left` takes what keys may stay there."""
         host = self.service.open_host(record)
-        owner = f"tls-check-{secrets.token_hex(4)}"
+        address = ""
         try:
             await host.connect()
             facts, port = await asyncio.gather(host.facts(), host.free_port())
-            pair = await self.service.authority.pair(owner, record.name, facts.migration_address)
-            try:
-                await host.try_handshake(owner, pair, verified_name(facts.migration_address), port)
-            except TlsError as error:
-                return HostCheck(record.name, facts.migration_address, error.message, error.remedy)
+            address = facts.migration_address
+            trouble = await whole(self._tried(host, address, port, left))
         except GodwitError as error:
-            return HostCheck(record.name, trouble=error.message, remedy=error.remedy)
+            trouble = error
         finally:
             await host.close()
-        return HostCheck(record.name, facts.migration_address)
+        said = HostCheck(record.name, address)
+        return said if trouble is None else replace(said, trouble=trouble.message, remedy=trouble.remedy)
+
+    async def _tried(self, host: Host, address: str, port: int, left: list[str]) -> GodwitError | None:
+        """Let both ends of a connection meet, and see that no keys stay; return what is wrong."""
+        owner = f"tls-check-{secrets.token_hex(4)}"
+        trouble: GodwitError | None = None
+        try:
+            pair = await self.service.authority.pair(owner, host.name, address)
+            await host.try_handshake(owner, pair, verified_name(address), port)
+        except GodwitError as error:
+            trouble = error
+        try:
+            await host.remove_credentials(owner)
+        except GodwitError as error:
+            left.append(f"keys of this check ({owner}) may be left on {host.name} until it boots: {error.message}")
+            first = f"{trouble.message}; " if trouble else ""
+            trouble = TlsError(first + left[-1], remedy=_BY_HAND)
+        return trouble
 
     async def rotate(self) -> CertificateFacts:
         """Replace the authority, and return the new one."""

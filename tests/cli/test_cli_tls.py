@@ -12,6 +12,7 @@ from clistage import Stage
 from godwit.cli import ground
 from godwit.cli.main import main
 from godwit.core.trust import AUTHORITY_LIFE, DAY
+from godwit.errors import HostError
 from godwit.hosts.fakecredentials import FakeAuthority
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from godwit.hosts.fake import FakeHost
+    from godwit.model import Pair
 
 Typed = tuple[int, str, str]
 
@@ -88,6 +90,39 @@ def test_a_host_whose_qemu_cannot_is_named(typed: Callable[..., Typed], stage: S
     assert "host2" in complaint
     assert "GNUTLS" in complaint
     assert "mend:" in complaint
+
+
+def test_keys_of_a_trial_that_was_cut_off_are_removed(typed: Callable[..., Typed], stage: Stage) -> None:
+    one = host(stage, "host1")
+    answers = one.try_handshake
+
+    async def cut_off(owner: str, pair: Pair, address: str, port: int) -> None:
+        await answers(owner, pair, address, port)
+        one.credentials[owner, "server"] = pair.server
+        raise HostError("the connection was lost")
+
+    one.try_handshake = cut_off  # type: ignore[method-assign]
+    status, _, complaint = typed("check")
+
+    assert status == 17
+    assert "the connection was lost" in complaint
+    assert "keys" not in complaint
+    assert one.credentials == {}
+
+
+def test_keys_of_a_trial_that_are_left_are_named(typed: Callable[..., Typed], stage: Stage) -> None:
+    one = host(stage, "host1")
+
+    async def stays(owner: str) -> None:
+        raise HostError(f"the keys of {owner} are left: it is read-only")
+
+    one.remove_credentials = stays  # type: ignore[method-assign]
+    status, _, complaint = typed("check")
+
+    assert status == 17
+    assert "keys of this check (tls-check-" in complaint
+    assert "may be left on host1" in complaint
+    assert "/run/godwit-tls" in complaint
 
 
 def test_programs_get_the_same(typed: Callable[..., Typed], stage: Stage) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import signal
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
@@ -18,7 +19,7 @@ from godwit.identifiers import is_job
 from godwit.plaintext import as_json, lines, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from godwit.model import GuestView
@@ -70,12 +71,30 @@ async def service(
 
 
 def run(work: Coroutine[object, object, T]) -> T:
-    """Run a command's coroutine to its end; Ctrl-C ends it with a word instead of a traceback."""
+    """Run a command's coroutine to its end; Ctrl-C ends it with a word instead of a traceback.
+
+    So does a signal that the command took for the same, see `ended_gently`.
+    """
     try:
         return asyncio.run(work)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         echo("godwit: interrupted", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+@contextmanager
+def ended_gently() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal be what Ctrl-C is: a wish to end it, not the end of who could tidy up."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None  # noqa: S101 - a coroutine runs in one; for the type checker
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 # -- what people type ----------------------------------------------------------------------------------------------

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from godwit.cli.ground import Json, print_json, print_table, run, service
+from godwit.cli.ground import Json, ended_gently, print_json, print_table, run, service
 from godwit.cli.terminal import echo
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from godwit.core.snapshots import Snapshot
     from godwit.engine.sending import Told
@@ -74,21 +73,6 @@ def _sure(question: str, *, yes: bool) -> None:
     if not typer.confirm(question, err=True):
         echo("godwit: nothing was done", err=True)
         raise typer.Exit(EXIT_DECLINED)
-
-
-@contextmanager
-def _ended_gently() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal be what Ctrl-C is: a wish to go back, not the end of who could do it."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None  # noqa: S101 - a coroutine runs in one; for the type checker
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    for number in numbers:
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 def _date(seconds: float) -> str:
@@ -229,7 +213,7 @@ async def _send(name: str, tag: str, host: str, *, yes: bool, plaintext: bool, a
             if known is not None:
                 lost = f"{tag} of {_date(known.taken)} UTC is taken: everything that {name} did since will be lost."
                 _sure(f"{lost} Send it?", yes=yes)
-        with _ended_gently():
+        with ended_gently():
             sent = await asked.send(name, tag, host, _teller(silent=as_json), plaintext=plaintext)
     if as_json:
         print_json(sent)

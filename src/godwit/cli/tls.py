@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from godwit.cli.ground import Json, print_json, print_section, print_table, run, service
+from godwit.cli.ground import Json, ended_gently, print_json, print_section, print_table, run, service
 from godwit.cli.terminal import echo
 from godwit.errors import TlsError
 from godwit.units import format_duration
@@ -88,7 +88,8 @@ def check(
 async def _check(host: str | None, as_json: bool) -> None:  # noqa: FBT001 - private
     async with service() as opened:
         names = [host] if host else [record.name for record in await opened.inventory.hosts()]
-        found = await _ask(opened).check(names)
+        with ended_gently():
+            found = await _ask(opened).check(names)
     troubles = list(found.troubles())
     if as_json:
         print_json(_as_data(found))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.trust import verified_name
-from godwit.errors import GodwitError
+from godwit.errors import GodwitError, JournalError
 from godwit.model import RunState, Side
 
 if TYPE_CHECKING:
@@ -69,11 +69,15 @@ class Encrypting:
     async def remove(self, command: e.RemoveCredentials) -> e.Event:
         """Remove the keys from both hosts, and from the QEMU that goes on.
 
-        On the way back those of a silent target are named, and the source is tried again. Raises GodwitError.
+        On the way back those of a silent target are named, and the source is tried again. Raises GodwitError; a
+        JournalError where nothing but the journal keeps us from a host: nothing is said to be left then.
         """
         source, target, guest = await asyncio.gather(
             self._removed(Side.SOURCE), self._removed(Side.TARGET), self._forgotten(command.side)
         )
+        for error in (source, target, guest):
+            if isinstance(error, JournalError):
+                raise error
         if error := (source if command.side is Side.SOURCE else None) or guest:
             raise error
         left = [error.message for error in (source, target) if error is not None]
@@ -85,6 +89,8 @@ class Encrypting:
             return None
         try:
             await parts.host(side).remove_credentials(parts.keys)
+        except JournalError as error:
+            return error
         except GodwitError as error:
             left = f"keys of {parts.spec.id} may be left on {parts.host(side).name}"
             message = f"{left} until {parts.spec.vm} is moved from or to there again, or it boots: {error.message}"

@@ -57,7 +57,7 @@ HEARTBEAT: Final = 3.0
 """Seconds of quiet after which both sides are looked at: an event may have been missed."""
 
 JOURNAL_PATIENCE: Final = 30.0
-"""Seconds for which what is due after a move waits for a journal that cannot be written."""
+"""Seconds for which what is due after a move, and keys, wait for a journal that cannot be written."""
 
 _WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING, Phase.POSTCOPY})
 _ON_THE_WAY: Final = frozenset(
@@ -307,7 +307,9 @@ class Engine:
         return await perform(command)
 
     def _is_duty(self, command: e.Command) -> bool:
-        return isinstance(command, _TIDYING) and self._state.phase is Phase.FINISHING
+        """Say whether it waits for the journal: what is due after a move, and keys on the way back, too."""
+        tidying = isinstance(command, _TIDYING) and self._state.phase is Phase.FINISHING
+        return tidying or isinstance(command, e.RemoveCredentials)
 
     async def _tidied(self, perform: Callable[[], Awaitable[e.Event | None]], name: str) -> e.Event | None:
         """Do a duty, again where only the journal keeps us from it: no connection is used that is not in it.

@@ -151,10 +151,13 @@ class FakeKeeping:
             del self.credentials[key]
 
     async def try_handshake(self, owner: str, pair: Pair, address: str, port: int) -> None:
-        """Let a server and a client of this host meet."""
+        """Let a server and a client of this host meet; who is cut off before the answer leaves the keys of both."""
         del port
         check_token(owner)
         await self._reach()
+        self.credentials |= {(owner, "server"): pair.server, (owner, "client"): pair.client}
+        await self._reach()
+        del self.credentials[owner, "server"], self.credentials[owner, "client"]
         words = refused(pair.server, pair.client, pair.identity, address, self.time())
         if not self.has_tls:
             words = "TLS credentials support requires GNUTLS"
