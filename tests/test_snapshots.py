@@ -140,6 +140,7 @@ class Place:
         assert self.world.owned == {}
         assert all((one.takes, one.sends) == ({}, set()) for one in self.hosts.values())
         assert self.runners.held == set()
+        assert all(one.credentials == {} for one in self.hosts.values())
         if host == "one":
             there = self.world.file(DISK, "two")
             assert there is None or there is self.world.file(DISK, "one")
@@ -356,6 +357,30 @@ def test_a_target_that_loses_its_power_has_its_copy_left_over_and_named() -> Non
         assert any(words.startswith(f"{DISK} may be left on two, half copied: ") for words in place.told)
         assert place.world.executing("web") == ["one"]
         assert await place.inventory.sends() == []
+
+    simulated(scenario)
+
+
+def test_keys_that_a_silent_host_keeps_are_named_and_go_with_the_next_sending() -> None:
+    async def scenario() -> None:
+        place = await Place().furnish()
+        place.world.shape("one", "two", 1_000_000)
+
+        def tell(told: Told) -> None:
+            if told.whole:
+                place.world.cut("two")
+
+        with pytest.raises(MigrationFailedError, match=r"keys of web-\w+ may be left on two"):
+            await place.asked.send("web", "a", "two", tell)
+        assert place.world.executing("web") == ["one"]
+        assert place.hosts["one"].credentials == {}
+        assert place.hosts["two"].credentials != {}
+        place.world.heal("two")
+        place.world.shape("one", "two", 100_000_000)
+        for path in [path for path in place.world._files if place.world.file(path, "two")]:
+            await place.hosts["two"].remove_image(path, place.world.owned.get(place.world.file(path, "two").inode, ""))  # type: ignore[union-attr]
+        await place.asked.send("web", "a", "two")
+        await place.assert_at("two")
 
     simulated(scenario)
 

@@ -13,6 +13,7 @@ from stage import DISK, LONG, Stage, simulate, stage
 from godwit.core.learning import PAYLOAD
 from godwit.core.state import Held, Phase
 from godwit.core.trust import AUTHORITY_LIFE, DAY, MOVE_LIFE
+from godwit.errors import HostError
 from godwit.hosts.fakecredentials import FakeAuthority
 from godwit.model import LinkSaid, OutcomeStatus, Permission, Policy, Way
 from godwit.units import KIB, MIB
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from godwit.core.state import State
+    from godwit.hosts.fake import FakeHost
     from godwit.model import Credentials, Outcome, Pair
 
 COMPLETED, FAILED, CANCELLED = OutcomeStatus.COMPLETED, OutcomeStatus.FAILED, OutcomeStatus.CANCELLED
@@ -379,6 +381,55 @@ def test_a_target_that_falls_silent_keeps_keys_and_that_is_said() -> None:
         outcome = await again.move()
         assert outcome.status is COMPLETED
         await again.assert_settled(outcome)  # with these keys went those of before
+
+    simulate(scenario)
+
+
+def cannot_remove(host: FakeHost) -> Callable[[], None]:
+    """Let a host keep all keys that it has; returns what ends that."""
+    ways = (host.remove_credentials, host.end_transfer)
+
+    async def stays(owner: str) -> None:
+        raise HostError(f"the keys of {owner} are left: Read-only file system")
+
+    def mended() -> None:
+        host.remove_credentials, host.end_transfer = ways  # type: ignore[method-assign]
+
+    host.remove_credentials = host.end_transfer = stays  # type: ignore[method-assign]
+    return mended
+
+
+def falls_silent(host: FakeHost) -> Callable[[], None]:
+    """Let nothing be heard of a host; returns what ends that."""
+    host.world.cut(host.name)
+    return lambda: host.world.heal(host.name)
+
+
+@pytest.mark.parametrize(("name", "trouble"), [("one", cannot_remove), ("two", cannot_remove), ("two", falls_silent)])
+def test_keys_of_a_file_that_stay_on_a_host_are_named_and_go_with_the_next_move(
+    name: str, trouble: Callable[[FakeHost], Callable[[], None]]
+) -> None:
+    async def scenario() -> None:
+        scene = apart()
+        scene.world.shape("one", "two", MIB)
+        moving = asyncio.create_task(scene.move())
+        while not scene.one.sends:  # noqa: ASYNC110 - not everything that a host does is an event
+            await asyncio.sleep(0.01)
+        assert [len(host.credentials) for host in (scene.one, scene.two)] == [1, 1]
+        mended = trouble(scene.world.hosts[name])
+        scene.cancel()
+        outcome = await moving
+        assert outcome.status is CANCELLED
+        assert any(f"keys of web-1 may be left on {name}" in words for words in outcome.leftovers), outcome
+        left = {host.name for host in (scene.one, scene.two) if host.credentials}
+        assert left == {name}
+        mended()
+        await scene.two.remove_image(ISO, scene.spec.id)  # half of it may be left, too
+        scene.world.shape("one", "two", 100 * MIB)
+        again = scene.turned(2).turned(3)
+        outcome = await again.move()
+        assert outcome.status is COMPLETED
+        await again.assert_settled(outcome)
 
     simulate(scenario)
 

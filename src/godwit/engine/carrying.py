@@ -144,7 +144,8 @@ class Carrier:
     async def _undone(self, path: str) -> None:
         """Let nobody send or take, and remove what was made; a silent host keeps it, marked, and ends by itself.
 
-        The sender first: then nobody writes into the copy any more.
+        The sender first: then nobody writes into the copy any more. Whoever had it carried removes the keys in any
+        case, and names those that may be left.
         """
         for host in (self.source, self.target):
             try:

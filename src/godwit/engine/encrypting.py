@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.trust import verified_name
+from godwit.engine.keys import removed
 from godwit.errors import GodwitError, JournalError
 from godwit.model import RunState, Side
 
@@ -85,17 +86,7 @@ class Encrypting:
 
     async def _removed(self, side: Side) -> GodwitError | None:
         parts = self.actions.parts
-        if side in self.off:
-            return None
-        try:
-            await parts.host(side).remove_credentials(parts.keys)
-        except JournalError as error:
-            return error
-        except GodwitError as error:
-            left = f"keys of {parts.spec.id} may be left on {parts.host(side).name}"
-            message = f"{left} until {parts.spec.vm} is moved from or to there again, or it boots: {error.message}"
-            return type(error)(message, remedy=error.remedy)
-        return None
+        return None if side in self.off else await removed(parts.host(side), parts.keys, parts.spec.id, parts.spec.vm)
 
     async def _forgotten(self, side: Side) -> GodwitError | None:
         if side in self.off:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import snapshots
 from godwit.core.sending import SendStep
 from godwit.engine.carrying import Carrier, to_its_end, whole
+from godwit.engine.keys import removed
 from godwit.errors import (
     GodwitError,
     GuestCrashedError,
@@ -188,6 +189,7 @@ class Sending:
                 await self.target.keep_image(path, self.record.id)
             except GodwitError as error:
                 self.left.append(f"the mark beside {path} on {self.target.name}: {error.message}")
+        await self._remove_keys()
         await self.inventory.remove_send(self.vm.name)
 
     # -- the way back ----------------------------------------------------------------------------------------------
@@ -235,11 +237,13 @@ class Sending:
                 await again.resume()
         finally:
             await again.close()
+        await self._remove_keys()
         await self.inventory.remove_send(self.vm.name)
 
     async def give_up(self) -> None:
         """Forget a sending whose guest somebody has started on the source; what was made on the target is removed."""
         await self._clear_target()
+        await self._remove_keys()
         await self.inventory.remove_send(self.vm.name)
 
     async def _clear_target(self) -> None:
@@ -261,6 +265,14 @@ class Sending:
                 raise LimboError(message, remedy=f"when {self.target.name} answers: {self.record.command}") from error
             files = ", ".join(self.record.files) or "nothing but a paused QEMU"
             self.left.append(f"on {self.target.name}, as far as it was made: {files} ({error.message})")
+
+    async def _remove_keys(self) -> None:
+        """See that no host keeps keys of what was carried; those that may be left are named."""
+        if self.record.plaintext:
+            return
+        for host in (self.source, self.target):
+            if error := await removed(host, self.keys, self.record.id, self.vm.name):
+                self.left.append(error.message)
 
     def _ended(self, error: BaseException) -> BaseException:
         """Return what the end amounts to, once the guest is the source's again."""

@@ -13,7 +13,7 @@ from godwit.storage.sharedproof import check_token
 if TYPE_CHECKING:
     from godwit.hosts.fakestream import Link
     from godwit.hosts.fakeworld import FakeWorld
-    from godwit.model import Pair
+    from godwit.model import Credentials, Pair
 
 STEP = 0.05
 """Seconds between looks at the link."""
@@ -23,10 +23,14 @@ SILENCE = 3.0
 
 
 class FakeTransfers:
-    """The part of the port `Host` that moves files; `takes` holds what is taken here: path and port by name."""
+    """The part of the port `Host` that moves files; `takes` holds what is taken here: path and port by name.
+
+    Keys stay until a transfer is ended: no script of its own removes them before.
+    """
 
     world: FakeWorld
     migration_address: str
+    credentials: dict[tuple[str, str], Credentials]
 
     def __init__(self) -> None:
         """Take nothing yet."""
@@ -55,6 +59,7 @@ class FakeTransfers:
         self.takes[owner] = (path, port)
         if pair is not None:
             self.pairs[owner] = pair
+            self.credentials[owner, "server"] = pair.server
         elif self.name in self.world.strangers:
             self.world.intrusions.append(f"a stranger had {path} on {self.name}")
 
@@ -63,6 +68,8 @@ class FakeTransfers:
     ) -> None:
         """Send a file over the link, to its end. Raises HostError where nobody takes it, or not any more."""
         await self._reach()
+        if pair is not None:
+            self.credentials[owner, "client"] = pair.client
         there, link = self._taker(owner, url)
         theirs = there.pairs.get(owner)
         words = refused(
@@ -109,6 +116,8 @@ class FakeTransfers:
         self.takes.pop(owner, None)
         self.pairs.pop(owner, None)
         self.sends.discard(owner)
+        for role in ("server", "client"):
+            self.credentials.pop((owner, role), None)
 
     async def fit_file(self, path: str, size: int) -> None:
         """Cut a file to its size."""
