@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.trust import Standing, standing, verified_name
 from godwit.engine.carrying import whole
+from godwit.engine.keys import patiently
 from godwit.errors import GodwitError, TlsError
 from godwit.localfiles import write_new
 from godwit.units import format_duration
@@ -159,7 +160,7 @@ class Encryption:
         except GodwitError as error:
             trouble = error
         try:
-            await host.remove_credentials(owner)
+            await patiently(self.service.clock, lambda: host.remove_credentials(owner))
         except GodwitError as error:
             left.append(f"keys of this check ({owner}) may be left on {host.name} until it boots: {error.message}")
             first = f"{trouble.message}; " if trouble else ""

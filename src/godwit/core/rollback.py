@@ -55,6 +55,11 @@ def with_leftover(state: State, leftover: str) -> State:
     return replace(state, leftovers=(*state.leftovers, leftover)) if leftover else state
 
 
+def is_owed(state: State) -> bool:
+    """Say whether the guest stands still until what was done to it is undone: nothing else may take time then."""
+    return bool(state.held & _OWED)
+
+
 def begin(state: State) -> Step:
     """Start to undo. The caller has proven that the target never ran, or knows that it was never told to."""
     state = replace(state, phase=Phase.ROLLING_BACK, door=Door.CLOSED, owner=Owner.SOURCE, ended=frozenset())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.trust import verified_name
-from godwit.engine.keys import removed
+from godwit.engine.keys import PAUSES, Keys, patiently
 from godwit.errors import GodwitError, JournalError
 from godwit.model import RunState, Side
 
@@ -67,33 +67,38 @@ class Encrypting:
         """Let the source's QEMU encrypt, and believe nobody but the target."""
         await guest.use_credentials(await putting, far=verified_name(self.actions.address))
 
-    async def remove(self, command: e.RemoveCredentials) -> e.Event:
+    async def remove(self, command: e.RemoveCredentials, *, patient: bool = True) -> e.Event:
         """Remove the keys from both hosts, and from the QEMU that goes on.
 
-        On the way back those of a silent target are named, and the source is tried again. Raises GodwitError; a
-        JournalError where nothing but the journal keeps us from a host: nothing is said to be left then.
+        Hosts are asked again for moments, unless there is no time for it: then they are later. On the way back those of
+        a silent target are named, and the source is tried again. Raises GodwitError; a JournalError where nothing but
+        the journal keeps us from a host: nothing is said to be left then.
         """
-        source, target, guest = await asyncio.gather(
-            self._removed(Side.SOURCE), self._removed(Side.TARGET), self._forgotten(command.side)
-        )
-        for error in (source, target, guest):
+        pauses = PAUSES if patient else ()
+        removing = (self._removed(side, pauses) for side in (Side.SOURCE, Side.TARGET))
+        source, target, guest = await asyncio.gather(*removing, self._forgotten(command.side, pauses))
+        found = [error for error in (source, target, guest) if error is not None]
+        for error in found:
             if isinstance(error, JournalError):
                 raise error
-        if error := (source if command.side is Side.SOURCE else None) or guest:
-            raise error
-        left = [error.message for error in (source, target) if error is not None]
-        return e.Undone("RemoveCredentials", "; ".join(left))
+        words = "; ".join(error.message for error in found)
+        if failed := (source if command.side is Side.SOURCE else None) or guest or (None if patient else target):
+            raise type(failed)(words, remedy=failed.remedy)
+        return e.Undone("RemoveCredentials", words)
 
-    async def _removed(self, side: Side) -> GodwitError | None:
+    async def _removed(self, side: Side, pauses: tuple[float, ...]) -> GodwitError | None:
         parts = self.actions.parts
-        return None if side in self.off else await removed(parts.host(side), parts.keys, parts.spec.id, parts.spec.vm)
+        keys = Keys(parts.keys, parts.spec.id, parts.spec.vm, parts.clock)
+        return None if side in self.off else await keys.removed(parts.host(side), pauses)
 
-    async def _forgotten(self, side: Side) -> GodwitError | None:
-        if side in self.off:
-            return None
-        try:
+    async def _forgotten(self, side: Side, pauses: tuple[float, ...]) -> GodwitError | None:
+        async def forget() -> None:
             if (await self.actions.sides.look(side)).state is not RunState.ABSENT:
                 await (await self.actions.sides.attach(side)).forget_credentials()
+
+        try:
+            if side not in self.off:
+                await patiently(self.actions.parts.clock, forget, pauses)
         except GodwitError as error:
             return error
         return None

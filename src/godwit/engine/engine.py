@@ -15,6 +15,7 @@ from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
+from godwit.core.rollback import is_owed
 from godwit.core.state import Door, Phase, State
 from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
@@ -356,7 +357,7 @@ class Engine:
             e.ResumeSource: u.resume_source,
             e.RestoreSendQueue: u.restore_send_queue,
             e.RestoreGuest: self._settings.restore,
-            e.RemoveCredentials: a.encrypting.remove,
+            e.RemoveCredentials: lambda command: a.encrypting.remove(command, patient=not is_owed(self._state)),
             e.StopSource: s.stop,
             e.PowerOff: s.power_off,
             e.EndSource: s.end_source,

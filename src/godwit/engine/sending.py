@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import snapshots
 from godwit.core.sending import SendStep
 from godwit.engine.carrying import Carrier, to_its_end, whole
-from godwit.engine.keys import removed
+from godwit.engine.keys import Keys
 from godwit.errors import (
     GodwitError,
     GuestCrashedError,
@@ -270,9 +270,9 @@ class Sending:
         """See that no host keeps keys of what was carried; those that may be left are named."""
         if self.record.plaintext:
             return
-        for host in (self.source, self.target):
-            if error := await removed(host, self.keys, self.record.id, self.vm.name):
-                self.left.append(error.message)
+        keys = Keys(self.keys, self.record.id, self.vm.name, self.clock)
+        ends = await asyncio.gather(*(keys.removed(host) for host in (self.source, self.target)))
+        self.left += [error.message for error in ends if error is not None]
 
     def _ended(self, error: BaseException) -> BaseException:
         """Return what the end amounts to, once the guest is the source's again."""

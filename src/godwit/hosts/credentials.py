@@ -116,9 +116,7 @@ class KeepsCredentials:
         word, _, rest = completed.stdout.decode(errors="replace").strip().partition(" ")
         if word != "kept":
             message = f"{self._transport.where} cannot keep the keys of {owner}: {rest or 'the shell said nothing'}"
-            raise HostError(
-                message, remedy=_NO_ACL if "setfacl" in rest else "see the rights and the room of /run there"
-            )
+            raise HostError(message, remedy=_NO_ACL if "setfacl" in rest else _NO_PLACE)
         return rest
 
     async def remove_credentials(self, owner: str) -> None:
