@@ -41,6 +41,7 @@ class Moved:
     probe_lag_ms: float | None
     blackout_ms: float | None
     total_s: float
+    error: str
 
 
 def move_all(count: int, path: Path | None) -> int:
@@ -51,7 +52,8 @@ def move_all(count: int, path: Path | None) -> int:
     for one in moved:
         gap = "not told" if one.client_gap_ms is None else f"{one.client_gap_ms:.0f} ms"
         lag = "" if one.probe_lag_ms is None else f" (the probe itself was late by up to {one.probe_lag_ms:.0f} ms)"
-        print(f"{one.vm}: {one.status}, alive {one.alive}, {one.total_s:.1f} s, client's gap {gap}{lag}")
+        why = f": {one.error}" if one.error else ""
+        print(f"{one.vm}: {one.status}, alive {one.alive}, {one.total_s:.1f} s, client's gap {gap}{lag}{why}")
     print(f"{seconds:.1f} s for all; commands, supervisors, runners and probes: at most {peak.megabytes:.0f} MB,")
     print(f"{peak.cpu / seconds:.0%} of a core on average")
     return int(not all(one.status == "completed" and one.alive for one in moved))
@@ -88,6 +90,7 @@ def _moved(outcome: Outcome) -> Moved:
         felt.probe_lag_ms,
         felt.blackout_ms,
         outcome.total_s,
+        outcome.error,
     )
 
 

@@ -244,7 +244,7 @@ GUESTS = {
 }
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(**GUESTS, goal=st.sampled_from(Goal), downtime=st.floats(0.02, 1.0))
 def test_no_ceiling_is_passed(
     hot_set: int, writes: float, again: float, compressed: float, goal: Goal, downtime: float
@@ -260,7 +260,7 @@ def test_no_ceiling_is_passed(
     assert 0 <= chosen.chance <= 1 + 1e-9
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(**GUESTS, more=st.floats(1.5, 8.0))
 def test_what_ends_over_a_slow_link_ends_over_a_faster_one_and_sooner(
     hot_set: int, writes: float, again: float, compressed: float, more: float

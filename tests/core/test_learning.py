@@ -226,7 +226,7 @@ def test_a_guest_that_whole_pages_never_end_is_told_of_and_why() -> None:
     assert expected(without, Policy()).startswith("expected not to end by itself: the guest writes 143.")
 
 
-@settings(max_examples=50)
+@settings(max_examples=15)
 @given(st.integers(8 * MIB, 256 * MIB), st.floats(MIB, 400 * MIB), st.floats(8 * MIB, 1024 * MIB))
 def test_whatever_the_guest_and_the_link_a_forecast_says_something_that_can_be(
     hot_set: int, writes: float, link: float

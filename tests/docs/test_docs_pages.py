@@ -79,7 +79,8 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert sorted(map(name_of, set(pages()) - seen)) == []
 
 
-@pytest.mark.timeout(600)  # it walks the whole machine, some 10 s of work
+@pytest.mark.exhaustive  # it walks the whole machine, some 10 s of work
+@pytest.mark.timeout(600)
 def test_the_architecture_is_as_the_code_makes_it() -> None:
     text = diagrams.ARCHITECTURE.read_text(encoding="utf-8")
     assert diagrams.rendered(text) == text, "run script/diagrams"

@@ -228,20 +228,15 @@ journal locked for good
 IN_SCRIPT_TEST: Final = frozenset(
     {
         "precopy pass1: SSH sessions of both hosts killed",
-        "precopy pass1: migration link cut for good",
-        "precopy crawling: source's QEMU killed",
-        "precopy crawling: target's QEMU killed",
         "precopy told: target's QEMU killed",
-        "precopy told: no room left in the controller's home",
         "precopy stopping: journal locked for 3 s",
         "precopy running: source host crashes",
         "postcopy over: migration link cut for 1 s",
         "mirror released: runner killed",
-        "mirror held: target's QEMU killed",
         "static pass1: target's QEMU killed",
     }
 )
-"""The cells that script/test runs, one of each kind; script/soak matrix runs all."""
+"""The cells that script/test runs, a few of each kind; script/soak matrix runs all."""
 
 
 @dataclass(frozen=True, slots=True)

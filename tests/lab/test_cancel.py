@@ -36,8 +36,8 @@ async def assert_cancelled(ground: Ground, move: Move, ran: Ran, here: str) -> N
 @pytest.mark.parametrize(
     ("trap", "phase"),
     [
-        (Trap("hold", at=f"{HOST}.facts", when="before"), Phase.PENDING),
-        (Trap("hold", at=f"{HOST}.launch", when="before"), Phase.PREPARING),
+        pytest.param(Trap("hold", at=f"{HOST}.facts", when="before"), Phase.PENDING, marks=pytest.mark.long),
+        pytest.param(Trap("hold", at=f"{HOST}.launch", when="before"), Phase.PREPARING, marks=pytest.mark.long),
         (Trap("hold", at=f"{GUEST}.listen", when="before"), Phase.PREPARING),
         (Trap("hold", "precopy"), Phase.PRECOPY),
     ],

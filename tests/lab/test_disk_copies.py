@@ -109,6 +109,7 @@ async def test_cancel_leaves_no_half_image(ground: Ground) -> None:
         await assert_as_before(ground, move, here, there)
 
 
+@pytest.mark.long
 async def test_a_target_that_dies_while_it_is_copied_to(ground: Ground) -> None:
     here, there = await fill(ground)
     ground.lab.set_rate(SLOW)

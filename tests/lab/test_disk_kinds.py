@@ -123,6 +123,7 @@ async def test_a_cancel_while_a_medium_is_copied_leaves_nothing(ground: Ground) 
         await bare.end()
 
 
+@pytest.mark.long
 async def test_a_runner_that_dies_while_a_medium_is_copied_leaves_nothing(ground: Ground) -> None:
     name = new_name()
     cd = ground.lab.images("host1") / f"{name}.iso"

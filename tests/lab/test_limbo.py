@@ -87,6 +87,7 @@ async def test_the_target_is_gone_and_may_have_run(ground: Ground) -> None:
     assert (await ground.godwit("watch", move.id)).status == GuestCrashedError.exit_status
 
 
+@pytest.mark.long
 async def test_the_source_is_gone_and_may_have_run_on(ground: Ground) -> None:
     """The target is never told to run by Godwit; a person who knows better does, and the migration ends by itself."""
     here, there = way = await ground.whereabouts()
@@ -172,6 +173,7 @@ async def fenced(ground: Ground, move: Move, machine: str, status: int) -> str:
     return told.out
 
 
+@pytest.mark.long
 async def test_a_silent_target_that_is_fenced_leaves_the_guest_to_its_source(ground: Ground) -> None:
     """The stream broke with the target at the switchover, and the source took its guest back; the target's host is cut
     off before anybody could see that nothing runs there.

@@ -118,6 +118,7 @@ async def test_cut_at_the_switchover_and_healed_soon_the_guest_runs_on_one_side(
     assert ticks.longest_silence < SWITCHOVER_SILENCE
 
 
+@pytest.mark.long
 async def test_the_targets_management_link_is_cut_the_guest_stays_and_the_leftover_is_named(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)

@@ -94,7 +94,7 @@ async def test_a_guest_goes_on_where_it_was_on_the_same_host_and_on_another(grou
     assert ran.status == 0, "a restored guest can move as any other: no capability of the file was left on"
 
 
-@pytest.mark.parametrize("program", ["zstd", "gzip"])
+@pytest.mark.parametrize("program", ["zstd", pytest.param("gzip", marks=pytest.mark.long)])
 async def test_a_compressed_save_is_smaller_and_goes_on_as_well(ground: Ground, program: str) -> None:
     async with ground.client():
         here = await saved(ground, "--compress", program)
@@ -207,6 +207,7 @@ async def test_a_save_that_is_killed_is_taken_back_by_the_next_command(ground: G
         await restored(ground, here)
 
 
+@pytest.mark.long
 async def test_the_next_command_that_looks_at_guests_lets_one_run_on_whose_save_was_killed(ground: Ground) -> None:
     here, _ = await ground.whereabouts()
     traps = ground.lay(Trap("kill-all", at=f"{FILES}.measure"))
@@ -248,7 +249,10 @@ async def test_from_the_instant_when_the_file_has_its_name_a_killed_save_goes_on
         await restored(ground, here)
 
 
-@pytest.mark.parametrize("at", [f"{HOST}.launch", f"{GUEST}.listen", f"{GUEST}.resume"])
+@pytest.mark.parametrize(
+    "at",
+    [f"{GUEST}.resume", *(pytest.param(at, marks=pytest.mark.long) for at in (f"{HOST}.launch", f"{GUEST}.listen"))],
+)
 async def test_a_restore_whose_runner_is_killed_is_taken_back_or_done(ground: Ground, at: str) -> None:
     async with ground.client():
         here = await saved(ground)

@@ -224,7 +224,9 @@ async def test_a_file_in_the_way_is_not_overwritten(ground: Ground) -> None:
     await ground.assert_settled(here)
 
 
-@pytest.mark.parametrize("trouble", ["full", "interrupted", "target dies"])
+@pytest.mark.parametrize(
+    "trouble", ["interrupted", *(pytest.param(one, marks=pytest.mark.long) for one in ("full", "target dies"))]
+)
 async def test_a_guest_that_cannot_be_sent_goes_on_where_it_was(ground: Ground, trouble: str) -> None:
     here, there = await cleared(ground)
     ground.ssh(f"echo '{trouble}' > /dev/shm/mark")

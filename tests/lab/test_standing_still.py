@@ -84,6 +84,7 @@ async def test_a_runner_that_is_killed_when_it_has_just_stopped_the_guest(ground
         await assert_as_before(ground, move, here, OutcomeStatus.FAILED)
 
 
+@pytest.mark.long
 async def test_a_deadline_that_passes(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     ground.lab.set_rate(CRAWL)
@@ -148,9 +149,9 @@ async def test_a_guest_that_ignores_its_button_and_has_an_agent(ground: Ground) 
 @pytest.mark.parametrize(
     "trap",
     [
-        Trap("kill", at="godwit.qemu.guest:QemuGuest.powerdown"),
+        pytest.param(Trap("kill", at="godwit.qemu.guest:QemuGuest.powerdown"), marks=pytest.mark.long),
         Trap("kill", "starting"),
-        Trap("kill", "committing"),
+        pytest.param(Trap("kill", "committing"), marks=pytest.mark.long),
     ],
     ids=["the button was just pressed", "the guest is off", "the target may be told to run"],
 )

@@ -52,6 +52,7 @@ async def test_every_acknowledged_write_arrives_and_the_work_goes_on(ground: Gro
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_target_that_is_killed_while_the_disk_is_copied(ground: Ground) -> None:
     here, there = await fill(ground)
     ground.lab.set_rate(SLOW)

@@ -98,7 +98,7 @@ async def assert_shared(bare: Bare, url: str, image_format: str) -> None:
     assert bare.left("host1") == bare.left("host2") == []
 
 
-@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("image_format", [pytest.param("raw", marks=pytest.mark.long), "qcow2"])
 async def test_an_image_on_an_nfs_server_is_shared(ground: Ground, nfs: str, image_format: str) -> None:
     name = new_name()
     url = f"{nfs}/{name}.img"

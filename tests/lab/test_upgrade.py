@@ -209,7 +209,12 @@ INSTANTS: Final[dict[str, tuple[Trap, Phase, OutcomeStatus | None]]] = {
 }
 
 
-@pytest.mark.parametrize("instant", INSTANTS)
+QUICK: Final = {"precopy, the stream has just begun", "switchover, in the journal", "committing, after cont"}
+
+
+@pytest.mark.parametrize(
+    "instant", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in INSTANTS]
+)
 async def test_a_killed_runner_leaves_one_guest_in_one_qemu(ground: Ground, instant: str) -> None:
     trap, phase, status = INSTANTS[instant]
     here, _ = await ground.whereabouts()

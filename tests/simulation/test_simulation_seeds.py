@@ -12,7 +12,7 @@ from kept import Kept, kept
 from mutants import MUTANTS
 from story import plan_of, run, tell
 
-SEEDS = range(200)
+SEEDS = range(100)
 HERE = Path(__file__).parent
 
 

@@ -231,13 +231,15 @@ def test_a_qemu_img_that_is_ended_by_a_signal_is_told(here: Path) -> None:
 
 
 @pytest.mark.parametrize("all_of_it", ["yes", "no"])
-@pytest.mark.parametrize("at", [0, 700_000, (40 << 20) - 1])
-def test_a_digest_tells_files_apart(here: Path, all_of_it: str, at: int) -> None:
+def test_a_digest_tells_files_apart(here: Path, all_of_it: str) -> None:
     one, two = here / "one", here / "two"
     content = bytearray(range(256)) * (40 << 12)
-    one.write_bytes(content)
-    two.write_bytes(content)
-    assert run(here, images.DIGEST, str(one), all_of_it) == run(here, images.DIGEST, str(two), all_of_it)
-    content[at] ^= 1
-    two.write_bytes(content)
-    assert run(here, images.DIGEST, str(one), all_of_it) != run(here, images.DIGEST, str(two), all_of_it)
+    for path in (one, two):
+        path.write_bytes(content)
+    same = run(here, images.DIGEST, str(one), all_of_it)
+    assert run(here, images.DIGEST, str(two), all_of_it) == same
+    for at in (0, 700_000, len(content) - 1):
+        content[at] ^= 1
+        two.write_bytes(content)
+        assert run(here, images.DIGEST, str(two), all_of_it) != same
+        content[at] ^= 1
