@@ -7,7 +7,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.trust import Standing, standing, verified_name
+from godwit.core.trust import DH_PARAMETERS, Standing, standing, verified_name
 from godwit.engine.carrying import whole
 from godwit.engine.keys import patiently
 from godwit.errors import GodwitError, TlsError
@@ -103,6 +103,7 @@ class Encryption:
             "ca-cert.pem": pair.server.authorities,
             "server-cert.pem": pair.server.certificate,
             "server-key.pem": pair.server.key,
+            "dh-params.pem": DH_PARAMETERS,
             "client-cert.pem": pair.client.certificate,
             "client-key.pem": pair.client.key,
         }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from godwit.core.trust import (
     DAY,
+    DH_PARAMETERS,
     SOON,
     Standing,
     common_name,
@@ -69,3 +72,25 @@ def test_a_distinguished_name_is_what_qemu_says() -> None:
 def test_what_a_server_must_be_called_at_an_address(address: str, name: str, *, numeric: bool) -> None:
     assert verified_name(address) == name
     assert is_numeric(name) is numeric
+
+
+def euler(bits: int) -> int:
+    """Return the integer part of e times 2 to the power of so many bits."""
+    more = 64
+    total = term = 1 << (bits + more)
+    number = 1
+    while term:
+        term //= number
+        total += term
+        number += 1
+    return total >> more
+
+
+def test_the_group_of_servers_is_that_of_rfc_7919() -> None:
+    """Its prime is made from e, appendix A.1; PKCS #3 has it, and the generator 2, as two integers in a sequence."""
+    prime = 2**2048 - 2**1984 + (euler(1918) + 560316) * 2**64 - 1
+    head, *lines, foot = DH_PARAMETERS.splitlines()
+    body = b"\x02\x82\x01\x01\x00" + prime.to_bytes(256, "big") + b"\x02\x01\x02"
+
+    assert (head, foot) == ("-----BEGIN DH PARAMETERS-----", "-----END DH PARAMETERS-----")
+    assert base64.b64decode("".join(lines)) == b"\x30\x82" + len(body).to_bytes(2, "big") + body

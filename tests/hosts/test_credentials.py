@@ -89,7 +89,8 @@ def within(folder: Path) -> dict[str, tuple[int, int]]:
 
 def files(role: str, user: int, mode: int = 0o600) -> dict[str, tuple[int, int]]:
     """Return what is to lie in a folder of keys."""
-    return dict.fromkeys(("ca-cert.pem", f"{role}-cert.pem", f"{role}-key.pem"), (user, mode))
+    more = ("dh-params.pem",) if role == "server" else ()
+    return dict.fromkeys(("ca-cert.pem", f"{role}-cert.pem", f"{role}-key.pem", *more), (user, mode))
 
 
 def there(path: Path) -> bool:

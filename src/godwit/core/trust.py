@@ -18,6 +18,23 @@ AUTHORITY_LIFE: Final = 3650 * DAY
 MOVE_LIFE: Final = 7 * DAY
 """Seconds for which the certificates of one move hold: its connections are begun with them, and mended, so long."""
 
+DH_PARAMETERS: Final = """\
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+"""The group ffdhe2048 of RFC 7919, as GnuTLS reads it.
+
+A QEMU that serves and finds none looks for a prime of its own (qcrypto_tls_creds_get_dh_params_file() in
+crypto/tlscreds.c, gone from its latest versions): 0.1 to 1 s of a core, and more than 10 s of a busy one, in which it
+answers nobody. No connection of ours uses the group: keys are agreed on elliptic curves.
+"""
+
 BACKDATED: Final = DAY
 """Seconds by which certificates begin before they are made: a host's clock may be behind."""
 

@@ -36,6 +36,7 @@ alone() {
 hand() {
     user=$1 group=$2
     set -- "$keys/ca-cert.pem" "$keys/$role-cert.pem" "$keys/$role-key.pem"
+    [ "$role" = client ] || set -- "$@" "$keys/dh-params.pem"
     if ! setfacl -m "u:$user:r" -- "$@" 2>/dev/null; then
         alone "$user" "$group" || { echo "setfacl fails, and others than user $user are in group $group"; return 1; }
         chgrp -- "$group" "$@" && chmod 640 -- "$@" || return 1

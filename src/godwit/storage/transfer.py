@@ -11,7 +11,7 @@ import json
 from typing import Final
 from urllib.parse import urlsplit
 
-from godwit.core.trust import verified_name
+from godwit.core.trust import DH_PARAMETERS, verified_name
 from godwit.errors import GodwitError, HostError
 
 SLOWEST: Final = 1 << 20
@@ -23,7 +23,9 @@ TLS: Final = "tls"
 _LEAST: Final = 600
 """Seconds that any transfer may take."""
 
-FOLDER: Final = r"""
+FOLDER: Final = (
+    f"dh_parameters='{DH_PARAMETERS.strip()}'\n"
+    r"""
 is_own() { [ -d "$1" ] && [ ! -L "$1" ] && [ "$(stat -c %u -- "$1")" = "$(id -u)" ]; }
 # Root may keep them for a QEMU that runs as another user, who must get as far as there.
 credentials() {
@@ -40,7 +42,8 @@ keep() { new=$(mktemp -- "$1/.new.XXXXXX") && printf '%s\n' "$3" > "$new" && mv 
 kept() {
     (umask 077 && keys=$(credentials "$owner") && own "$keys" &&
         keep "$keys" ca-cert.pem "$authorities" && keep "$keys" "$1-cert.pem" "$certificate" &&
-        keep "$keys" "$1-key.pem" "$key" && echo "$keys")
+        keep "$keys" "$1-key.pem" "$key" && { [ "$1" = client ] || keep "$keys" dh-params.pem "$dh_parameters"; } &&
+        echo "$keys")
 }
 # Wherever they may have been put; what cannot be removed is said, and a failure.
 discard() {
@@ -52,6 +55,7 @@ discard() {
     return "$discarded"
 }
 """
+)
 """Where keys lie on a host: `kept ROLE` puts what came as variables there for `owner`, and prints the folder. It and
 the files are the login's own; `discard OWNER` removes them, and those of all that is called after it (`OWNER.more`)."""
 
