@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
 import contextlib
@@ -9,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -205,6 +207,62 @@ async def test_a_silent_server_times_out_and_a_refused_port_is_told() -> None:
     assert end["replies"] == 0
     end = (await run("tcp", "127.0.0.1", "--port", str(port), "--duration-s", "0.2"))[-1]
     assert end["errors"]["refused"] >= 1
+
+
+class Overworked(prober.Client):
+    """A guest that takes 10 ms for each answer, one after the other, and drops nothing."""
+
+    stamped = True
+
+    def __init__(self, out: prober.Output) -> None:
+        super().__init__(out)
+        self.due: dict[int, int] = {}
+        self.free_ns = 0
+
+    def send(self, number: int) -> None:
+        self.free_ns = max(self.free_ns, prober.monotonic_ns()) + 10_000_000
+        self.due[number] = self.free_ns
+
+    def replies(self, readable: list[socket.socket], writable: list[socket.socket]) -> list[tuple[int, int]]:
+        del readable, writable
+        now = prober.monotonic_ns()
+        come = [(number, instant) for number, instant in self.due.items() if instant <= now]
+        for number, _ in come:
+            del self.due[number]
+        return come
+
+
+def test_a_guest_that_is_slower_than_it_is_asked_is_asked_less_often(capfd: pytest.CaptureFixture[str]) -> None:
+    """Asked every 2 ms it would be 2 s behind after half a second, and count as silent from then on."""
+    out = prober.Output(10_000_000)
+    arguments = argparse.Namespace(interval_ms=2.0, timeout_ms=2000.0, duration_s=4.0, watch_stdin=False, flush_ms=10.0)
+    prober.Loop(Overworked(out), out, arguments).run()
+    messages = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    told = rows(messages)
+    answers = [row[2] for row in told if row[1] < 3_000_000]  # the last ones are on their way as it ends
+    assert len(answers) >= 100
+    assert None not in answers
+    assert max(answers) < 1_500_000
+
+
+async def test_who_does_not_answer_is_asked_ever_less_often() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.settimeout(0)
+            one.connect_ex(("127.0.0.1", port))
+        wanted = ("--interval-ms", "2", "--timeout-ms", "1000", "--duration-s", "2", "--priority", "normal")
+        messages = await run("tcp-connect", "127.0.0.1", "--port", str(port), *wanted)
+        for one in waiting:
+            one.close()
+    sent_us = np.array([row[1] for row in rows(messages)])
+    assert 20 <= len(sent_us) <= 200
+    pauses = np.diff(sent_us)
+    assert np.median(pauses[:10]) < 5_000
+    assert np.median(pauses[-5:]) > 50_000
 
 
 async def test_handshakes_are_slow_unless_asked_for_and_a_refused_one_is_lost() -> None:

@@ -56,6 +56,8 @@ CLOCK_EVERY_NS = 1_000_000_000
 ECHO_BYTES = 24  # ICMP header, token, number
 PIPE_CHUNK = 4096  # a pipe that select() calls writable takes this much without blocking
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; the kernel's own instant of arrival
+SILENCE_PARTS = 20  # how much of a silence may go by before it is asked again
+LONGEST_PAUSE_NS = 100_000_000
 EVENT_PAUSE_NS = 100_000_000  # the same trouble is counted every time and told ten times a second at most
 
 
@@ -507,7 +509,7 @@ class Loop:
         self._slow = args.interval_ms > args.flush_ms
         self._outstanding: dict[int, tuple[int, int]] = {}
         self._number = self._replies = self._lost = self._skipped = self._lag_ns = self._lag_max_ns = 0
-        self._last_reply_ns = self._news_until_ns = 0
+        self._last_reply_ns = self._news_until_ns = self._sent_ns = self._heard_ns = 0
         self._answered = -1
         self.reason = ""
         self._stopped_ns = 0
@@ -545,10 +547,12 @@ class Loop:
         self._lag_ns = max(self._lag_ns, now - slot)
         self._lag_max_ns = max(self._lag_max_ns, now - slot)
         gone_by = (now - slot) // self._interval_ns + 1
-        if not self._client.can_send(now):
+        if not self._client.can_send(now) or self._holds_back(now):
             return gone_by
         self._skipped += gone_by - 1
         sent, number = monotonic_ns(), self._number
+        self._sent_ns = sent
+        self._heard_ns = self._heard_ns or sent
         self._number += 1
         self._outstanding[number] = (sent, self._lag_ns)
         self._lag_ns = 0
@@ -558,6 +562,15 @@ class Loop:
             self._client.trouble("not-sent", str(error))
             self._settle(number, None)
         return gone_by
+
+    def _holds_back(self, now: int) -> bool:
+        """Whether the guest has enough to answer.
+
+        Else questions would pile up before one that is slow, and it would be judged by answers that their number made
+        late. A gap is still known to within a twentieth of its length.
+        """
+        pause = min((now - self._heard_ns) // SILENCE_PARTS, LONGEST_PAUSE_NS)
+        return bool(self._outstanding) and now - self._sent_ns < pause
 
     def _wait(self, until_ns: int, now: int) -> None:
         """Sleep until the next slot, or until something comes; take what came.
@@ -600,7 +613,8 @@ class Loop:
             self._out.due_ns = min(self._out.due_ns, arrived + NEWS_FLUSH_NS)
         self._replies += 1
         self._last_reply_ns = arrived
-        self._answered = max(self._answered, number)
+        if number > self._answered:
+            self._answered, self._heard_ns = number, sent
         self._out.row(number, sent, max(0, arrived - sent), lag)
 
     def _expire(self, now: int) -> None:
