@@ -10,9 +10,11 @@ from godwit.units import (
     MIB,
     format_bandwidth,
     format_duration,
+    format_numbers,
     format_size,
     parse_bandwidth,
     parse_duration,
+    parse_numbers,
     parse_size,
 )
 
@@ -134,3 +136,21 @@ def test_a_printed_size_can_be_read_again(size: float) -> None:
 @given(st.sampled_from([KIB, MIB, GIB]), st.integers(1, 1000))
 def test_multiples_of_a_unit_survive_exactly(unit: int, count: int) -> None:
     assert parse_size(format_size(unit * count)) == unit * count
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-3,8", {0, 1, 2, 3, 8}), ("0", {0}), ("", set()), (" 1,2\n", {1, 2}), ("3-1", set())]
+)
+def test_lists_of_numbers(text: str, numbers: set[int]) -> None:
+    assert parse_numbers(text) == numbers
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "0-99999", "9" * 5000, "1;2"])
+def test_what_is_no_list_of_numbers(text: str) -> None:
+    with pytest.raises(ValueError, match="number"):
+        parse_numbers(text)
+
+
+@given(st.frozensets(st.integers(0, 200)))
+def test_lists_of_numbers_are_printed_as_they_are_read(numbers: frozenset[int]) -> None:
+    assert parse_numbers(format_numbers(numbers)) == numbers

@@ -1,13 +1,20 @@
-"""Bytes, bandwidths and durations: how people write them, and how Godwit prints them."""
+"""Bytes, bandwidths, durations and lists of numbers: how people write them, and how Godwit prints them."""
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+
+_RANGE: Final = re.compile(r"^(\d{1,6})(?:-(\d{1,6}))?$")
+_HIGHEST: Final = 1 << 16
+_SHOWN: Final = 80
 
 _BINARY: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _SIZE: Final = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*$", re.IGNORECASE)
@@ -78,3 +85,33 @@ def format_duration(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}h {rest // 60:02d}min" if hours else f"{rest // 60}min {rest % 60:02d}s"
+
+
+def parse_numbers(text: str) -> frozenset[int]:
+    """Return the numbers that `text` means: "0-3,8", as the kernel writes lists of processors and memory nodes.
+
+    Raises ValueError with what was expected, and for numbers that no machine has.
+    """
+    found: set[int] = set()
+    for part in text.strip().split(",") if text.strip() else ():
+        match = _RANGE.match(part)
+        if match is None:
+            message = f"{text[:_SHOWN]!r} is no list of numbers; write for example 0-3,8"
+            raise ValueError(message)
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last > _HIGHEST:
+            message = f"{text[:_SHOWN]!r} has a number above {_HIGHEST}"
+            raise ValueError(message)
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+def format_numbers(numbers: Iterable[int]) -> str:
+    """Print numbers as the kernel does: {0, 1, 2, 8} is "0-2,8"."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from qemu_recording import Recording
 
-from godwit.model import DiskFacts, NicFacts, RunState, StrayImage, Tap
+from godwit.model import Bond, DiskFacts, NicFacts, RunState, StrayImage, Tap
 from godwit.qemu.facts import guest_facts, nics
 from godwit.qemu.features import probe
 from godwit.qemu.qom import parse_network
@@ -42,13 +42,14 @@ async def test_a_seed_style_guest_with_what_was_plugged_in() -> None:
     assert (facts.machine, facts.accelerator, facts.cpu_model) == ("pc-i440fx-10.0", "tcg", "qemu64")
     assert (facts.memory, facts.vcpus, facts.pid) == (256 * MIB, 2, 4711)
     assert facts.disks == (
-        DiskFacts("ide0-hd0", "/srv/guests/rhel7.img", "raw", read_only=False, virtual_size=64 * MIB),
-        DiskFacts("hpdisk", "/srv/guests/extra.qcow2", "qcow2", read_only=False, virtual_size=32 * MIB),
+        DiskFacts("ide0-hd0", "/srv/guests/rhel7.img", "raw", read_only=False, virtual_size=64 * MIB, direct=False),
+        DiskFacts("hpdisk", "/srv/guests/extra.qcow2", "qcow2", read_only=False, virtual_size=32 * MIB, direct=False),
     )
     assert facts.nics == (
         NicFacts("e1000.0", "52:54:00:12:34:56", None),
         NicFacts("hpnic", "52:54:00:12:34:57", None),
     )
+    assert [(bond.kind, bond.name) for bond in facts.needs.bonds][-1] == (Bond.USER_NETWORK, "hpn")
     assert (facts.refusals, facts.blockers, facts.inherited_descriptors, facts.libvirt) == ((), (), (), False)
     argv = facts.launch.argv
     assert argv[:5] == ("qemu-system-x86_64", "-machine", "pc-i440fx-10.0", "/srv/guests/rhel7.img", "-smp")

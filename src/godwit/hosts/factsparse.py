@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.errors import HostError
+from godwit.hosts.resources import parse_models
 from godwit.model import BridgeFacts, QemuFacts, StorageFacts
 from godwit.plaintext import from_json
 
@@ -88,8 +89,15 @@ def parse_network(links: str) -> Network:
     """Read `ip -j -d link show`. Raises HostError when it is no such thing."""
     try:
         interfaces = _json(links or "[]")
+        vlans = [(link.get("master"), _vlan(link)) for link in interfaces]
         bridges = tuple(
-            BridgeFacts(name=link["ifname"], mtu=int(link["mtu"]), up="UP" in link.get("flags", ()))
+            BridgeFacts(
+                name=link["ifname"],
+                mtu=int(link["mtu"]),
+                up="UP" in link.get("flags", ()),
+                vlan_filtering=link["linkinfo"].get("info_data", {}).get("vlan_filtering") == 1,
+                vlans=tuple(sorted({vlan for master, vlan in vlans if vlan and master == link["ifname"]})),
+            )
             for link in interfaces
             if link.get("linkinfo", {}).get("info_kind") == "bridge"
         )
@@ -98,6 +106,12 @@ def parse_network(links: str) -> Network:
         message = f"the host's `ip -j -d link show` cannot be read: {error!r}"
         raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
     return Network(bridges, masters)
+
+
+def _vlan(link: Mapping[str, Any]) -> int:
+    """Return the VLAN of an interface such as eth0.100, 0 for another."""
+    about = link.get("linkinfo", {})
+    return int(about.get("info_data", {}).get("id", 0)) if about.get("info_kind") == "vlan" else 0
 
 
 def parse_storage(mounts: str) -> tuple[StorageFacts, ...]:
@@ -172,6 +186,8 @@ def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
         machine_aliases=aliases,
         shares_memory="aux-ram-share" in options,
         encrypts="credentials /nonexistent" in sections.get("tls", "credentials /nonexistent"),
+        tcg_models=parse_models(sections.get("tcg-models", "")),
+        kvm_models=parse_models(sections.get("kvm-models", "")),
         compressions=tuple(re.findall(r'"([^"]+)"', sections.get("compressions", "").partition("[")[2])),
     )
 

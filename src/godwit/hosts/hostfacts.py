@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.clock import now
 from godwit.errors import HostError
-from godwit.hosts import factsparse
+from godwit.hosts import factsparse, resources
 from godwit.hosts.shell import run_script
 from godwit.model import HostFacts
 
@@ -30,7 +30,8 @@ _PROBE_PROGRAM: Final = (
 memory, and writes 0x31 to port 0x501, where isa-debug-exit makes QEMU end with status 99. A firmware's output would
 prove less: there are machines where KVM runs real mode, and everything beyond hangs."""
 
-_FACTS: Final = r"""
+_FACTS: Final = (
+    r"""
 LC_ALL=C
 export LC_ALL
 wanted=$1 program=$2 accelerator=$3
@@ -46,6 +47,9 @@ section addresses; ip -j addr show scope global
 section storage; timeout 3 findmnt --real --list --bytes --json --output TARGET,SOURCE,FSTYPE,SIZE,AVAIL 2>/dev/null
 section send-queue
 if [ -w /proc/sys/net/ipv4/tcp_notsent_lowat ] && command -v flock >/dev/null && runtime >/dev/null; then echo yes; fi
+"""
+    + resources.LIST
+    + r"""
 
 machine=$(uname -m)
 case $machine in i?86) machine=i386 ;; armv*) machine=arm ;; ppc64le) machine=ppc64 ;; esac
@@ -65,7 +69,12 @@ keep() {
     cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
 }
 known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
-known "qemu1-$name" "$key" || {
+definitions() {
+    printf '{"execute":"%s"}\n' qmp_capabilities query-cpu-definitions quit |
+        timeout 5 "$qemu" -machine none -accel "$1" -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
+        grep -F '"unavailable-features"' | head -n 1
+}
+known "qemu2-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
@@ -80,7 +89,8 @@ known "qemu1-$name" "$key" || {
     section tls
     timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none \
         -object tls-creds-x509,id=tls,endpoint=client,dir=/nonexistent < /dev/null 2>&1
-} | keep "qemu1-$name"
+    section tcg-models; definitions tcg
+} | keep "qemu2-$name"
 
 probe() {
     section kvm-key; echo "$1"
@@ -99,14 +109,15 @@ probe() {
     status=$?
     rm -f -- "$disk"
     case $status in
-        99) echo works ;;
+        99) echo works; section kvm-models; [ "$accelerator" != kvm ] || definitions kvm ;;
         124 | 137) echo hangs ;;
         *) echo "fails $(printf %s "$said" | tail -n 1)" ;;
     esac
 }
 boot="$key $(cat /proc/sys/kernel/random/boot_id) $(stat -c '%a %G' /dev/kvm 2>/dev/null) $(id -u)"
-known "$accelerator-$name" "$boot" || probe "$boot" | keep "$accelerator-$name"
+known "${accelerator}2-$name" "$boot" || probe "$boot" | keep "${accelerator}2-$name"
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +185,7 @@ def read_facts(
         can_shorten_send_queue=said.get("send-queue") == "yes",
         storage=factsparse.parse_storage(said.get("storage", "")),
         notes=(*_qemu_notes(qemu, wanted, said), *notes),
+        resources=resources.parse_resources(said),
     )
 
 

@@ -77,11 +77,14 @@ _DETAILS: Final = r"""
 pid=$1
 [ -d "/proc/$pid" ] || { echo gone; exit 1; }
 echo "folder|$(tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^PWD=//p' | head -n 1 | base64 -w0)"
-for file in "/proc/$pid/fd/"*; do
+set -- "/proc/$pid/fd/"*
+echo "descriptors|$#"
+for file in "$@"; do
     if [ -f "$file" ] || [ -b "$file" ]; then echo "file|$(readlink "$file" | base64 -w0)"; fi
 done
 """
 
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 _SHOWN: Final = 200
 _STAT_START_TIME: Final = 19
 """Field 22 of /proc/PID/stat, counted from the one after the name: see proc(5)."""
@@ -152,6 +155,7 @@ async def read_process(transport: Transport, process: QemuProcess) -> ProcessFac
         cwd=process.working_directory,
         environment={"PWD": folders[0]} if folders else {},
         open_files=tuple(_decode(value).rstrip("\n") for kind, _, value in rows if kind == "file"),
+        descriptors=next((int(n) for kind, _, n in rows if kind == "descriptors" and _COUNT.fullmatch(n)), 0),
     )
 
 

@@ -33,6 +33,8 @@ class DiskFacts:
     """The handover stamps that record what was written since, as far as they can be trusted."""
     firmware: bool = False
     """Whether this is the flash memory that the machine starts from (pflash)."""
+    direct: bool = True
+    """Whether it goes past the host's page cache (`cache.direct`); taken for granted where QEMU does not say."""
 
 
 class DiskMode(StrEnum):

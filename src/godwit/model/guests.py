@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from godwit.model.disks import DiskFacts, StrayImage
+from godwit.model.needs import GuestNeeds
 
 
 class RunState(StrEnum):
@@ -131,6 +132,8 @@ class GuestFacts:
     blockers: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
     stray_images: tuple[StrayImage, ...] = ()
+    needs: GuestNeeds = field(default_factory=GuestNeeds)
+    """What it takes of its host beside disks and taps, as far as its command line and its network say."""
 
 
 @dataclass(frozen=True, slots=True)

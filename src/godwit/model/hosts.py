@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from godwit.model.needs import CpuModel, HostResources
 
 MIGRATION_PORTS: Final = range(49152, 49216)
 """TCP ports for streams. libvirt migrates over these, too: firewalls between hosts are often open for them already."""
@@ -86,15 +88,21 @@ class QemuFacts:
     """The ways in which multifd can compress (`multifd-compression`): QEMU is built with some of them, or without."""
     encrypts: bool = True
     """Whether it can encrypt: some are built without GnuTLS."""
+    tcg_models: tuple[CpuModel, ...] = ()
+    """The CPU models that it knows, with what it cannot emulate of them; empty where it was not asked."""
+    kvm_models: tuple[CpuModel, ...] = ()
+    """The same under KVM, with what this host's processor does not have; empty where KVM does not run, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeFacts:
-    """One bridge on a host."""
+    """One bridge on a host; `vlans` are the VLANs of the interfaces that are plugged into it (such as eth0.100)."""
 
     name: str
     mtu: int
     up: bool
+    vlan_filtering: bool = False
+    vlans: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +148,5 @@ class HostFacts:
     can_shorten_send_queue: bool
     storage: tuple[StorageFacts, ...] = ()
     notes: tuple[str, ...] = ()
+    resources: HostResources = field(default_factory=HostResources)
+    """What it has for guests beside all this, as far as it says."""

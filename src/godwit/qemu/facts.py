@@ -9,6 +9,7 @@ from godwit.errors import MonitorCommandError
 from godwit.model import GuestFacts, Launch, NicFacts, Tap
 from godwit.qemu import hotplug, media, qom
 from godwit.qemu.commandline import Running, parse, resolver_of, target_launch, went_to_root
+from godwit.qemu.needs import guest_needs
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
@@ -50,6 +51,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
     rows = tuple(as_objects(block, "query-block"))
     found, unreadable = _read(process)
     launch, refusals = await _launch(monitor, process, found, backends, rows, (canonical, accelerator))
+    size = int(number(memory_sizes, "base-memory") + number(memory_sizes, "plugged-memory"))
     return GuestFacts(
         vm=name,
         run_state=make_view(as_object(status, "query-status"), stream).state,
@@ -57,7 +59,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         machine=canonical,
         accelerator=accelerator,
         cpu_model=await _cpu_model(monitor, found, processors),
-        memory=int(number(memory_sizes, "base-memory") + number(memory_sizes, "plugged-memory")),
+        memory=size,
         vcpus=len(processors),
         disks=tuple(media.disks(rows, resolver_of(process, found))),
         nics=tuple(nics(backends.clients)),
@@ -73,6 +75,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
         stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),
+        needs=guest_needs(launch, backends.clients, size, open_files=process.descriptors),
     )
 
 

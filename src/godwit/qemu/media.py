@@ -42,6 +42,7 @@ def disks(rows: Iterable[Mapping[str, object]], resolver: Resolver) -> Iterator[
             virtual_size=whole(image, "virtual-size"),
             stamps=tuple(trusted(inserted)),
             firmware=_is_flash(row),
+            direct=flag(inner(inserted, "cache"), "direct") if "cache" in inserted else True,
         )
         for _ in range(LONGEST_CHAIN):
             if "backing-image" not in image:

@@ -15,7 +15,8 @@ class ProcessFacts:
 
     `cwd` is where it is now: a QEMU started with -daemonize has moved to "/" (os-posix.c), so its relative
     paths resolve against `environment["PWD"]`, if that is known. `environment` needs no more than PWD.
-    `open_files` are the absolute paths behind /proc/PID/fd, as far as they are regular files or devices.
+    `open_files` are the absolute paths behind /proc/PID/fd, as far as they are regular files or devices;
+    `descriptors` is the number of all that it has open, 0 if nobody looked.
     """
 
     pid: int
@@ -23,3 +24,4 @@ class ProcessFacts:
     cwd: str
     environment: Mapping[str, str] = field(default_factory=dict)
     open_files: tuple[str, ...] = ()
+    descriptors: int = 0
