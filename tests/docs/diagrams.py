@@ -1,8 +1,9 @@
-"""The parts of docs/architecture.md that are made from the code. `script/diagrams` writes them, a test compares them.
+"""The parts of pages that are made from the code. `script/diagrams` writes them, tests compare them.
 
 The layers are those of import-linter's contract. The state diagram comes from walking the machine: from its first state
 every event of a small, complete set is tried in every state that is reached, and each change of phase becomes an arrow.
-The table of recovery comes from the source of `godwit.core.recovery.RULES`, since a condition's own text says most.
+The table of recovery comes from the source of `godwit.core.recovery.RULES`, since a condition's own text says most. The
+table of checks is `godwit.core.preflight.rows.SUBJECTS`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
+from godwit.core.preflight.rows import SUBJECTS
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
 from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from enum import StrEnum
 
 ROOT: Final = Path(__file__).parents[2]
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
+CHECKS: Final = ROOT / "docs" / "check-before-you-move.md"
 
 _FAILURE: Final = Failure("failure", "something failed")
 _SOURCES: Final = (
@@ -283,29 +287,43 @@ def layers() -> str:
     return "\n".join(["```text", *(name.center(width).rstrip() for name in names), "```"])
 
 
-PARTS: Final = {"layers": layers, "state-diagram": state_diagram, "recovery-table": recovery_table}
+def checks() -> str:
+    """Return the checks of preflight as tables, one for each subject."""
+    lines: list[str] = []
+    for subject, rows in SUBJECTS.items():
+        lines += [f"### {subject}", "", "| Code | Severity | Found when | Why it matters |", "|---|---|---|---|"]
+        lines += [f"| `{row.code}` | {row.severity.value} | {row.finds} | {row.why} |" for row in rows]
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
-def rendered(text: str) -> str:
+PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
+    ARCHITECTURE: {"layers": layers, "state-diagram": state_diagram, "recovery-table": recovery_table},
+    CHECKS: {"checks": checks},
+}
+
+
+def rendered(page: Path, text: str) -> str:
     """Return the page with each generated part between its markers made anew. Raises LookupError for a lost marker."""
-    for name, make in PARTS.items():
+    for name, make in PARTS[page].items():
         begin, end = f"<!-- made by script/diagrams: {name} -->", f"<!-- end: {name} -->"
         head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)
         if not (found and closed):
-            message = f"{ARCHITECTURE.name} has no markers for {name}"
+            message = f"{page.name} has no markers for {name}"
             raise LookupError(message)
         text = f"{head}{begin}\n\n{make()}\n\n{end}{tail}"
     return text
 
 
 def main() -> int:
-    """Write the page; say whether it changed."""
-    before = ARCHITECTURE.read_text(encoding="utf-8")
-    after = rendered(before)
-    if after != before:
-        ARCHITECTURE.write_text(after, encoding="utf-8")
-    sys.stdout.write(f"docs/{ARCHITECTURE.name}: {'as it was' if after == before else 'made anew'}\n")
+    """Write the pages; say whether they changed."""
+    for page in PARTS:
+        before = page.read_text(encoding="utf-8")
+        after = rendered(page, before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+        sys.stdout.write(f"docs/{page.name}: {'as it was' if after == before else 'made anew'}\n")
     return 0
 
 

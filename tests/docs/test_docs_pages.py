@@ -83,7 +83,12 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 @pytest.mark.timeout(600)
 def test_the_architecture_is_as_the_code_makes_it() -> None:
     text = diagrams.ARCHITECTURE.read_text(encoding="utf-8")
-    assert diagrams.rendered(text) == text, "run script/diagrams"
+    assert diagrams.rendered(diagrams.ARCHITECTURE, text) == text, "run script/diagrams"
+
+
+def test_the_table_of_checks_is_as_the_code_makes_it() -> None:
+    text = diagrams.CHECKS.read_text(encoding="utf-8")
+    assert diagrams.rendered(diagrams.CHECKS, text) == text, "run script/diagrams"
 
 
 def test_the_diagram_tries_every_event_that_the_machine_knows() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from godwit.core.preflight.bridges import bridge_findings
+from godwit.core.preflight.caches import cache_findings
+from godwit.core.preflight.devices import device_findings
 from godwit.core.preflight.encryption import encryption_findings
 from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
-from godwit.core.preflight.machine import machine_findings
+from godwit.core.preflight.limits import limit_findings
+from godwit.core.preflight.machine import machine_findings, software_findings
 from godwit.core.preflight.storage import storage_findings
 from godwit.core.preflight.upgrading import upgrade_findings
 from godwit.core.preflight.ways import way_findings
@@ -20,12 +24,23 @@ if TYPE_CHECKING:
 __all__ = ["Evidence", "blocking", "check", "check_upgrade"]
 
 
+_SUBJECTS: Final = (
+    host_findings,
+    limit_findings,
+    bridge_findings,
+    machine_findings,
+    software_findings,
+    device_findings,
+    storage_findings,
+    cache_findings,
+    encryption_findings,
+)
+
+
 def check(evidence: Evidence) -> tuple[Finding, ...]:
     """Return all findings, those that block first."""
     order = list(Severity)
-    found = chain(
-        host_findings(evidence), machine_findings(evidence), storage_findings(evidence), encryption_findings(evidence)
-    )
+    found = chain.from_iterable(findings(evidence) for findings in _SUBJECTS)
     return tuple(sorted(way_findings(evidence, found), key=lambda finding: order.index(finding.severity)))
 
 

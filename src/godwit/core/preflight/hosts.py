@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.preflight.limits import huge_memory
+from godwit.core.preflight.rows import found
 from godwit.model import Finding, RunState, Severity
+from godwit.plaintext import shortened
 from godwit.units import MIB, format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import Evidence
+
+_VALID_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_SHOWN: Final = 80
 
 MEMORY_OVERHEAD: Final = 64 * MIB
 """What a QEMU process needs beside the guest's memory, at least."""
@@ -23,8 +30,8 @@ def host_findings(e: Evidence) -> Iterator[Finding]:
     """Yield what is wrong with the hosts."""
     yield from _target_is_another(e)
     yield from name_is_free(e)
+    yield from _name_is_valid(e)
     yield from memory_fits(e)
-    yield from _bridges_exist(e)
     yield from _path_works(e)
     yield from _clocks_agree(e)
     yield from _send_queue(e)
@@ -67,9 +74,21 @@ def name_is_free(e: Evidence) -> Iterator[Finding]:
         )
 
 
+def _name_is_valid(e: Evidence) -> Iterator[Finding]:
+    name = e.guest.needs.name
+    if name is not None and not _VALID_NAME.fullmatch(name):
+        yield found(
+            "name-invalid",
+            e.vm.name,
+            f"QEMU calls {e.vm.name} {shortened(name, _SHOWN)!r}",
+            f"start the guest anew with -name {e.vm.name}",
+        )
+
+
 def memory_fits(e: Evidence) -> Iterator[Finding]:
     """Yield that the target has no room for the guest's memory."""
-    needed = e.guest.memory + MEMORY_OVERHEAD
+    huge = sum(one.size for one in huge_memory(e))  # it comes out of a pool of its own
+    needed = max(0, e.guest.memory - huge) + MEMORY_OVERHEAD
     if e.target.memory_available < needed:
         yield Finding(
             "memory-short",
@@ -80,30 +99,6 @@ def memory_fits(e: Evidence) -> Iterator[Finding]:
             "the target would swap or end processes",
             f"free memory on {e.target.name}, or choose another host",
         )
-
-
-def _bridges_exist(e: Evidence) -> Iterator[Finding]:
-    there = {bridge.name: bridge for bridge in e.target.bridges}
-    here = {bridge.name: bridge for bridge in e.source.bridges}
-    for name in sorted({nic.tap.bridge for nic in e.guest.nics if nic.tap and nic.tap.bridge}):
-        if name not in there:
-            yield Finding(
-                "bridge-missing",
-                Severity.BLOCK,
-                name,
-                f"{e.target.name} has no bridge {name}",
-                "the guest would arrive without its network",
-                f"ip link add {name} type bridge; ip link set {name} up  (on {e.target.name})",
-            )
-        elif name in here and here[name].mtu != there[name].mtu:
-            yield Finding(
-                "bridge-mtu",
-                Severity.WARN,
-                name,
-                f"MTU {here[name].mtu} on {e.source.name}, {there[name].mtu} on {e.target.name}",
-                "large packets of the guest could be lost after the move",
-                f"ip link set {name} mtu {here[name].mtu}  (on {e.target.name})",
-            )
 
 
 def _path_works(e: Evidence) -> Iterator[Finding]:

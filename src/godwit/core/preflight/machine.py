@@ -1,9 +1,11 @@
-"""Checks of the virtual machine: machine type, CPU, accelerator, QEMU versions, devices."""
+"""Checks of the virtual machine: machine type, accelerator, QEMU versions, what keeps it from being repeated."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.preflight.cpu import cpu_findings
+from godwit.core.preflight.rows import found
 from godwit.model import Finding, RunState, Severity
 
 if TYPE_CHECKING:
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
 
     from godwit.core.preflight.evidence import Evidence
 
-_HOST_MODELS: Final = frozenset({"host", "max"})
 _UNSAFE_TCG_BEFORE: Final = (8, 2, 0)
 
 
@@ -22,7 +23,7 @@ def machine_findings(e: Evidence) -> Iterator[Finding]:
     yield from _qemu_is_there(e)
     yield from _machine_type(e)
     yield from _accelerator(e)
-    yield from _cpu(e)
+    yield from cpu_findings(e)
 
 
 def _guest_is_running(e: Evidence) -> Iterator[Finding]:
@@ -135,37 +136,23 @@ def _accelerator(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _cpu(e: Evidence) -> Iterator[Finding]:
-    """Compare flags where the guest sees the host's own CPU; a named model under TCG is emulated alike everywhere."""
-    if e.source.architecture != e.target.architecture:
-        yield Finding(
-            "architecture",
-            Severity.BLOCK,
+def software_findings(e: Evidence) -> Iterator[Finding]:
+    """Yield that the hosts' software is not alike, where that is good to know and nothing worse."""
+    qemu = e.target.qemu
+    if qemu is not None and qemu.version > e.guest.qemu_version:
+        yield found(
+            "qemu-differs",
             e.target.name,
-            f"{e.source.architecture} on {e.source.name}, {e.target.architecture} on {e.target.name}",
-            "the guest's instructions mean nothing there",
-            "choose a host of the same architecture",
+            f"QEMU {dotted(e.guest.qemu_version)} on {e.source.name}, {dotted(qemu.version)} on {e.target.name}",
+            "godwit upgrade, when all hosts have the newer one; until then the way back is from newer to older",
         )
-    if e.guest.accelerator == "tcg":
-        return
-    missing = sorted(e.source.cpu_flags - e.target.cpu_flags)
-    if missing and e.guest.cpu_model.split(",")[0] in _HOST_MODELS:
-        yield Finding(
-            "cpu-flags",
-            Severity.BLOCK,
+    here, there = (host.kernel.partition(".")[0] for host in (e.source, e.target))
+    if here != there:
+        yield found(
+            "kernel-differs",
             e.target.name,
-            f"{e.target.cpu_model} lacks {', '.join(missing[:8])}{' and more' if len(missing) > 8 else ''}",  # noqa: PLR2004
-            "the guest may be using them and would crash",
-            "start the guest with a CPU model that both hosts have",
-        )
-    if e.source.cpu_vendor != e.target.cpu_vendor:
-        yield Finding(
-            "cpu-vendor",
-            Severity.WARN,
-            e.target.name,
-            f"{e.source.cpu_vendor} on {e.source.name}, {e.target.cpu_vendor} on {e.target.name}",
-            "a guest moved between vendors can fail on what it learnt of its CPU at boot",
-            "choose a host of the same vendor",
+            f"kernel {e.source.kernel} on {e.source.name}, {e.target.kernel} on {e.target.name}",
+            "run the same release of the same distribution on both",
         )
 
 

@@ -22,12 +22,14 @@ _MEANINGLESS: Final = {
     Way.LIVE: frozenset[str](),
     Way.STATIC: frozenset({"send-queue", "tcg-corrupts"}),
     Way.OFF: frozenset(
-        {"send-queue", "tcg-corrupts", "blocked-by-qemu", "qemu-older", "cpu-flags", "cpu-vendor", "clocks-differ"}
+        {"send-queue", "tcg-corrupts", "blocked-by-qemu", "qemu-older", "qemu-differs", "clocks-differ"}
+        | {"cpu-flags", "cpu-vendor", "cpu-model", "nx-differs", "nx-gained"}
+        | {"user-network", "conntrack", "disk-cache", "disk-cached"}
     ),
 }
 """Findings that say nothing of a guest on that way: they concern its memory, its devices' state or its clock."""
 
-_SWITCHED_OFF_HELPS: Final = frozenset({"blocked-by-qemu", "cpu-flags"})
+_SWITCHED_OFF_HELPS: Final = frozenset({"blocked-by-qemu", "cpu-flags", "cpu-model", "nx-differs"})
 _FIRST_SET_ACTION: Final = (6, 0, 0)
 
 

@@ -1,0 +1,256 @@
+"""The table of all checks: what each is called, how bad it is, why it matters; docs/check-before-you-move.md shows it.
+
+Checks whose reason is always the same take it from here (`found`); tests keep the others in step with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from godwit.model import Finding, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One check: `finds` is what it looks for, `why` what that would do to the guest or its users."""
+
+    code: str
+    severity: Severity
+    finds: str
+    why: str
+
+
+_B, _W, _I = Severity.BLOCK, Severity.WARN, Severity.INFO
+
+SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
+    {
+        "Hosts and the way between them": (
+            Row("same-machine", _B, "both names lead to one machine", "the guest would move onto the host it is on"),
+            Row("name-taken", _B, "the target has a guest of that name", "they would share monitor, taps and disks"),
+            Row("name-unknown", _B, "the target cannot say whether it has", "they would share monitor, taps and disks"),
+            Row(
+                "name-invalid",
+                _W,
+                "QEMU calls an adopted guest by a name with other characters than letters, digits, `_`, `.` and `-`",
+                "other tools on the target may take it for something else: it stands in paths, command lines and logs",
+            ),
+            Row("migration-path", _B, "the source does not reach the migration address", "the stream has no way"),
+            Row("monitor-shared", _B, "the guest's QMP socket lies on shared storage", "the target would take it away"),
+            Row("clocks-differ", _W, "the hosts' clocks differ by more than a second", "the guest's time could jump"),
+            Row("send-queue", _W, "its send queue cannot be kept short", "the blackout is up to 100 ms longer"),
+            Row(
+                "kernel-differs",
+                _I,
+                "the hosts run kernels of different major versions",
+                "KVM, vhost and bridges come with the kernel: should something go wrong, this is where to look",
+            ),
+        ),
+        "The machine": (
+            Row("not-running", _B, "the guest is paused or off", "only a running guest can be moved"),
+            Row("libvirt-owned", _B, "libvirt owns its QEMU", "two managers undo each other's work"),
+            Row("inherited-descriptor", _B, "its command line takes an open file", "it cannot be started elsewhere"),
+            Row("cannot-be-repeated", _B, "a device cannot be made anew", "the target needs exactly the same devices"),
+            Row("blocked-by-qemu", _B, "QEMU itself names a reason", "QEMU refuses to migrate the guest"),
+            Row("qemu-missing", _B, "the target lacks the guest's QEMU", "nothing could run the guest there"),
+            Row("qemu-older", _W, "the target's QEMU is older", "the move can fail late, at a device's state"),
+            Row(
+                "qemu-differs",
+                _I,
+                "the target's QEMU is newer",
+                "the same machine type keeps the board the same; the way back is one to an older QEMU",
+            ),
+            Row("tcg-corrupts", _W, "emulated by a QEMU before 8.2", "a guest that writes can arrive corrupted"),
+            Row("machine-type", _B, "the target's QEMU lacks the machine type", "the guest must find the same board"),
+            Row("accelerator", _B, "the target cannot use the guest's accelerator", "it cannot change on the way"),
+            Row("qemu-ends-with-guest", _B, "`--off`, and a QEMU before 6.0", "a guest that is off cannot come back"),
+        ),
+        "The processor": (
+            Row("architecture", _B, "the hosts' architectures differ", "the guest's instructions mean nothing there"),
+            Row(
+                "guest-bits",
+                _B,
+                "a 64-bit guest, and a target that runs 32-bit ones alone (a 32-bit guest may go anywhere)",
+                "the guest's instructions mean nothing there",
+            ),
+            Row(
+                "nx-differs",
+                _B,
+                "the source's processor has NX and the target's has not, or has it switched off",
+                "the guest marks pages as no-execute; there that is a reserved bit, and every access to them a fault",
+            ),
+            Row(
+                "nx-gained",
+                _I,
+                "the target's processor has NX and the source's has not",
+                "the guest does not use it, and so is no better protected than before; the way back stays open",
+            ),
+            Row("cpu-flags", _B, "the guest sees the host's own CPU, and the target's lacks flags", "it would crash"),
+            Row(
+                "cpu-model",
+                _B,
+                "the guest's CPU model has flags that the source gives it and the target cannot",
+                "the guest found them at its boot and uses them: it would crash at the first one that is missing",
+            ),
+            Row(
+                "cpu-model-unknown",
+                _B,
+                "the target's QEMU does not know the guest's CPU model",
+                "it would not start",
+            ),
+            Row("cpu-vendor", _W, "the processors are of two vendors", "a guest can fail on what it learnt at boot"),
+        ),
+        "Memory and limits": (
+            Row("memory-short", _B, "the target has not enough memory", "it would swap or end processes"),
+            Row(
+                "hugepages",
+                _B,
+                "the guest's memory is in huge pages, and the target has too few, or no such mount",
+                "its QEMU would not start, or would take ordinary memory and be slow",
+            ),
+            Row(
+                "numa-node",
+                _B,
+                "the guest is bound to memory nodes or processors that the target does not have",
+                "its QEMU would not start there",
+            ),
+            Row(
+                "memlock",
+                _B,
+                "the guest's memory is locked, and the target permits less",
+                "its QEMU would not start, or could not hand the memory to the device",
+            ),
+            Row(
+                "open-files",
+                _W,
+                "the target permits fewer open files than the guest's QEMU needs",
+                "its QEMU would fail at one disk, queue or connection more, maybe long after the move",
+            ),
+            Row(
+                "confined",
+                _I,
+                "SELinux or AppArmor may confine QEMU on the target",
+                "a disk or socket that is permitted here may be forbidden there; QEMU then says Permission denied",
+            ),
+        ),
+        "Network": (
+            Row("bridge-missing", _B, "the target lacks a bridge", "the guest would arrive without its network"),
+            Row("bridge-mtu", _W, "the MTUs of the bridges differ", "large packets could be lost after the move"),
+            Row(
+                "bridge-vlan",
+                _W,
+                "the bridges filter VLANs on one side alone, or are plugged into different VLANs",
+                "the guest could arrive in another network, or its tagged packets be dropped",
+            ),
+            Row(
+                "conntrack",
+                _W,
+                "a stateful firewall on the target sees what its bridges carry",
+                "it knows nothing of the guest's connections, and may drop them as invalid",
+            ),
+            Row(
+                "user-network",
+                _W,
+                "a NIC on QEMU's own user network",
+                "its connections are made by QEMU's process on the source, and all end with the move",
+            ),
+        ),
+        "Devices": (
+            Row(
+                "vhost-user",
+                _W,
+                "a device whose other half is a program on the host (vhost-user)",
+                "the target's QEMU waits for that program at its socket, and nothing goes on until it is there",
+            ),
+            Row(
+                "virtiofs",
+                _W,
+                "a folder of the host, by virtiofsd",
+                "QEMU before 8.2 refuses; later ones need the same folder and a virtiofsd that migrates, on both sides",
+            ),
+            Row(
+                "shared-folder",
+                _W,
+                "a folder of the host, by 9p",
+                "QEMU refuses to move a guest that has it mounted; unmounted, the target needs the same folder",
+            ),
+            Row(
+                "usb-host",
+                _W,
+                "a USB device of the host",
+                "it stays in the source: the guest sees it pulled out, or gets what is at the same place there",
+            ),
+            Row(
+                "display-port",
+                _W,
+                "the port of the guest's VNC display is taken on the target",
+                "the display moves to the next free port; at the old one somebody else answers",
+            ),
+            Row(
+                "port-taken",
+                _B,
+                "a TCP port that the guest's QEMU listens at (SPICE, serial line, `hostfwd`) is taken on the target",
+                "its QEMU would not start there",
+            ),
+        ),
+        "Disks": (
+            Row("image-not-found-again", _B, "a relative image of a daemonized QEMU", "the handover would be refused"),
+            Row("disk-unknown", _B, "`--disk` names one that the guest does not have", "it would mean nothing"),
+            Row("disk-missing", _B, "the target lacks a shared disk", "the disk would be missing"),
+            Row("disk-not-shared", _B, "both have a file of that name, and not the same", "another disk's content"),
+            Row("disk-unproven", _B, "nothing proves that both see the same", "another could be taken for the disk"),
+            Row("disk-unreachable", _B, "its address means something to the source alone", "it would be missing"),
+            Row("disk-differs", _B, "what the guest only reads is another file there", "it would change under it"),
+            Row("disk-same", _I, "what the guest only reads is the same there", "nothing has to be copied"),
+            Row("firmware-missing", _B, "the target lacks the firmware", "its QEMU would not start"),
+            Row("disk-copied", _I, "a disk travels along", "it takes the link, and room on the target"),
+            Row("disk-not-copied", _B, "a disk cannot be copied", "it would be missing, or not the same"),
+            Row("disk-is-shared", _B, "a disk is to be copied onto itself", "it would be destroyed"),
+            Row("disk-exists", _B, "the target has another file of that name", "nothing of somebody's is overwritten"),
+            Row("disk-folder", _B, "the target lacks the folder, or may not write", "the copy has no place"),
+            Row("disk-room", _B, "the target has not enough room", "the copy would fill the disk"),
+            Row("file-size-limit", _B, "files there may not be so large", "QEMU would be killed when it writes"),
+            Row("qemu-img-missing", _B, "the target lacks qemu-img", "no image can be made there"),
+            Row("backing-missing", _B, "what an overlay rests on is not there", "the overlay alone means nothing"),
+            Row("backing-differs", _B, "what an overlay rests on is another file", "the overlay alone means nothing"),
+            Row(
+                "disk-cache",
+                _W,
+                "a disk on network storage is cached by both hosts, and QEMU does not drop the target's cache",
+                "the guest would read there what the disk held before",
+            ),
+            Row(
+                "disk-cached",
+                _I,
+                "a disk on network storage is cached by both hosts, and QEMU drops the target's when it takes over",
+                "that is done as well as the kernel can: pages that another program has mapped there would stay",
+            ),
+        ),
+        "Encryption": (
+            Row("cannot-encrypt", _B, "a QEMU without GnuTLS", "it can neither encrypt nor prove who it is"),
+            Row("authority-expired", _B, "the certificate authority does not hold", "no host believes it"),
+            Row("authority-ends", _W, "it soon ends", "from then on nothing is moved encrypted"),
+            Row("clock-forbids", _B, "a host's clock is far off", "by it the certificates do not hold"),
+            Row("unencrypted", _W, "`--plaintext`", "whoever is on that network can read the guest's memory"),
+        ),
+        "The way it goes": (
+            Row("stands-still", _I, "`--static`", "the guest stands still until all of it is there"),
+            Row("switched-off", _I, "`--off`", "what the guest holds in memory alone is gone"),
+            Row("upgrade", _I, "`godwit upgrade`", "its process is replaced, the guest runs on"),
+            Row("upgrade-in-place", _I, "the new QEMU takes the memory as it stands", "nothing is copied"),
+            Row("upgrade-by-copy", _W, "the new QEMU cannot", "that takes longer, and room for a second copy"),
+        ),
+    }
+)
+
+ROWS: Final[Mapping[str, Row]] = MappingProxyType({row.code: row for rows in SUBJECTS.values() for row in rows})
+
+
+def found(code: str, subject: str, what: str, mend: str) -> Finding:
+    """Return the finding of a row: `what` was found at `subject`, and what mends it."""
+    row = ROWS[code]
+    return Finding(code, row.severity, subject, what, row.why, mend)

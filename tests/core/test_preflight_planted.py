@@ -1,0 +1,285 @@
+"""Mismatches of processors, limits, networks, devices and caches: each planted, and a sound pair beside each."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_preflight import BLOCK, GOOD, QEMU, SAME_DISK, WARN, Change, both, disk, guest, source, target, whole
+
+from godwit.core import preflight
+from godwit.core.preflight import check, check_upgrade
+from godwit.core.preflight.rows import ROWS, SUBJECTS
+from godwit.model import (
+    Bond,
+    BondFacts,
+    BridgeFacts,
+    CpuModel,
+    DiskFacts,
+    GuestNeeds,
+    HostResources,
+    HugeMemory,
+    HugeMount,
+    HugePages,
+    Launch,
+    ListenerFacts,
+    Policy,
+    Severity,
+    StorageFacts,
+    Way,
+)
+from godwit.units import GIB, MIB
+
+INFO = Severity.INFO
+I386 = Launch(("/usr/bin/qemu-system-i386",))
+
+
+def needs(**changes: object) -> Change:
+    return lambda e: replace(e, guest=replace(e.guest, needs=GuestNeeds(**changes)))  # type: ignore[arg-type]
+
+
+def has(**changes: object) -> Change:
+    """What the target has."""
+    return target(resources=HostResources(**changes))  # type: ignore[arg-type]
+
+
+def on_source(**changes: object) -> Change:
+    return source(resources=HostResources(**changes))  # type: ignore[arg-type]
+
+
+def models(*here: CpuModel, there: tuple[CpuModel, ...], model: str, accelerator: str = "tcg") -> Change:
+    key = f"{accelerator}_models"
+    return both(
+        guest(cpu_model=model, accelerator=accelerator),
+        source(qemu=replace(QEMU, **{key: here})),  # type: ignore[arg-type]
+        target(qemu=replace(QEMU, **{key: there})),  # type: ignore[arg-type]
+    )
+
+
+def bond(kind: Bond, holds: str = "") -> Change:
+    return needs(bonds=(BondFacts(kind, "dev0", holds),))
+
+
+def bridge(**changes: object) -> Change:
+    return target(bridges=(BridgeFacts("br0", 1500, up=True, **changes),))  # type: ignore[arg-type]
+
+
+def cached(kind: str, *, direct: bool = False, path: str = "/images", read_only: bool = False) -> Change:
+    """A disk on a file system of the target's."""
+    facts = DiskFacts("disk0", "/images/web.raw", "raw", read_only=read_only, virtual_size=GIB, direct=direct)
+    storage = (StorageFacts("/", "ext4", "/dev/vda1", 9, 9), StorageFacts(path, kind, "filer:/x", 9, 9))
+    return both(guest(disks=(facts,)), target(storage=storage), disk(read_only=read_only))
+
+
+def upgraded(version: tuple[int, int, int]) -> Change:
+    return target(qemu=replace(QEMU, version=version))
+
+
+FLAGS = frozenset({"lm", "nx", "avx2"})
+NARROW = both(source(architecture="i686"), guest(launch=I386))
+BROADWELL, POORER = CpuModel("Broadwell", frozenset({"hle"})), CpuModel("Broadwell", frozenset({"hle", "avx2", "rtm"}))
+SKYLAKE = CpuModel("Skylake-Client")
+HUGE = HostResources(huge_mounts=(HugeMount("/dev/hugepages", 0),), huge_default=2 * MIB)
+AT_HUGE = both(
+    needs(file_memory=(HugeMemory("/dev/hugepages", 0, 2 * GIB),)),
+    source(resources=HUGE),
+)
+ENOUGH = replace(HUGE, huge_pages=(HugePages(2 * MIB, 1024),))
+MEMFD = needs(huge_memory=(HugeMemory("", GIB, 2 * GIB),))
+VNC = needs(displays=(ListenerFacts("127.0.0.1", 5901, "VNC display"),))
+SPICE = needs(listens=(ListenerFacts("", 5930, "SPICE display"),))
+VLAN_100 = BridgeFacts("br0", 1500, up=True, vlans=(100,))
+USB_MEND = "godwit monitor web -c 'device_del dev0'"
+
+PLANTED: list[tuple[str, Severity, Change, str, str]] = [
+    ("name-invalid", WARN, needs(name="my guest;rm"), "QEMU calls web 'my guest;rm'", "-name web"),
+    ("kernel-differs", INFO, target(kernel="5.10.0-21"), "kernel 6.12 on one, 5.10.0-21 on two", "release"),
+    ("qemu-differs", INFO, upgraded((10, 1, 0)), "QEMU 10.0.2 on one, 10.1.0 on two", "godwit upgrade"),
+    ("guest-bits", BLOCK, both(guest(accelerator="tcg"), target(architecture="i686")), "two is i686", "64-bit host"),
+    ("guest-bits", BLOCK, both(guest(cpu_model="Haswell"), target(cpu_flags=FLAGS - {"lm"})), "without long mode", ""),
+    ("architecture", BLOCK, both(NARROW, target(architecture="armv7l")), "i686 on one, armv7l on two", "architecture"),
+    ("nx-differs", BLOCK, both(guest(cpu_model="Haswell"), target(cpu_flags=FLAGS - {"nx"})),
+     "one has NX, two has no NX", "in the firmware of two"),
+    ("nx-gained", INFO, source(cpu_flags=FLAGS - {"nx"}), "one has no NX, two has NX", "in the firmware of one"),
+    ("cpu-model", BLOCK, models(BROADWELL, there=(POORER,), model="Broadwell"), "cannot give avx2, rtm of Broadwell",
+     "-cpu Broadwell,avx2=off,rtm=off"),
+    ("cpu-model", BLOCK, models(BROADWELL, there=(POORER,), model="Broadwell,-rtm,hle=off", accelerator="kvm"),
+     "two (Xeon Gold 6430, QEMU 10.0.2) cannot give avx2 of Broadwell", "-cpu Broadwell,-rtm,hle=off,avx2=off"),
+    ("cpu-model", BLOCK, both(models(SKYLAKE, there=(SKYLAKE,), model="Skylake-Client,+avx512f", accelerator="kvm"),
+     source(cpu_flags=FLAGS | {"avx512f"})), "cannot give avx512f of Skylake-Client", "avx512f=off"),
+    ("cpu-model-unknown", BLOCK, models(SKYLAKE, there=(BROADWELL,), model="Skylake-Client"),
+     "on two has no CPU model Skylake-Client", "install a QEMU on two"),
+    ("hugepages", BLOCK, AT_HUGE, "two has no hugetlbfs there",
+     "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages"),
+    ("hugepages", BLOCK, both(AT_HUGE, target(resources=replace(HUGE, huge_pages=(HugePages(2 * MIB, 1023),)))),
+     "web needs 1024 huge pages of 2.0 MiB, two has 1023 free", "add 1 to"),
+    ("hugepages", BLOCK, both(MEMFD, has(huge_pages=(HugePages(2 * MIB, 9999),))), "two has 0 free",
+     "hugepages-1048576kB"),
+    ("numa-node", BLOCK, both(needs(nodes=frozenset({0, 1})), has(nodes=frozenset({0}))),
+     "bound to the memory nodes 0-1; two has 0", "host-nodes"),
+    ("numa-node", BLOCK, both(needs(cpus=frozenset({8, 9})), has(cpus=frozenset(range(8)))),
+     "bound to the processors 8-9; two has 0-7", "cpu-affinity"),
+    ("memlock", BLOCK, both(needs(locks_memory=True), has(locked_memory=2 * GIB - 1)), "may lock 2.0 GiB",
+     "limits.conf"),
+    ("open-files", WARN, both(needs(open_files=1000), has(open_files=1024, open_files_hard=1024)),
+     "has 1000 files open, on two it may have 1024", "nofile to 2048"),
+    ("open-files", WARN, both(guest(qemu_version=(8, 2, 0)), upgraded((8, 2, 0)), needs(open_files=1000),
+     has(open_files=1024, open_files_hard=4096)), "it may have 1024", "nofile"),
+    ("confined", INFO, has(confinement=("SELinux enforces its policy",)), "two: SELinux enforces", "ausearch"),
+    ("bridge-vlan", WARN, bridge(vlan_filtering=True), "br0 filters VLANs on two, and does not on one",
+     "ip link set br0 type bridge vlan_filtering 0  (on two)"),
+    ("bridge-vlan", WARN, both(source(bridges=(VLAN_100,)), bridge(vlans=(200,))),
+     "VLAN 100 on one, into 200 on two", "interface of VLAN 100"),
+    ("conntrack", WARN, has(tracks_bridged=True), "two tracks connections", "bridge-nf-call-iptables=0  (on two)"),
+    ("user-network", WARN, bond(Bond.USER_NETWORK), "QEMU's user network (dev0)", "a NIC on a bridge"),
+    ("vhost-user", WARN, bond(Bond.VHOST_USER, "/run/x.sock"), "(/run/x.sock on one)", "listens at /run/x.sock"),
+    ("virtiofs", WARN, bond(Bond.VIRTIOFS, "/run/fs.sock"), "virtiofsd serves", "start virtiofsd"),
+    ("shared-folder", WARN, bond(Bond.SHARED_FOLDER, "/srv/s"), "is a folder of the host (/srv/s", "umount -t 9p"),
+    ("usb-host", WARN, bond(Bond.USB_HOST), "is a USB device of the host (on one)", USB_MEND),
+    ("display-port", WARN, both(VNC, has(listeners=(ListenerFacts("", 5901),))), "port 5901 (VNC display of web)",
+     "godwit monitor web -c 'info vnc'"),
+    ("port-taken", BLOCK, both(SPICE, has(listeners=(ListenerFacts("10.0.0.1", 5930),))), "port 5930 (SPICE display",
+     "ss -Hltnp sport = :5930  (on two)"),
+    ("disk-cache", WARN, both(cached("nfs4"), needs(keeps_cache=True)), "lies on nfs4 on two", "cache=none"),
+    ("disk-cached", INFO, cached("nfs4"), "lies on nfs4 on two", "cache=none"),
+    ("disk-cached", INFO, cached("fuse.sshfs"), "lies on fuse.sshfs on two", "cache.direct=on"),
+]  # fmt: skip
+
+SOUND: list[tuple[str, Change]] = [
+    ("name", needs(name="web.1_a-B")),
+    ("name", needs(name=None)),
+    ("kernel", target(kernel="6.13-rc1")),
+    ("32-bit guest to a 32-bit host", both(NARROW, target(architecture="i686"))),
+    ("32-bit guest to a 64-bit host", NARROW),
+    ("32-bit guest of a 64-bit host", both(guest(launch=I386, accelerator="tcg"), target(architecture="i686"))),
+    ("32-bit CPU model", both(guest(cpu_model="pentium3", accelerator="tcg"), target(architecture="i686"))),
+    ("no NX on both", both(source(cpu_flags=FLAGS - {"nx"}), target(cpu_flags=FLAGS - {"nx"}))),
+    ("NX off for the guest", both(guest(cpu_model="Haswell,nx=off"), target(cpu_flags=FLAGS - {"nx"}))),
+    ("NX emulated", both(guest(accelerator="tcg"), target(cpu_flags=FLAGS - {"nx"}))),
+    ("what neither gives", models(POORER, there=(POORER,), model="Broadwell")),
+    ("what only the source lacks", models(POORER, there=(BROADWELL,), model="Broadwell")),
+    ("flags that are off", models(BROADWELL, there=(POORER,), model="Broadwell,-avx2,rtm=off")),
+    ("models of the other accelerator", both(models(BROADWELL, there=(POORER,), model="Broadwell"),
+     guest(accelerator="kvm", cpu_model="Broadwell"))),
+    ("models that nobody asked for", guest(cpu_model="Broadwell")),
+    ("huge pages", both(AT_HUGE, target(resources=ENOUGH))),
+    ("huge pages beside little memory", both(AT_HUGE, target(resources=ENOUGH, memory_available=GIB))),
+    ("memory at a path of ordinary pages", needs(file_memory=(HugeMemory("/dev/shm", 0, 2 * GIB),))),
+    ("a host that does not say its huge pages", MEMFD),
+    ("nodes", both(needs(nodes=frozenset({0}), cpus=frozenset({1})), has(nodes=frozenset({0}), cpus=frozenset({1})))),
+    ("a host that does not say its nodes", needs(nodes=frozenset({7}))),
+    ("locked memory", both(needs(locks_memory=True), has(locked_memory=2 * GIB))),
+    ("locked memory without limit", needs(locks_memory=True)),
+    ("a limit that is not felt", has(locked_memory=0)),
+    ("open files", both(needs(open_files=1000), has(open_files=1024, open_files_hard=4096))),
+    ("open files that nobody counted", has(open_files=16, open_files_hard=16)),
+    ("VLANs", both(source(bridges=(BridgeFacts("br0", 1500, up=True, vlan_filtering=True, vlans=(7,)),)),
+     bridge(vlan_filtering=True, vlans=(7,)))),
+    ("VLANs that the switch knows on one side", bridge(vlans=(7,))),
+    ("a firewall, and no bridge", both(guest(nics=()), has(tracks_bridged=True))),
+    ("a firewall on the source", on_source(tracks_bridged=True)),
+    ("another port", both(VNC, SPICE, has(listeners=(ListenerFacts("", 22),)))),
+    ("another address", both(VNC, has(listeners=(ListenerFacts("10.0.0.1", 5901),)))),
+    ("the source's own port", both(SPICE, on_source(listeners=(ListenerFacts("", 5930),)))),
+    ("past the cache", cached("nfs4", direct=True)),
+    ("only read", cached("nfs4", read_only=True)),
+    ("a cluster file system", cached("ocfs2")),
+    ("a cluster file system in user space", cached("fuse.glusterfs")),
+    ("network storage elsewhere", cached("nfs4", path="/image")),
+    ("a device of the host", bond(Bond.HOST_DEVICE, "01:00.0")),  # QEMU itself says whether it can be moved
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "change", "words", "mend"), PLANTED, ids=[f"{row[0]}-{row[3][:30]}" for row in PLANTED]
+)
+def test_a_planted_mismatch_is_named_with_its_mend(
+    code: str, severity: Severity, change: Change, words: str, mend: str
+) -> None:
+    (finding,) = check(change(GOOD))
+    assert (finding.code, finding.severity) == (code, severity)
+    assert words in finding.found
+    assert mend in finding.mend
+    assert finding.subject
+    assert finding.why
+    assert "None" not in finding.found + finding.mend
+
+
+@pytest.mark.parametrize(("name", "change"), SOUND, ids=[row[0] for row in SOUND])
+def test_a_sound_pair_has_no_finding(name: str, change: Change) -> None:
+    assert check(change(GOOD)) == (), name
+
+
+def test_the_seed_s_hosts_both_ways() -> None:
+    """Broadwell to Skylake is sound where Skylake has all that Broadwell has; the way back is not, and says why."""
+    old = (CpuModel("Broadwell"), CpuModel("Skylake-Client", frozenset({"xsavec", "mpx"})))
+    new = (CpuModel("Broadwell"), CpuModel("Skylake-Client"))
+    assert check(models(*old, there=new, model="Broadwell", accelerator="kvm")(GOOD)) == ()
+    (finding,) = check(models(*new, there=old, model="Skylake-Client", accelerator="kvm")(GOOD))
+    assert finding.code == "cpu-model"
+    assert "cannot give mpx, xsavec of Skylake-Client" in finding.found
+
+
+def test_a_guest_that_is_off_leaves_behind_what_only_a_running_one_has() -> None:
+    off = whole(policy=Policy(way=Way.OFF))
+    cases = [change for code, _, change, _, _ in PLANTED if code in {"cpu-model", "nx-differs", "user-network"}]
+    assert len(cases) == 5
+    for change in cases:
+        assert [one.code for one in check(both(change, off)(GOOD))] == ["switched-off"]
+    blocked = check(both(bond(Bond.SHARED_FOLDER, "/srv/s"), off)(GOOD))
+    assert [one.code for one in blocked] == ["shared-folder", "switched-off"]
+
+
+def test_what_would_help_a_guest_with_another_processor_is_said() -> None:
+    (finding,) = check(models(BROADWELL, there=(POORER,), model="Broadwell")(GOOD))
+    assert "--static --off" in finding.mend
+
+
+def test_a_new_qemu_that_does_not_know_the_model_is_found_before_an_upgrade() -> None:
+    change = models(SKYLAKE, there=(BROADWELL,), model="Skylake-Client")
+    assert "cpu-model-unknown" in {one.code for one in check_upgrade(change(GOOD))}
+    assert not {"qemu-differs", "kernel-differs"} & {one.code for one in check_upgrade(upgraded((11, 0, 0))(GOOD))}
+
+
+def test_only_proven_shared_disks_are_cached_by_two_hosts() -> None:
+    evidence = cached("nfs4")(GOOD)
+    apart = replace(evidence, disks=(replace(SAME_DISK, token_seen=False, target_identity="1 8"),))
+    assert "disk-cached" not in {one.code for one in check(apart)}
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def written() -> dict[str, set[str]]:
+    """Return the severities that the code gives each finding which it writes out, by code."""
+    codes: dict[str, set[str]] = {}
+    for file in Path(preflight.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+                continue
+            name = ast.unparse(node.func)
+            if name == "Finding":
+                codes.setdefault(str(node.args[0].value), set()).add(ast.unparse(node.args[1]))
+            elif name == "block":
+                codes.setdefault(str(node.args[0].value), set()).add("Severity.BLOCK")
+    return codes
+
+
+def test_the_table_has_each_check_that_is_written_out_with_its_severity() -> None:
+    found = written()
+    assert len(found) > 50, "the pattern does not fit the code any more"
+    assert {code: {f"Severity.{ROWS[code].severity.name}"} for code in found} == found
+
+
+def test_each_check_of_the_table_is_made() -> None:
+    planted = {row[0] for row in PLANTED}
+    assert [code for code in ROWS if code not in planted | set(written())] == []
+
+
+def test_each_code_stands_once() -> None:
+    counted = Counter(row.code for rows in SUBJECTS.values() for row in rows)
+    assert [code for code, times in counted.items() if times > 1] == []
+    assert all(row.finds and row.why for row in ROWS.values())
