@@ -164,6 +164,7 @@ SOUND: list[tuple[str, Change]] = [
     ("flags that are off", models(BROADWELL, there=(POORER,), model="Broadwell,-avx2,rtm=off")),
     ("models of the other accelerator", both(models(BROADWELL, there=(POORER,), model="Broadwell"),
      guest(accelerator="kvm", cpu_model="Broadwell"))),
+    ("max of one version", guest(cpu_model="max", accelerator="tcg")),
     ("models that nobody asked for", guest(cpu_model="Broadwell")),
     ("huge pages", both(AT_HUGE, target(resources=ENOUGH))),
     ("huge pages beside little memory", both(AT_HUGE, target(resources=ENOUGH, memory_available=GIB))),
@@ -223,6 +224,32 @@ def test_the_seed_s_hosts_both_ways() -> None:
     assert "cannot give mpx, xsavec of Skylake-Client" in finding.found
 
 
+TSX = {"hle", "invpcid", "pcid", "rtm", "tsc-deadline"}
+TCG_10 = (CpuModel("Broadwell", frozenset(TSX)), CpuModel("Skylake-Client", frozenset({*TSX, "xsavec"})))
+TCG_7 = tuple(CpuModel(one.name, one.lacks | {"3dnowprefetch", "rdseed", "x2apic"}) for one in TCG_10)
+"""What QEMU 10.0.2 and 7.2.22 of Debian say that they cannot emulate."""
+
+
+@pytest.mark.parametrize("model", ["Broadwell", "Skylake-Client"])
+def test_generations_under_emulation_as_two_versions_of_qemu_have_them(model: str) -> None:
+    assert check(models(*TCG_7, there=TCG_10, model=model)(GOOD)) == ()
+    (finding,) = check(models(*TCG_10, there=TCG_7, model=model)(GOOD))
+    assert finding.code == "cpu-model"
+    assert f"cannot give 3dnowprefetch, rdseed, x2apic of {model}" in finding.found
+
+
+@pytest.mark.parametrize(("version", "differs"), [((10, 1, 0), True), ((10, 0, 9), False)])
+def test_max_is_what_each_version_can_emulate(version: tuple[int, int, int], *, differs: bool) -> None:
+    evidence = both(guest(cpu_model="max", accelerator="tcg"), upgraded(version))(GOOD)
+    found = {one.code: one for one in check(evidence)}
+    assert ("cpu-max-differs" in found) is differs
+    if differs:
+        assert found["cpu-max-differs"].severity is WARN
+        assert "QEMU 10.0 on one, 10.1 on two" in found["cpu-max-differs"].found
+        assert "-cpu qemu64" in found["cpu-max-differs"].mend
+    assert "cpu-max-differs" not in {one.code for one in check(both(guest(cpu_model="max"), upgraded(version))(GOOD))}
+
+
 def test_a_guest_that_is_off_leaves_behind_what_only_a_running_one_has() -> None:
     off = whole(policy=Policy(way=Way.OFF))
     cases = [change for code, _, change, _, _ in PLANTED if code in {"cpu-model", "nx-differs", "user-network"}]
@@ -275,7 +302,7 @@ def test_the_table_has_each_check_that_is_written_out_with_its_severity() -> Non
 
 
 def test_each_check_of_the_table_is_made() -> None:
-    planted = {row[0] for row in PLANTED}
+    planted = {row[0] for row in PLANTED} | {"cpu-max-differs"}
     assert [code for code in ROWS if code not in planted | set(written())] == []
 
 

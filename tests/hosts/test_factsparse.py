@@ -7,7 +7,7 @@ import pytest
 from godwit.errors import HostError
 from godwit.hosts import factsparse
 from godwit.hosts.hostfacts import Identity, read_facts
-from godwit.model import BridgeFacts, StorageFacts
+from godwit.model import BridgeFacts, HugeMount, StorageFacts
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -34,6 +34,14 @@ def test_a_recorded_host_is_read_whole() -> None:
         "KVM opens, but a guest hangs in it: a nested or broken virtualisation; TCG is used instead",
     )
     assert facts.can_shorten_send_queue
+    assert facts.resources.huge_mounts == (HugeMount("/dev/hugepages", 2 << 20),)
+    assert [one.port for one in facts.resources.listeners] == [22, 5901]
+    assert facts.resources.locked_memory is None  # root may lock what there is, whatever its limit
+    assert {one.name: "rtm" in one.lacks for one in facts.qemu.tcg_models} == {
+        **dict.fromkeys(("max", "qemu64", "EPYC"), False),
+        **dict.fromkeys(("Broadwell", "Skylake-Client"), True),
+    }
+    assert facts.qemu.kvm_models == ()
     assert facts.qemu is not None
     assert facts.qemu.version == (10, 0, 2)
     assert ("q35", "pc-q35-10.0") in facts.qemu.machine_aliases

@@ -72,7 +72,8 @@ known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/
 definitions() {
     printf '{"execute":"%s"}\n' qmp_capabilities query-cpu-definitions quit |
         timeout 5 "$qemu" -machine none -accel "$1" -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
-        grep -F '"unavailable-features"' | head -n 1
+        grep -F '"unavailable-features"' | head -n 1 |
+        sed -E 's/, "(typename|alias-of)": "[^"]*"//g; s/, "(static|migration-safe|deprecated)": [a-z]+//g'
 }
 known "qemu2-$name" "$key" || {
     section key; echo "$key"

@@ -27,6 +27,7 @@ def cpu_findings(e: Evidence) -> Iterator[Finding]:
     """Yield what of the guest's processor the target cannot give."""
     yield from _architecture(e)
     yield from _named_model(e)
+    yield from _emulated_max(e)
     if e.guest.accelerator == "tcg":  # the rest is of the hosts' own processors, which the guest does not see
         return
     yield from _flags(e)
@@ -136,6 +137,20 @@ def _named_model(e: Evidence) -> Iterator[Finding]:
             f"{e.target.name} ({_giver(e.target, e.guest.accelerator)}) cannot give {_some(missing)} of {name}, "
             f"which {e.source.name} ({_giver(e.source, e.guest.accelerator)}) gives",
             f"choose another host, or start the guest anew with -cpu {e.guest.cpu_model}{without}",
+        )
+
+
+def _emulated_max(e: Evidence) -> Iterator[Finding]:
+    qemu = e.target.qemu
+    if e.guest.accelerator != "tcg" or _model_name(e) not in _HOST_MODELS or qemu is None:
+        return
+    here, there = (".".join(map(str, version[:2])) for version in (e.guest.qemu_version, qemu.version))
+    if here != there:
+        yield found(
+            "cpu-max-differs",
+            e.guest.cpu_model,
+            f"QEMU {here} on {e.source.name}, {there} on {e.target.name}, and the guest's CPU is {e.guest.cpu_model}",
+            "start the guest anew with a CPU model by name (-cpu qemu64, or another that both can emulate)",
         )
 
 

@@ -102,6 +102,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "the target's QEMU does not know the guest's CPU model",
                 "it would not start",
             ),
+            Row(
+                "cpu-max-differs",
+                _W,
+                "an emulated guest with `-cpu max`, and QEMUs of two versions",
+                "`max` is what each version can emulate: what the guest found at its boot may not be there",
+            ),
             Row("cpu-vendor", _W, "the processors are of two vendors", "a guest can fail on what it learnt at boot"),
         ),
         "Memory and limits": (

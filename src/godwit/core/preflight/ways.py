@@ -23,7 +23,7 @@ _MEANINGLESS: Final = {
     Way.STATIC: frozenset({"send-queue", "tcg-corrupts"}),
     Way.OFF: frozenset(
         {"send-queue", "tcg-corrupts", "blocked-by-qemu", "qemu-older", "qemu-differs", "clocks-differ"}
-        | {"cpu-flags", "cpu-vendor", "cpu-model", "nx-differs", "nx-gained"}
+        | {"cpu-flags", "cpu-vendor", "cpu-model", "cpu-max-differs", "nx-differs", "nx-gained"}
         | {"user-network", "conntrack", "disk-cache", "disk-cached"}
     ),
 }
