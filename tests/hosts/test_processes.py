@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from godwit.errors import HostError
 from godwit.hosts import processes
+from godwit.hosts.local import LocalTransport
 from godwit.hosts.processes import QemuProcess, parse_scan
 from godwit.model import Launch, Vm
 
@@ -125,3 +127,14 @@ def test_names_are_written_in_several_ways(words: tuple[str, ...], name: str | N
 def test_a_process_that_cannot_be_read_is_no_proof_of_absence(line: str) -> None:
     with pytest.raises(HostError):
         parse_scan(f"{line}\nend|\n", "/run/x.sock")
+
+
+async def test_a_process_is_read_with_what_it_has_open_and_where_it_may_run() -> None:
+    process = QemuProcess(os.getpid(), 0, ("q",), "/")
+    before = await processes.read_process(LocalTransport("here"), process)
+    pipes = [end for _ in range(50) for end in os.pipe()]
+    after = await processes.read_process(LocalTransport("here"), process)
+    for end in pipes:
+        os.close(end)
+    assert 90 <= after.descriptors - before.descriptors <= 110  # some others come and go meanwhile
+    assert after.cpus >= os.sched_getaffinity(0)

@@ -18,6 +18,7 @@ from godwit.errors import HostError, InputError, MonitorProtocolError, QemuDiedE
 from godwit.hosts.shell import run_script
 from godwit.plaintext import shortened
 from godwit.qemu.process import ProcessFacts
+from godwit.units import parse_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,6 +80,7 @@ pid=$1
 echo "folder|$(tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^PWD=//p' | head -n 1 | base64 -w0)"
 set -- "/proc/$pid/fd/"*
 echo "descriptors|$#"
+echo "cpus|$(grep Cpus_allowed_list: "/proc/$pid/status")"
 for file in "$@"; do
     if [ -f "$file" ] || [ -b "$file" ]; then echo "file|$(readlink "$file" | base64 -w0)"; fi
 done
@@ -156,7 +158,15 @@ async def read_process(transport: Transport, process: QemuProcess) -> ProcessFac
         environment={"PWD": folders[0]} if folders else {},
         open_files=tuple(_decode(value).rstrip("\n") for kind, _, value in rows if kind == "file"),
         descriptors=next((int(n) for kind, _, n in rows if kind == "descriptors" and _COUNT.fullmatch(n)), 0),
+        cpus=next((_cpus(value) for kind, _, value in rows if kind == "cpus"), frozenset()),
     )
+
+
+def _cpus(line: str) -> frozenset[int]:
+    try:
+        return parse_numbers(line.rpartition(":")[2])
+    except ValueError:  # it serves a note of preflight, and nothing else
+        return frozenset()
 
 
 def parse_scan(text: str, socket: str) -> Scan:

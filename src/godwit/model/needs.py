@@ -54,7 +54,8 @@ class GuestNeeds:
     `name` is what QEMU itself calls the guest, None where it was not told. `file_memory` is memory at a path: only the
     host knows whether that is one of huge pages. `displays` are VNC servers, which Godwit moves to the next free port,
     `listens` what must have its port. `keeps_cache` says that a disk is told to keep what the page cache has of it
-    when its guest comes (`drop-cache=off`). `open_files` is the number of descriptors that QEMU has, 0 if unknown.
+    when its guest comes (`drop-cache=off`). `open_files` is the number of descriptors that QEMU has, 0 if unknown,
+    `runs_on` the processors that its process may use now, empty if unknown.
     """
 
     name: str | None = None
@@ -68,6 +69,7 @@ class GuestNeeds:
     listens: tuple[ListenerFacts, ...] = ()
     keeps_cache: bool = False
     open_files: int = 0
+    runs_on: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorCommandError
@@ -75,7 +76,9 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
             *_deadly(monitor.version, accelerator, number(memory_sizes, "plugged-memory")),
         ),
         stray_images=tuple(media.stray(rows, resolver_of(process, found))) if went_to_root(process, found) else (),
-        needs=guest_needs(launch, backends.clients, size, open_files=process.descriptors),
+        needs=replace(
+            guest_needs(launch, backends.clients, size), open_files=process.descriptors, runs_on=process.cpus
+        ),
     )
 
 

@@ -46,9 +46,7 @@ _HELD: Final = ("host", "sysfsdev", "hostdevice", "path")
 _LOCAL: Final = {"localhost": "127.0.0.1", "0.0.0.0": "", "::": "", "*": ""}  # noqa: S104 - nothing is bound here
 
 
-def guest_needs(
-    launch: Launch, clients: Mapping[str, NetworkClient], memory: int, *, open_files: int = 0
-) -> GuestNeeds:
+def guest_needs(launch: Launch, clients: Mapping[str, NetworkClient], memory: int) -> GuestNeeds:
     """Read the needs of a guest with `memory` bytes, which `launch` starts as it is now; `clients` are its network's.
 
     A command line that cannot be read needs nothing that anybody knows of.
@@ -76,7 +74,6 @@ def guest_needs(
             if option.name in {"drive", "blockdev"}
             for key, value in values.items()
         ),
-        open_files=open_files,
     )
 
 

@@ -16,7 +16,7 @@ class ProcessFacts:
     `cwd` is where it is now: a QEMU started with -daemonize has moved to "/" (os-posix.c), so its relative
     paths resolve against `environment["PWD"]`, if that is known. `environment` needs no more than PWD.
     `open_files` are the absolute paths behind /proc/PID/fd, as far as they are regular files or devices;
-    `descriptors` is the number of all that it has open, 0 if nobody looked.
+    `descriptors` is the number of all that it has open, 0 if nobody looked, `cpus` the processors that it may use.
     """
 
     pid: int
@@ -25,3 +25,4 @@ class ProcessFacts:
     environment: Mapping[str, str] = field(default_factory=dict)
     open_files: tuple[str, ...] = ()
     descriptors: int = 0
+    cpus: frozenset[int] = frozenset()

@@ -25,6 +25,7 @@ def limit_findings(e: Evidence) -> Iterator[Finding]:
     """Yield what the target has too little of, or permits too little."""
     yield from _huge_pages(e)
     yield from _numa(e)
+    yield from _pinning(e)
     yield from _locked_memory(e)
     yield from _open_files(e)
     for what in e.target.resources.confinement:
@@ -94,6 +95,18 @@ def _numa(e: Evidence) -> Iterator[Finding]:
                 f"{format_numbers(present)}",
                 "start the guest anew without host-nodes, node-affinity and cpu-affinity, or with those of both hosts",
             )
+
+
+def _pinning(e: Evidence) -> Iterator[Finding]:
+    online, used = e.source.resources.cpus, e.guest.needs.runs_on
+    if used and online - used:
+        yield found(
+            "cpu-pinning",
+            e.vm.name,
+            f"the QEMU of {e.vm.name} runs on processors {format_numbers(used & online)} of {format_numbers(online)} "
+            f"on {e.source.name}",
+            f"taskset -acp LIST PID, with processors and the process of {e.target.name}, after the move",
+        )
 
 
 def _locked_memory(e: Evidence) -> Iterator[Finding]:

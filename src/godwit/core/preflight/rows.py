@@ -125,6 +125,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "its QEMU would not start there",
             ),
             Row(
+                "cpu-pinning",
+                _I,
+                "the guest's QEMU may use some of the source's processors alone (taskset, a cpuset)",
+                "that belongs to its process, and is not carried along: on the target it may use them all",
+            ),
+            Row(
                 "memlock",
                 _B,
                 "the guest's memory is locked, and the target permits less",
