@@ -70,7 +70,7 @@ def test_a_check_that_is_interrupted_leaves_no_keys(
         while not (tmp_path / "trial").exists():
             assert time.monotonic() < end
             assert checking.poll() is None, checking.communicate()
-            time.sleep(0.02)
+            time.sleep(0.02)  # another process makes the file, and tells nobody; the loop has a deadline
         assert len(keys(tmp_path)) == len(before) + 1
         checking.send_signal(number)
         said, complaint = checking.communicate(timeout=60)

@@ -27,7 +27,7 @@ QEMU: Final = 64321
 """A user, and the group that is that user's alone."""
 OTHER: Final = 64322
 
-root: Final = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+root: Final = pytest.mark.skipif(os.geteuid() != 0, reason="NOT SHOWN HERE: only root can be another user")
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ async def test_a_qemu_of_another_user_reads_its_keys_and_can_do_nothing_else_the
     if way == "by a group":
         lacks("setfacl", tmp_path, monkeypatch)
     elif shutil.which("setfacl") is None:
-        pytest.skip("there is no setfacl")
+        pytest.skip("NOT SHOWN HERE: keys given by an access list, since there is no setfacl (package acl)")
     await here.put_credentials(OWNER, "client", ENDS["client"])
     folder = Path(await here.put_credentials(OWNER, "client", ENDS["client"], qemu))
 

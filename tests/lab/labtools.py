@@ -297,7 +297,7 @@ class Ground:
             while lives(qemu):
                 if time.monotonic() > end:
                     raise
-                time.sleep(0.02)
+                time.sleep(0.02)  # it is no child of ours, so nobody tells of its end; the loop has a deadline
             return GONE
 
     def tell(self, qemu: int, command: str) -> dict[str, Any]:
