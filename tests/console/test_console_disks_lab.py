@@ -306,7 +306,9 @@ async def test_a_shared_disk_is_never_copied_onto_itself(pair: Pair) -> None:
     assert "is the same file at the target" in await refusal(pair, "-b")
 
 
-@pytest.mark.parametrize("uri", ["exec:cat", "fd:4", "file:stream"])
+@pytest.mark.parametrize(
+    "uri", ["exec:cat", *(pytest.param(one, marks=pytest.mark.long) for one in ("fd:4", "file:stream"))]
+)
 async def test_what_has_no_live_other_side_takes_no_disks(pair: Pair, uri: str) -> None:
     await pair.image("source", "-f", "qcow2")
     await pair.start("source")

@@ -184,7 +184,9 @@ async def test_a_migration_to_nowhere_fails_with_qemus_reason(bench: Bench) -> N
     assert (await bench.type("source", "info status"))[1] == "VM status: running\n"
 
 
-@pytest.mark.parametrize("uri", ["unix:{}/stream", '"exec:cat > {}/stream"', "file:{}/stream"])
+@pytest.mark.parametrize(
+    "uri", ["unix:{}/stream", '"exec:cat > {}/stream"', pytest.param("file:{}/stream", marks=pytest.mark.long)]
+)
 async def test_other_uris(bench: Bench, uri: str) -> None:
     await bench.start("source")
     if uri.startswith("unix:"):

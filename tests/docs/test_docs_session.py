@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 TYPED: Final = [block for block in blocks("console") if "lab" in block.info]
+PAGES: Final = list(dict.fromkeys(block.page for block in TYPED))
+QUICK: Final = {"README.md", "docs/laboratory.md", "docs/save-and-restore.md"}
+"""What is left to script/test; script/soak long types the others."""
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
         one.end()
 
 
-@pytest.mark.parametrize("page", list(dict.fromkeys(block.page for block in TYPED)))
+@pytest.mark.parametrize("page", [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in PAGES])
 def test_what_a_page_shows_works(page: str, session: Session) -> None:
     shown = [command for block in TYPED if block.page == page for command in block.commands]
     said = [session.type(command) for command in shown]

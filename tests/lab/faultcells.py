@@ -228,7 +228,6 @@ journal locked for good
 IN_SCRIPT_TEST: Final = frozenset(
     {
         "precopy pass1: SSH sessions of both hosts killed",
-        "precopy told: target's QEMU killed",
         "precopy stopping: journal locked for 3 s",
         "precopy running: source host crashes",
         "postcopy over: migration link cut for 1 s",

@@ -155,7 +155,10 @@ def given(ground: Ground) -> Iterator[str]:
     end_given(ground, name)
 
 
-@pytest.mark.parametrize("row", GIVEN_GUESTS)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(one, marks=pytest.mark.long if one in {"a file", "a socket"} else ()) for one in GIVEN_GUESTS],
+)
 async def test_what_cannot_be_started_elsewhere_is_refused_by_name_and_runs_on(
     ground: Ground, given: str, row: str
 ) -> None:

@@ -207,7 +207,10 @@ KINDS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK: Final = {"extended L2 entries", "a chain of three, whole"}
+
+
+@pytest.mark.parametrize("kind", [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in KINDS])
 async def test_a_disk_of_any_kind_is_the_same_there(ground: Ground, kind: str) -> None:
     image_format, lines = KINDS[kind]
     name = new_name()

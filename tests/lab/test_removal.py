@@ -122,7 +122,7 @@ def killed_after(host_tree: Path, lab_name: str) -> Callable[[float | None], Non
 
 @pytest.mark.parametrize(
     "delay",
-    [one if i % 3 == 0 else pytest.param(one, marks=pytest.mark.long) for i, one in enumerate(KILL_INSTANTS)],
+    [one if i % 6 == 0 else pytest.param(one, marks=pytest.mark.long) for i, one in enumerate(KILL_INSTANTS)],
     ids=range(len(KILL_INSTANTS)),
 )
 def test_sigkill_of_the_builder_leaves_nothing(

@@ -147,11 +147,7 @@ class Room:
         raw.unlink()
 
 
-MOSTLY_TODAYS: Final = ["10.0", pytest.param("7.2", marks=pytest.mark.long)]
-"""The QEMUs of a session that script/test has on an older one, too, but for the first."""
-
-
-@pytest.fixture(scope="module", params=["10.0", "7.2"])
+@pytest.fixture(scope="module", params=["10.0", pytest.param("7.2", marks=pytest.mark.long)])
 def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     """Return a laboratory whose hosts have that QEMU."""
     old = request.param == "7.2"
@@ -214,7 +210,6 @@ def test_over_shared_storage(room: Room) -> None:
     room.assert_moved(before, "/mnt/images/shared.img")
 
 
-@pytest.mark.parametrize("room", MOSTLY_TODAYS, indirect=True)
 def test_the_overlay_alone(room: Room) -> None:
     create = CREATE.format(added=",backing_fmt=raw")
     if not room.old:
@@ -240,7 +235,6 @@ def test_the_overlay_alone(room: Room) -> None:
     compare(room, "rhel7.qcow2", 12)
 
 
-@pytest.mark.parametrize("room", MOSTLY_TODAYS, indirect=True)
 def test_the_whole_disk(room: Room) -> None:
     line = START.format(image="rhel7.img")
     room.on("kvm-host1", "cp --sparse=always /mnt/rhel7.img rhel7.img")
@@ -280,7 +274,6 @@ def compare(room: Room, image: str, filled: int) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("room", MOSTLY_TODAYS, indirect=True)
 def test_d_and_cancel(room: Room) -> None:
     """`-d` gives the prompt back; `info migrate` tells of memory and disk; `migrate_cancel` leaves the guest here."""
     line = START.format(image="rhel7.img")
@@ -307,7 +300,7 @@ def test_d_and_cancel(room: Room) -> None:
 @pytest.mark.parametrize("stage", ["disks", "memory"])
 def test_a_cut_link_is_mended_by_ctrl_c(room: Room, stage: str) -> None:
     """Frames vanish without a sound: nothing fails by itself for minutes."""
-    # What no zero page stands for, from 16 MiB of its memory on: the memory takes some seconds, too, however busy we are.
+    # What no zero page stands for, from 16 MiB of its memory on: the memory takes some seconds, however busy we are.
     line = START.format(image="rhel7.img") + " -device loader,file=noise,addr=0x1000000,force-raw=on"
     for host in HOSTS:
         room.on(host, "head -c 32M /dev/urandom >noise")
@@ -342,7 +335,6 @@ def test_a_cut_link_is_mended_by_ctrl_c(room: Room, stage: str) -> None:
             room.lab.heal("host2", "migration")
 
 
-@pytest.mark.parametrize("room", MOSTLY_TODAYS, indirect=True)
 def test_help(room: Room) -> None:
     room.on("kvm-host1", "cp --sparse=always /mnt/rhel7.img rhel7.img")
     room.start("kvm-host1", START.format(image="rhel7.img"))
@@ -355,7 +347,6 @@ def test_help(room: Room) -> None:
         assert room.type("kvm-host1", f"help {name}") == words
 
 
-@pytest.mark.parametrize("room", MOSTLY_TODAYS, indirect=True)
 def test_static_migration_with_a_snapshot(room: Room) -> None:
     """`savevm`, the guest ends, its image is carried over, the same command starts it there, `loadvm`."""
     line = START.format(image="rhel7.qcow2")

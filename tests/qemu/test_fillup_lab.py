@@ -141,7 +141,7 @@ async def machines(tmp_path: Path) -> AsyncIterator[Machines]:
     await made.close()
 
 
-@pytest.mark.parametrize("kind", ["qcow2", "raw"])
+@pytest.mark.parametrize("kind", ["qcow2", pytest.param("raw", marks=pytest.mark.long)])
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_write_in_any_gap_arrives(machines: Machines, kind: str, seed: int, unused_tcp_port: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - not for secrets

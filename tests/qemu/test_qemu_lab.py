@@ -186,8 +186,15 @@ async def test_plugged_memory_is_refused_because_qemu_would_die(machines: Machin
     assert "plugged-in memory" in facts.refusals[0]
 
 
-@pytest.mark.parametrize("there_too", [True, False], ids=["and there", "and not there"])
-@pytest.mark.parametrize("shared", [True, False], ids=["shared here", "not shared here"])
+@pytest.mark.parametrize(
+    ("shared", "there_too"),
+    [
+        pytest.param(True, True, id="shared here and there"),
+        pytest.param(True, False, id="shared here alone", marks=pytest.mark.long),
+        pytest.param(False, True, id="shared there alone"),
+        pytest.param(False, False, id="shared nowhere", marks=pytest.mark.long),
+    ],
+)
 async def test_a_defined_guest_starts_pauses_moves_and_quits(
     machines: Machines, *, shared: bool, there_too: bool
 ) -> None:
