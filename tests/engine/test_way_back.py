@@ -117,7 +117,7 @@ def test_without_proof_the_whole_disk_is_copied_and_it_says_so(gap: str, disk: s
         outcome = await moved(back)
         assert outcome.status is OutcomeStatus.COMPLETED
         assert outcome.disk_bytes == WHOLE
-        assert "made anew: what was written since has not been recorded without a gap" in outcome.findings[0].why
+        assert "made anew: what was written since has not been recorded without a gap" in outcome.findings[0].found
 
     simulate(scenario)
 
@@ -155,7 +155,7 @@ def test_who_wants_all_of_it_gets_all_of_it(mode: DiskMode) -> None:
         back = replace(back, spec=replace(back.spec, policy=Policy(disks=mode)))
         outcome = await moved(back)
         assert outcome.disk_bytes == WHOLE
-        assert "that is what --disks says" in outcome.findings[0].why
+        assert "that is what --disks says" in outcome.findings[0].found
 
     simulate(scenario)
 

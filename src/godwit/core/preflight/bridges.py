@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from godwit.core.preflight.rows import found
-from godwit.model import Bond, Finding, Severity
+from godwit.model import Bond, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,10 @@ def bridge_findings(e: Evidence) -> Iterator[Finding]:
     used = sorted({nic.tap.bridge for nic in e.guest.nics if nic.tap and nic.tap.bridge})
     for name in used:
         if name not in there:
-            yield Finding(
+            yield found(
                 "bridge-missing",
-                Severity.BLOCK,
                 name,
                 f"{e.target.name} has no bridge {name}",
-                "the guest would arrive without its network",
                 f"ip link add {name} type bridge; ip link set {name} up  (on {e.target.name})",
             )
         elif name in here:
@@ -46,12 +44,10 @@ def bridge_findings(e: Evidence) -> Iterator[Finding]:
 def _bridges_are_alike(e: Evidence, here: BridgeFacts, there: BridgeFacts) -> Iterator[Finding]:
     name = here.name
     if here.mtu != there.mtu:
-        yield Finding(
+        yield found(
             "bridge-mtu",
-            Severity.WARN,
             name,
             f"MTU {here.mtu} on {e.source.name}, {there.mtu} on {e.target.name}",
-            "large packets of the guest could be lost after the move",
             f"ip link set {name} mtu {here.mtu}  (on {e.target.name})",
         )
     if here.vlan_filtering != there.vlan_filtering:

@@ -6,13 +6,12 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight.rows import found
-from godwit.model import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import Evidence
-    from godwit.model import CpuModel, HostFacts
+    from godwit.model import CpuModel, Finding, HostFacts
 
 _HOST_MODELS: Final = frozenset({"host", "max"})
 _X86: Final = re.compile(r"i[3-6]86|x86_64")
@@ -33,12 +32,10 @@ def cpu_findings(e: Evidence) -> Iterator[Finding]:
     yield from _flags(e)
     yield from _no_execute(e)
     if e.source.cpu_vendor != e.target.cpu_vendor:
-        yield Finding(
+        yield found(
             "cpu-vendor",
-            Severity.WARN,
             e.target.name,
             f"{e.source.cpu_vendor} on {e.source.name}, {e.target.cpu_vendor} on {e.target.name}",
-            "a guest moved between vendors can fail on what it learnt of its CPU at boot",
             "choose a host of the same vendor",
         )
 
@@ -47,12 +44,10 @@ def _architecture(e: Evidence) -> Iterator[Finding]:
     here, there = e.source.architecture, e.target.architecture
     both_x86 = _X86.fullmatch(here) and _X86.fullmatch(there)
     if here != there and not both_x86:
-        yield Finding(
+        yield found(
             "architecture",
-            Severity.BLOCK,
             e.target.name,
             f"{here} on {e.source.name}, {there} on {e.target.name}",
-            "the guest's instructions mean nothing there",
             "choose a host of the same architecture",
         )
     elif both_x86 and _is_64_bit(e) and not _runs_64_bit(e.target, e.guest.accelerator):
@@ -167,12 +162,10 @@ def _flags(e: Evidence) -> Iterator[Finding]:
     """Compare flags where the guest sees the host's own CPU."""
     missing = sorted(e.source.cpu_flags - e.target.cpu_flags)
     if missing and _model_name(e) in _HOST_MODELS:
-        yield Finding(
+        yield found(
             "cpu-flags",
-            Severity.BLOCK,
             e.target.name,
             f"{e.target.cpu_model} lacks {_some(missing)}",
-            "the guest may be using them and would crash",
             "start the guest with a CPU model that both hosts have",
         )
 

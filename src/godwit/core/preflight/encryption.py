@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from godwit.core.preflight.rows import found
 from godwit.core.trust import BACKDATED, MOVE_LIFE, Standing, standing
-from godwit.model import Finding, Severity
 from godwit.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import Evidence
+    from godwit.model import Finding
 
 PLAINLY = "or let it travel in the clear: --plaintext"
 
@@ -28,13 +29,10 @@ def encryption_findings(e: Evidence) -> Iterator[Finding]:
 
 
 def _in_the_clear(e: Evidence) -> Finding:
-    return Finding(
+    return found(
         "unencrypted",
-        Severity.WARN,
         e.vm.name,
         f"nothing of this move is encrypted between {e.source.name} and {e.target.name}",
-        "whoever is on that network can read the guest's memory and disks, and change them; whoever comes to the port "
-        "first is believed",
         "move it without --plaintext; godwit tls on, where encryption is switched off",
     )
 
@@ -42,12 +40,10 @@ def _in_the_clear(e: Evidence) -> Finding:
 def _qemus_can(e: Evidence) -> Iterator[Finding]:
     for host in (e.source, e.target):
         if host.qemu is not None and not host.qemu.encrypts:
-            yield Finding(
+            yield found(
                 "cannot-encrypt",
-                Severity.BLOCK,
                 host.name,
                 f"{host.qemu.path} on {host.name} is built without GnuTLS (no object tls-creds-x509)",
-                "it can neither encrypt the guest's memory nor prove who it is",
                 f"install a QEMU that can on {host.name}, {PLAINLY}",
             )
 
@@ -57,23 +53,19 @@ def _authority_holds(e: Evidence) -> Iterator[Finding]:
         return
     state = standing(e.authority.valid_from, e.authority.valid_until, e.now)
     if state in {Standing.EXPIRED, Standing.EARLY}:
-        yield Finding(
+        yield found(
             "authority-expired",
-            Severity.BLOCK,
             e.authority.subject,
             f"the certificate authority of this Godwit is {state}"
             if state is Standing.EXPIRED
             else "the certificate authority of this Godwit does not hold yet: this machine's clock is behind",
-            "no host believes what it has certified",
             f"godwit tls rotate; {PLAINLY}",
         )
     elif state is Standing.SOON:
-        yield Finding(
+        yield found(
             "authority-ends",
-            Severity.WARN,
             e.authority.subject,
             f"the certificate authority of this Godwit ends in {format_duration(e.authority.valid_until - e.now)}",
-            "from then on nothing is moved encrypted",
             "godwit tls rotate",
         )
 
@@ -82,12 +74,10 @@ def _clocks_allow(e: Evidence) -> Iterator[Finding]:
     """Yield hosts by whose clocks, by which they judge, what they are shown does not hold yet, or not any more."""
     for host in (e.source, e.target):
         if not -BACKDATED < host.clock_offset < MOVE_LIFE:
-            yield Finding(
+            yield found(
                 "clock-forbids",
-                Severity.BLOCK,
                 host.name,
                 f"the clock of {host.name} is {format_duration(abs(host.clock_offset))} "
                 f"{'ahead of' if host.clock_offset > 0 else 'behind'} this machine's",
-                "by that clock the certificates of this move do not hold",
                 f"set it (chronyc makestep, or systemctl restart systemd-timesyncd), {PLAINLY}",
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight.limits import huge_memory
 from godwit.core.preflight.rows import found
-from godwit.model import Finding, RunState, Severity
+from godwit.model import Finding, RunState
 from godwit.plaintext import shortened
 from godwit.units import MIB, format_duration, format_size
 
@@ -40,12 +40,10 @@ def host_findings(e: Evidence) -> Iterator[Finding]:
 
 def _target_is_another(e: Evidence) -> Iterator[Finding]:
     if e.source.machine_id == e.target.machine_id and e.source.hostname == e.target.hostname:
-        yield Finding(
+        yield found(
             "same-machine",
-            Severity.BLOCK,
             e.target.name,
             f"{e.source.name} and {e.target.name} are the same machine ({e.source.hostname})",
-            "the guest would move onto the host that it is on",
             "name another target",
         )
 
@@ -53,23 +51,19 @@ def _target_is_another(e: Evidence) -> Iterator[Finding]:
 def name_is_free(e: Evidence) -> Iterator[Finding]:
     """Yield that the target has a guest of that name, or that nobody can say."""
     if e.on_target.state is RunState.UNREACHABLE:
-        yield Finding(
+        yield found(
             "name-unknown",
-            Severity.BLOCK,
             e.vm.name,
             f"whether {e.target.name} has a guest {e.vm.name} cannot be seen: {e.on_target.detail}",
-            "two guests of one name would share monitor, taps and disks",
             f"look at process {e.on_target.pid} on {e.target.name}"
             if e.on_target.pid
             else f"godwit host check {e.target.name}",
         )
     elif e.on_target.state is not RunState.ABSENT:
-        yield Finding(
+        yield found(
             "name-taken",
-            Severity.BLOCK,
             e.vm.name,
             f"{e.target.name} already has a guest {e.vm.name} ({e.on_target.state}, process {e.on_target.pid})",
-            "two guests of one name would share monitor, taps and disks",
             f"end or rename the guest on {e.target.name}",
         )
 
@@ -90,25 +84,21 @@ def memory_fits(e: Evidence) -> Iterator[Finding]:
     huge = sum(one.size for one in huge_memory(e))  # it comes out of a pool of its own
     needed = max(0, e.guest.memory - huge) + MEMORY_OVERHEAD
     if e.target.memory_available < needed:
-        yield Finding(
+        yield found(
             "memory-short",
-            Severity.BLOCK,
             e.target.name,
             f"{e.target.name} has {format_size(e.target.memory_available)} available, "
             f"{e.vm.name} needs {format_size(needed)}",
-            "the target would swap or end processes",
             f"free memory on {e.target.name}, or choose another host",
         )
 
 
 def _path_works(e: Evidence) -> Iterator[Finding]:
     if not e.reachable:
-        yield Finding(
+        yield found(
             "migration-path",
-            Severity.BLOCK,
             e.target.name,
             f"{e.source.name} does not reach {e.target.migration_address}, the migration address of {e.target.name}",
-            "the stream would have no way",
             f"ip route get {e.target.migration_address}  (on {e.source.name}); "
             "or register another address: godwit host add --migration-address",
         )
@@ -117,36 +107,30 @@ def _path_works(e: Evidence) -> Iterator[Finding]:
 def _clocks_agree(e: Evidence) -> Iterator[Finding]:
     difference = e.target.clock_offset - e.source.clock_offset
     if abs(difference) > CLOCK_TOLERANCE + e.source.clock_uncertainty + e.target.clock_uncertainty:
-        yield Finding(
+        yield found(
             "clocks-differ",
-            Severity.WARN,
             e.target.name,
             f"the clock of {e.target.name} is {format_duration(abs(difference))} "
             f"{'ahead of' if difference > 0 else 'behind'} that of {e.source.name}",
-            "the guest's time could jump",
             "chronyc makestep, or systemctl restart systemd-timesyncd",
         )
 
 
 def _monitor_is_private(e: Evidence) -> Iterator[Finding]:
     if e.monitor_shared:
-        yield Finding(
+        yield found(
             "monitor-shared",
-            Severity.BLOCK,
             e.vm.control,
             f"{e.vm.control} lies on storage that {e.target.name} shares",
-            "the target's QEMU would take the socket from the source's, and nobody could speak to the source any more",
             "start the guest with its -qmp socket on its host alone, for example below /run, and adopt it again",
         )
 
 
 def _send_queue(e: Evidence) -> Iterator[Finding]:
     if not e.source.can_shorten_send_queue:
-        yield Finding(
+        yield found(
             "send-queue",
-            Severity.WARN,
             e.source.name,
             f"net.ipv4.tcp_notsent_lowat may not be set on {e.source.name}",
-            "what waits unsent in the kernel lengthens the blackout by up to some 100 ms",
             f"allow it, or set it once: sysctl -w net.ipv4.tcp_notsent_lowat=65536  (on {e.source.name})",
         )

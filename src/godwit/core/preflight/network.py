@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from godwit.core.addresses import unreachable
-from godwit.model import DiskMode, Finding, Severity
+from godwit.core.preflight.rows import found
+from godwit.model import DiskMode, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,40 +17,32 @@ if TYPE_CHECKING:
 def network_findings(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
     """Yield why a disk behind an address cannot be used from the target, or may not travel as it is asked to."""
     if why := unreachable(disk.path):
-        yield Finding(
+        yield found(
             "disk-unreachable",
-            Severity.BLOCK,
             disk.path,
             f"{e.target.name} cannot reach {disk.path}: {why}",
-            f"disk {disk.name} of the guest would be missing, or another",
             "serve it at an address that both hosts reach, and start the guest with that",
         )
     elif disk.error:
-        yield Finding(
+        yield found(
             "disk-unproven",
-            Severity.BLOCK,
             disk.path,
             f"no proof that {disk.path} is the same from both hosts: {disk.error}",
-            "another disk at the same address would be taken for the guest's",
             f"qemu-img info {disk.path}  (on {e.source.name} and on {e.target.name}); a server of NBD must take "
             "several clients at once (qemu-nbd --shared=4)",
         )
     elif not disk.token_seen:
         here, there = disk.source_identity, disk.target_identity
-        yield Finding(
+        yield found(
             "disk-differs",
-            Severity.BLOCK,
             disk.path,
             f"{disk.path} is another disk from {e.target.name} ({here} here, {there} there)",
-            "the guest would go on with another disk's content",
             "see what the name of the server means on both hosts",
         )
     elif e.policy.mode_of(disk.name) in {DiskMode.FULL, DiskMode.INCREMENTAL} and not disk.read_only:
-        yield Finding(
+        yield found(
             "disk-is-shared",
-            Severity.BLOCK,
             disk.path,
             f"both hosts get the same from {disk.path}",
-            "it cannot be copied onto itself",
             f"leave --disks at auto, or say --disk {disk.name}=shared",
         )

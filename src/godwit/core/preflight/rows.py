@@ -1,6 +1,6 @@
 """The table of all checks: what each is called, how bad it is, why it matters; docs/check-before-you-move.md shows it.
 
-Checks whose reason is always the same take it from here (`found`); tests keep the others in step with it.
+Severity and reason of a finding have their home here (`found`); what was found and the mend come from the check.
 """
 
 from __future__ import annotations
@@ -30,19 +30,43 @@ _B, _W, _I = Severity.BLOCK, Severity.WARN, Severity.INFO
 SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
     {
         "Hosts and the way between them": (
-            Row("same-machine", _B, "both names lead to one machine", "the guest would move onto the host it is on"),
-            Row("name-taken", _B, "the target has a guest of that name", "they would share monitor, taps and disks"),
-            Row("name-unknown", _B, "the target cannot say whether it has", "they would share monitor, taps and disks"),
+            Row(
+                "same-machine", _B, "both names lead to one machine", "the guest would move onto the host that it is on"
+            ),
+            Row(
+                "name-taken",
+                _B,
+                "the target has a guest of that name",
+                "two guests of one name would share monitor, taps and disks",
+            ),
+            Row(
+                "name-unknown",
+                _B,
+                "the target cannot say whether it has",
+                "two guests of one name would share monitor, taps and disks",
+            ),
             Row(
                 "name-invalid",
                 _W,
                 "QEMU calls an adopted guest by a name with other characters than letters, digits, `_`, `.` and `-`",
                 "other tools on the target may take it for something else: it stands in paths, command lines and logs",
             ),
-            Row("migration-path", _B, "the source does not reach the migration address", "the stream has no way"),
-            Row("monitor-shared", _B, "the guest's QMP socket lies on shared storage", "the target would take it away"),
+            Row(
+                "migration-path", _B, "the source does not reach the migration address", "the stream would have no way"
+            ),
+            Row(
+                "monitor-shared",
+                _B,
+                "the guest's QMP socket lies on shared storage",
+                "the target's QEMU would take the socket away, and nobody could speak to the source's any more",
+            ),
             Row("clocks-differ", _W, "the hosts' clocks differ by more than a second", "the guest's time could jump"),
-            Row("send-queue", _W, "its send queue cannot be kept short", "the blackout is up to 100 ms longer"),
+            Row(
+                "send-queue",
+                _W,
+                "its send queue cannot be kept short",
+                "what waits unsent in the kernel lengthens the blackout by up to some 100 ms",
+            ),
             Row(
                 "kernel-differs",
                 _I,
@@ -52,22 +76,57 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
         ),
         "The machine": (
             Row("not-running", _B, "the guest is paused or off", "only a running guest can be moved"),
-            Row("libvirt-owned", _B, "libvirt owns its QEMU", "two managers undo each other's work"),
-            Row("inherited-descriptor", _B, "its command line takes an open file", "it cannot be started elsewhere"),
-            Row("cannot-be-repeated", _B, "a device cannot be made anew", "the target needs exactly the same devices"),
-            Row("blocked-by-qemu", _B, "QEMU itself names a reason", "QEMU refuses to migrate the guest"),
-            Row("qemu-missing", _B, "the target lacks the guest's QEMU", "nothing could run the guest there"),
-            Row("qemu-older", _W, "the target's QEMU is older", "the move can fail late, at a device's state"),
+            Row("libvirt-owned", _B, "libvirt owns its QEMU", "two managers of one process undo each other's work"),
+            Row(
+                "inherited-descriptor",
+                _B,
+                "its command line takes an open file",
+                "the same command line cannot be started on another host",
+            ),
+            Row(
+                "cannot-be-repeated",
+                _B,
+                "a device cannot be made anew",
+                "the target must be started with exactly the same devices",
+            ),
+            Row("blocked-by-qemu", _B, "QEMU itself names a reason", "QEMU refuses to migrate this guest"),
+            Row("qemu-missing", _B, "the target lacks the guest's QEMU", "nothing could run the guest"),
+            Row(
+                "qemu-older",
+                _W,
+                "the target's QEMU is older",
+                "the move can fail late, when device state of the newer one arrives",
+            ),
             Row(
                 "qemu-differs",
                 _I,
                 "the target's QEMU is newer",
                 "the same machine type keeps the board the same; the way back is one to an older QEMU",
             ),
-            Row("tcg-corrupts", _W, "emulated by a QEMU before 8.2", "a guest that writes can arrive corrupted"),
-            Row("machine-type", _B, "the target's QEMU lacks the machine type", "the guest must find the same board"),
-            Row("accelerator", _B, "the target cannot use the guest's accelerator", "it cannot change on the way"),
-            Row("qemu-ends-with-guest", _B, "`--off`, and a QEMU before 6.0", "a guest that is off cannot come back"),
+            Row(
+                "tcg-corrupts",
+                _W,
+                "emulated by a QEMU before 8.2",
+                "their dirty tracking has a race: a guest that writes can arrive corrupted",
+            ),
+            Row(
+                "machine-type",
+                _B,
+                "the target's QEMU lacks the machine type",
+                "the guest must find the same board on the other side",
+            ),
+            Row(
+                "accelerator",
+                _B,
+                "the target cannot use the guest's accelerator",
+                "a running guest cannot change its accelerator",
+            ),
+            Row(
+                "qemu-ends-with-guest",
+                _B,
+                "`--off`, and a QEMU before 6.0",
+                "a guest that is off could not be taken back when something fails (set-action came with QEMU 6.0)",
+            ),
         ),
         "The processor": (
             Row("architecture", _B, "the hosts' architectures differ", "the guest's instructions mean nothing there"),
@@ -89,7 +148,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "the target's processor has NX and the source's has not",
                 "the guest does not use it, and so is no better protected than before; the way back stays open",
             ),
-            Row("cpu-flags", _B, "the guest sees the host's own CPU, and the target's lacks flags", "it would crash"),
+            Row(
+                "cpu-flags",
+                _B,
+                "the guest sees the host's own CPU, and the target's lacks flags",
+                "the guest may be using them, and would crash",
+            ),
             Row(
                 "cpu-model",
                 _B,
@@ -108,10 +172,15 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "an emulated guest with `-cpu max`, and QEMUs of two versions",
                 "`max` is what each version can emulate: what the guest found at its boot may not be there",
             ),
-            Row("cpu-vendor", _W, "the processors are of two vendors", "a guest can fail on what it learnt at boot"),
+            Row(
+                "cpu-vendor",
+                _W,
+                "the processors are of two vendors",
+                "a guest can fail on what it learnt of its CPU at its boot",
+            ),
         ),
         "Memory and limits": (
-            Row("memory-short", _B, "the target has not enough memory", "it would swap or end processes"),
+            Row("memory-short", _B, "the target has not enough memory", "the target would swap or end processes"),
             Row(
                 "hugepages",
                 _B,
@@ -210,24 +279,84 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
             ),
         ),
         "Disks": (
-            Row("image-not-found-again", _B, "a relative image of a daemonized QEMU", "the handover would be refused"),
-            Row("disk-unknown", _B, "`--disk` names one that the guest does not have", "it would mean nothing"),
-            Row("disk-missing", _B, "the target lacks a shared disk", "the disk would be missing"),
-            Row("disk-not-shared", _B, "both have a file of that name, and not the same", "another disk's content"),
-            Row("disk-unproven", _B, "nothing proves that both see the same", "another could be taken for the disk"),
-            Row("disk-unreachable", _B, "its address means something to the source alone", "it would be missing"),
-            Row("disk-differs", _B, "what the guest only reads is another file there", "it would change under it"),
-            Row("disk-same", _I, "what the guest only reads is the same there", "nothing has to be copied"),
-            Row("firmware-missing", _B, "the target lacks the firmware", "its QEMU would not start"),
-            Row("disk-copied", _I, "a disk travels along", "it takes the link, and room on the target"),
-            Row("disk-not-copied", _B, "a disk cannot be copied", "it would be missing, or not the same"),
-            Row("disk-is-shared", _B, "a disk is to be copied onto itself", "it would be destroyed"),
-            Row("disk-exists", _B, "the target has another file of that name", "nothing of somebody's is overwritten"),
+            Row(
+                "image-not-found-again",
+                _B,
+                "a relative image of a daemonized QEMU",
+                "it would not find its disk again at the very end of the move, and refuse to hand it over",
+            ),
+            Row(
+                "disk-unknown",
+                _B,
+                "`--disk` names one that the guest does not have",
+                "what is said of a disk that is not there would mean nothing",
+            ),
+            Row("disk-missing", _B, "the target lacks a shared disk", "a disk of the guest would be missing"),
+            Row(
+                "disk-not-shared",
+                _B,
+                "both have a file of that name, and not the same",
+                "the guest would go on with another disk's content",
+            ),
+            Row(
+                "disk-unproven",
+                _B,
+                "nothing proves that both see the same",
+                "another file or disk of the same name would be taken for the guest's",
+            ),
+            Row(
+                "disk-unreachable",
+                _B,
+                "its address means something to the source alone",
+                "a disk of the guest would be missing, or be another",
+            ),
+            Row(
+                "disk-differs",
+                _B,
+                "what the guest only reads is another file there",
+                "the guest would go on with another disk's content",
+            ),
+            Row(
+                "disk-same",
+                _I,
+                "what the guest only reads is the same there",
+                "the guest only reads it: nothing has to be copied",
+            ),
+            Row(
+                "firmware-missing",
+                _B,
+                "the target lacks the firmware",
+                "the target's QEMU would not start; what belongs to a package is not copied",
+            ),
+            Row("disk-copied", _I, "a disk travels along", "the copy takes the link meanwhile, and room on the target"),
+            Row(
+                "disk-not-copied",
+                _B,
+                "a disk cannot be copied",
+                "it would be missing there, or the copy would not be the same",
+            ),
+            Row("disk-is-shared", _B, "a disk is to be copied onto itself", "it cannot be copied onto itself"),
+            Row(
+                "disk-exists",
+                _B,
+                "the target has another file of that name",
+                "nothing is overwritten that may be somebody's",
+            ),
             Row("disk-folder", _B, "the target lacks the folder, or may not write", "the copy has no place"),
             Row("disk-room", _B, "the target has not enough room", "the copy would fill the disk"),
-            Row("file-size-limit", _B, "files there may not be so large", "QEMU would be killed when it writes"),
+            Row(
+                "file-size-limit",
+                _B,
+                "files there may not be so large",
+                "a QEMU that writes beyond the limit is killed",
+            ),
             Row("qemu-img-missing", _B, "the target lacks qemu-img", "no image can be made there"),
-            Row("backing-missing", _B, "what an overlay rests on is not there", "the overlay alone means nothing"),
+            Row(
+                "backing-missing",
+                _B,
+                "what an overlay rests on is not there",
+                "the overlay alone means nothing without what it rests on",
+            ),
             Row("backing-differs", _B, "what an overlay rests on is another file", "the overlay alone means nothing"),
             Row(
                 "disk-cache",
@@ -243,18 +372,46 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
             ),
         ),
         "Encryption": (
-            Row("cannot-encrypt", _B, "a QEMU without GnuTLS", "it can neither encrypt nor prove who it is"),
-            Row("authority-expired", _B, "the certificate authority does not hold", "no host believes it"),
+            Row(
+                "cannot-encrypt",
+                _B,
+                "a QEMU without GnuTLS",
+                "it can neither encrypt the guest's memory nor prove who it is",
+            ),
+            Row(
+                "authority-expired",
+                _B,
+                "the certificate authority does not hold",
+                "no host believes what it has certified",
+            ),
             Row("authority-ends", _W, "it soon ends", "from then on nothing is moved encrypted"),
-            Row("clock-forbids", _B, "a host's clock is far off", "by it the certificates do not hold"),
-            Row("unencrypted", _W, "`--plaintext`", "whoever is on that network can read the guest's memory"),
+            Row(
+                "clock-forbids", _B, "a host's clock is far off", "by that clock the certificates of a move do not hold"
+            ),
+            Row(
+                "unencrypted",
+                _W,
+                "`--plaintext`",
+                "whoever is on that network can read the guest's memory and disks, and change them; whoever comes "
+                "first to the port is believed",
+            ),
         ),
         "The way it goes": (
-            Row("stands-still", _I, "`--static`", "the guest stands still until all of it is there"),
-            Row("switched-off", _I, "`--off`", "what the guest holds in memory alone is gone"),
+            Row("stands-still", _I, "`--static`", "that is what `--static` means; then its work goes on where it was"),
+            Row("switched-off", _I, "`--off`", "that is what `--off` means; what it holds in memory alone is gone"),
             Row("upgrade", _I, "`godwit upgrade`", "its process is replaced, the guest runs on"),
-            Row("upgrade-in-place", _I, "the new QEMU takes the memory as it stands", "nothing is copied"),
-            Row("upgrade-by-copy", _W, "the new QEMU cannot", "that takes longer, and room for a second copy"),
+            Row(
+                "upgrade-in-place",
+                _I,
+                "the new QEMU takes the memory as it stands",
+                "no memory is copied, and no room is needed for a second copy",
+            ),
+            Row(
+                "upgrade-by-copy",
+                _W,
+                "the new QEMU cannot",
+                "that takes longer than taking it over, and room for a second copy meanwhile",
+            ),
         ),
     }
 )
@@ -262,7 +419,7 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
 ROWS: Final[Mapping[str, Row]] = MappingProxyType({row.code: row for rows in SUBJECTS.values() for row in rows})
 
 
-def found(code: str, subject: str, what: str, mend: str) -> Finding:
+def found(code: str, subject: str, what: str, mend: str = "") -> Finding:
     """Return the finding of a row: `what` was found at `subject`, and what mends it."""
     row = ROWS[code]
     return Finding(code, row.severity, subject, what, row.why, mend)

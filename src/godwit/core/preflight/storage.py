@@ -9,14 +9,15 @@ from godwit.core.addresses import is_network_address
 from godwit.core.disks import chain_of, is_copied, is_left_over, mode_of, since, why_not
 from godwit.core.preflight.media import media_findings
 from godwit.core.preflight.network import network_findings
-from godwit.model import DiskMode, Finding, Severity
+from godwit.core.preflight.rows import found
+from godwit.model import DiskMode
 from godwit.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import DiskProof, Evidence
-    from godwit.model import ImageFacts
+    from godwit.model import Finding, ImageFacts
 
 
 def storage_findings(e: Evidence) -> Iterator[Finding]:
@@ -43,14 +44,12 @@ def _is_a_medium(e: Evidence, disk: DiskProof) -> bool:
 
 def _disks_are_known(e: Evidence) -> Iterator[Finding]:
     known = [disk.name for disk in e.disks if not disk.backs]
-    for name, mode in e.policy.disk_modes:
+    for name, _ in e.policy.disk_modes:
         if name not in known:
-            yield Finding(
+            yield found(
                 "disk-unknown",
-                Severity.BLOCK,
                 e.vm.name,
                 f"{e.vm.name} has no disk {name}; it has {', '.join(known) or 'none'}",
-                f"--disk {name}={mode} would mean nothing",
                 "name one of its disks",
             )
 
@@ -60,12 +59,10 @@ def images_are_found_again(e: Evidence) -> Iterator[Finding]:
     for image in e.guest.stray_images:
         folder, slash, _ = image.name.rpartition("/")
         prepare = f"mkdir -p {quote('/' + folder)}; " if slash else ""
-        yield Finding(
+        yield found(
             "image-not-found-again",
-            Severity.BLOCK,
             image.path,
             f"QEMU knows {image.path} as {image.name} and went to / when it daemonized",
-            "it would not find its disk again at the very end of the move, and refuse to hand it over",
             f"{prepare}ln -s {quote(image.path)} {quote('/' + image.name)}  (on {e.source.name}, until the guest has "
             "moved), or start the guest with absolute paths",
         )
@@ -85,15 +82,15 @@ def _copied(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
     else:
         what = "with all that its backing files hold" if chain else "the whole disk"
     size = f"{format_size(disk.image.allocated)} of {format_size(disk.image.virtual_size)}"
-    why, mend = f"{e.target.name} has no such file", "if the disk should be shared, mount its storage there first"
+    old, mend = "", "if the disk should be shared, mount its storage there first"
     if (stamp := since(e.policy, disk)) is not None:
         what, size = "only what was written since it was there", format_size(stamp.changed)
-        why, mend = f"{e.target.name} has kept the copy that the guest left there", ""
+        old, mend = f"; {e.target.name} has kept the copy that the guest left there", ""
     elif is_left_over(disk):
-        why = f"the older copy on {e.target.name} is made anew: {why_not(disk) or 'that is what --disks says'}"
+        old = f"; the older copy on {e.target.name} is made anew: {why_not(disk) or 'that is what --disks says'}"
         mend = ""
-    found = f"disk {disk.name} is copied to {disk.path} on {e.target.name} ({what}): {size}"
-    yield Finding("disk-copied", Severity.INFO, disk.path, found, why, mend)
+    copied = f"disk {disk.name} is copied to {disk.path} on {e.target.name} ({what}): {size}{old}"
+    yield found("disk-copied", disk.path, copied, mend)
 
 
 def _backing_differs(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
@@ -102,18 +99,16 @@ def _backing_differs(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
         return
     chain = chain_of(disk, e.disks)
     mend = f"copy the backing file there first, or say --disk {disk.name}=full"
-    why = "the overlay alone means nothing"
     if not chain:
-        found = f"{disk.path} has no backing file"
-        yield Finding("backing-missing", Severity.BLOCK, disk.path, found, "there is nothing to add to", mend)
+        yield found("backing-missing", disk.path, f"{disk.path} has no backing file", mend)
     for one in chain:
         if not one.target_identity:
-            found = f"{e.target.name} has no {one.path}, on which {disk.path} rests"
-            yield Finding("backing-missing", Severity.BLOCK, one.path, found, why, mend)
+            absent = f"{e.target.name} has no {one.path}, on which {disk.path} rests"
+            yield found("backing-missing", one.path, absent, mend)
         elif not one.same:
             here, there = one.digests or ("?", one.error or "?")
-            found = f"{one.path} is another file on {e.target.name} ({here} here, {there} there)"
-            yield Finding("backing-differs", Severity.BLOCK, one.path, found, why, mend)
+            other = f"{one.path} is another file on {e.target.name} ({here} here, {there} there)"
+            yield found("backing-differs", one.path, other, mend)
 
 
 def _room_needed(e: Evidence, disk: DiskProof, image: ImageFacts) -> int:
@@ -133,76 +128,58 @@ def _size_of_copy(e: Evidence, disk: DiskProof, image: ImageFacts) -> int:
 
 
 def _keeps_from_copying(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
-    def block(code: str, found: str, why: str, mend: str) -> Finding:
-        return Finding(code, Severity.BLOCK, disk.path, found, why, mend)
-
     folder = disk.path.rpartition("/")[0] or "/"
     if disk.token_seen:
-        yield block(
-            "disk-is-shared",
-            f"both hosts see the same {disk.path}",
-            "it cannot be copied onto itself",
-            f"leave --disks at auto, or say --disk {disk.name}=shared",
-        )
+        mend = f"leave --disks at auto, or say --disk {disk.name}=shared"
+        yield found("disk-is-shared", disk.path, f"both hosts see the same {disk.path}", mend)
     elif disk.target_identity and not is_left_over(disk):
         ours = disk.older is not None and disk.older.vm == disk.vm
         older = f"{e.target.name} has kept an older {disk.path}, and somebody has changed it since"
-        yield block(
-            "disk-exists",
-            older if ours else f"{e.target.name} has another {disk.path} already",
-            "nothing is overwritten that may be somebody's",
-            f"move it away, if nobody needs it  (on {e.target.name})",
-        )
+        what = older if ours else f"{e.target.name} has another {disk.path} already"
+        yield found("disk-exists", disk.path, what, f"move it away, if nobody needs it  (on {e.target.name})")
     elif disk.image is None or disk.place is None:
-        yield block("disk-not-copied", f"{disk.path}: {disk.error}", "it would have to be copied", "see the reason")
+        yield found("disk-not-copied", disk.path, f"{disk.path}: {disk.error}", "see the reason")
     elif disk.image.refusals:
         why, mend = "; ".join(disk.image.refusals), "put it on shared storage"
         with_snapshots = f"godwit snapshot send {e.vm.name} takes it along with its snapshots; or {mend}"
         mend = with_snapshots if "snapshots" in why else mend
-        yield block("disk-not-copied", f"{disk.path}: {why}", "the copy would not be the same", mend)
+        yield found("disk-not-copied", disk.path, f"{disk.path}: {why}", mend)
     elif not disk.place.can_create:
         mend = f"apt-get install qemu-utils, or the like  (on {e.target.name})"
-        yield block("qemu-img-missing", f"{e.target.name} has no qemu-img", "no image can be made there", mend)
+        yield found("qemu-img-missing", disk.path, f"{e.target.name} has no qemu-img", mend)
     elif not disk.place.writable or disk.place.available is None:
         mend = f"make it, or mount the storage that holds it  (on {e.target.name})"
-        yield block("disk-folder", f"{e.target.name} has no folder {folder} to write to", "the copy has no place", mend)
+        yield found("disk-folder", disk.path, f"{e.target.name} has no folder {folder} to write to", mend)
     elif disk.place.available < (needed := _room_needed(e, disk, disk.image)):
-        found = f"{folder} on {e.target.name} has {format_size(disk.place.available)} left, "
-        found += f"{disk.path} takes {format_size(needed)}"
-        yield block("disk-room", found, "the copy would fill the disk", f"make room on {e.target.name}")
+        what = f"{folder} on {e.target.name} has {format_size(disk.place.available)} left, "
+        what += f"{disk.path} takes {format_size(needed)}"
+        yield found("disk-room", disk.path, what, f"make room on {e.target.name}")
     elif disk.place.file_limit is not None and disk.place.file_limit < disk.image.virtual_size:
-        found = f"files on {e.target.name} may not be larger than {format_size(disk.place.file_limit)}, "
-        found += f"{disk.path} holds {format_size(disk.image.virtual_size)}"
-        why = "a QEMU that writes beyond the limit is killed"
-        yield block("file-size-limit", found, why, f"raise ulimit -f for Godwit's login on {e.target.name}")
+        what = f"files on {e.target.name} may not be larger than {format_size(disk.place.file_limit)}, "
+        what += f"{disk.path} holds {format_size(disk.image.virtual_size)}"
+        yield found("file-size-limit", disk.path, what, f"raise ulimit -f for Godwit's login on {e.target.name}")
 
 
 def _disk(e: Evidence, disk: DiskProof) -> Iterator[Finding]:
     if not disk.target_identity:
-        yield Finding(
+        yield found(
             "disk-missing",
-            Severity.BLOCK,
             disk.path,
             f"{e.target.name} has no {disk.path}",
-            f"disk {disk.name} of the guest would be missing",
             f"mount the shared storage at the same place on {e.target.name}",
         )
     elif disk.token_seen is None:
-        yield Finding(
+        yield found(
             "disk-unproven",
-            Severity.BLOCK,
             disk.path,
             f"no proof that {disk.path} is the same on both hosts: {disk.error}",
-            "another file of the same name would be taken for the guest's disk",
             f"make the folder of {disk.path} writable for Godwit on {e.source.name}",
         )
     elif not disk.token_seen:
-        yield Finding(
+        yield found(
             "disk-not-shared",
-            Severity.BLOCK,
             disk.path,
             f"{disk.path} exists on both hosts, but they are different files "
             f"({disk.source_identity} on {e.source.name}, {disk.target_identity} on {e.target.name})",
-            "the guest would go on with another disk's content",
             "put the disk on storage that both hosts mount at the same place",
         )

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from godwit.core.preflight.hosts import memory_fits, name_is_free
 from godwit.core.preflight.machine import dotted, machine_findings
+from godwit.core.preflight.rows import found
 from godwit.core.preflight.storage import images_are_found_again
-from godwit.model import Finding, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from godwit.core.preflight.evidence import Evidence
+    from godwit.model import Finding
 
 
 def upgrade_findings(e: Evidence) -> Iterator[Finding]:
@@ -20,40 +21,32 @@ def upgrade_findings(e: Evidence) -> Iterator[Finding]:
     yield from name_is_free(e)
     if e.target.qemu is None:
         program = e.guest.launch.argv[0]
-        yield Finding(
+        yield found(
             "qemu-missing",
-            Severity.BLOCK,
             program,
             f"{e.target.name} cannot run {program}: {'; '.join(e.target.notes) or 'it is no QEMU'}",
-            "the guest would have no QEMU to go on in",
             "name the new QEMU with --qemu PATH, an executable file on the guest's host",
         )
         return
     yield from machine_findings(e)
     yield from images_are_found_again(e)
-    yield Finding(
+    yield found(
         "upgrade",
-        Severity.INFO,
         e.vm.name,
         f"QEMU {dotted(e.guest.qemu_version)} now, {dotted(e.target.qemu.version)} afterwards ({e.target.qemu.path})",
-        "its process is replaced, the guest runs on",
     )
     if not e.hindrances:
-        yield Finding(
+        yield found(
             "upgrade-in-place",
-            Severity.INFO,
             e.vm.name,
             f"the new QEMU takes the memory of {e.vm.name} as it stands",
-            "no memory is copied, and no room is needed for a second copy",
         )
         return
     yield from memory_fits(e)
     others = f" (and {len(e.hindrances) - 1} more reasons)" if len(e.hindrances) > 1 else ""
-    yield Finding(
+    yield found(
         "upgrade-by-copy",
-        Severity.WARN,
         e.vm.name,
         f"the memory of {e.vm.name} is copied to the new QEMU: {e.hindrances[0]}{others}",
-        "that takes longer than taking it over, and room for a second copy meanwhile",
         "a guest that Godwit defines anew is started so that it need not be, where QEMU can do it",
     )

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.disks import is_copied
-from godwit.model import Finding, Severity, Way
+from godwit.core.preflight.rows import found
+from godwit.model import Finding, Way
 from godwit.units import format_size
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ _SWITCHED_OFF_HELPS: Final = frozenset({"blocked-by-qemu", "cpu-flags", "cpu-mod
 _FIRST_SET_ACTION: Final = (6, 0, 0)
 
 
-def way_findings(e: Evidence, found: Iterable[Finding]) -> Iterator[Finding]:
+def way_findings(e: Evidence, findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield the findings that count on the way that the guest is to travel, and those that belong to that way alone."""
     way = e.policy.way
     sends = way is not Way.OFF or any(is_copied(e.policy, disk) for disk in e.disks)
-    for finding in found:
+    for finding in findings:
         if finding.code in _MEANINGLESS[way] or (finding.code == "migration-path" and not sends):
             continue
         if finding.code in _SWITCHED_OFF_HELPS:
@@ -47,12 +48,10 @@ def way_findings(e: Evidence, found: Iterable[Finding]) -> Iterator[Finding]:
             yield finding
     yield from _price(e)
     if way is Way.OFF and e.guest.qemu_version < _FIRST_SET_ACTION:
-        yield Finding(
+        yield found(
             "qemu-ends-with-guest",
-            Severity.BLOCK,
             e.vm.name,
             f"QEMU {'.'.join(map(str, e.guest.qemu_version))} on {e.source.name} cannot outlive its guest",
-            "a guest that is off could not be taken back when something fails (set-action came with QEMU 6.0)",
             f"godwit vm stop {e.vm.name}, copy its disks, and start it there",
         )
 
@@ -61,20 +60,16 @@ def _price(e: Evidence) -> Iterator[Finding]:
     """Say beforehand what the guest's users will feel."""
     disks = sum(disk.image.allocated for disk in e.disks if disk.image is not None and is_copied(e.policy, disk))
     if e.policy.way is Way.STATIC:
-        yield Finding(
+        yield found(
             "stands-still",
-            Severity.INFO,
             e.vm.name,
             f"{e.vm.name} stands still while up to {format_size(e.guest.memory + disks)} travel",
-            "that is what --static means; then its work goes on where it was",
             "without --static it runs meanwhile",
         )
     if e.policy.way is Way.OFF:
-        yield Finding(
+        yield found(
             "switched-off",
-            Severity.INFO,
             e.vm.name,
             f"{e.vm.name} is switched off by its power button, and started anew on {e.target.name}",
-            "that is what --off means; what it holds in memory alone is gone",
             "without --off its work goes on where it was",
         )
