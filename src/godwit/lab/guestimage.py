@@ -252,6 +252,7 @@ def _skeleton() -> Iterator[Entry]:
     for path, (mode, text) in _FILES.items():
         yield regular(path, text.encode(), mode)
     yield regular("etc/rc", (GUEST_SOURCES / "rc").read_bytes(), 0o755)
+    yield regular("etc/down", (GUEST_SOURCES / "down").read_bytes(), 0o755)
     yield regular("etc/inittab", (GUEST_SOURCES / "inittab").read_bytes())
 
 
