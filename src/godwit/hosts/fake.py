@@ -33,6 +33,8 @@ from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
     MIGRATION_PORTS,
     BridgeFacts,
+    CpuDefinition,
+    CpuFacts,
     GuestView,
     HostFacts,
     Launch,
@@ -65,6 +67,7 @@ LOCAL_BANDWIDTH: Final = 500_000_000
 LONG_QUEUE: Final = 4 * MIB
 """Bytes that a Linux kernel keeps unsent for a socket when nobody asks for less (net.ipv4.tcp_wmem)."""
 
+_FLAGS: Final = frozenset({"nx", "lm", "sse4_2"})
 _NO_SUCH_PROGRAM: Final = 127
 _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
     "true": lambda _argv, _stdin: Completed(0, b"", b""),
@@ -229,7 +232,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
             architecture="x86_64",
             cpu_model="simulated",
             cpu_vendor="GenuineIntel",
-            cpu_flags=frozenset({"nx", "lm", "sse4_2"}),
+            cpu_flags=_FLAGS,
             cpu_count=4,
             memory_total=self._memory,
             memory_available=self._memory - used,
@@ -252,6 +255,13 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
             can_shorten_send_queue=self._may_shorten,
             notes=("a simulated host",),
         )
+
+    async def cpu(self, qemu: str, accelerator: str) -> CpuFacts:
+        """Say which processors guests could be given; a simulated QEMU emulates two models."""
+        await self._reach()
+        if accelerator != "tcg" or not self._has_qemu or qemu in self.missing_programs:
+            return CpuFacts()
+        return CpuFacts((CpuDefinition("qemu64", "AuthenticAMD", _FLAGS), CpuDefinition("max", "", _FLAGS)), _FLAGS)
 
     async def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = 30.0, check: bool = True

@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
+from godwit.hosts.cpumodels import ask_cpu
 from godwit.hosts.cputimes import cpu_times, vcpu_threads
 from godwit.hosts.credentials import KeepsCredentials
 from godwit.hosts.files import LooksIntoFiles
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
     from godwit.model import (
+        CpuFacts,
         GuestFacts,
         HostFacts,
         ImageFacts,
@@ -186,6 +188,10 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
     async def facts(self, qemu: str | None = None) -> HostFacts:
         """Describe the host; `qemu` names the binary to look at, else the one on the host's PATH."""
         return await hostfacts.ask(self._transport, self._identity, qemu)
+
+    async def cpu(self, qemu: str, accelerator: str) -> CpuFacts:
+        """Say which processors a QEMU could give guests under an accelerator; see the port."""
+        return await ask_cpu(self._transport, qemu, accelerator)
 
     async def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", deadline: float = COMMAND_DEADLINE, check: bool = True

@@ -69,17 +69,21 @@ from godwit.model.needs import (
     ListenerFacts,
 )
 from godwit.model.policies import Goal, Permission, Policy, Sending, Strategy, Way
+from godwit.model.processors import Baseline, CpuDefinition, CpuFacts, FlagLimit
 from godwit.model.profiles import DirtyWindow, MemorySample, Profile
 
 __all__ = [
     "MIGRATION_PORTS",
     "Allocation",
     "Balloon",
+    "Baseline",
     "Bond",
     "BondFacts",
     "BridgeFacts",
     "CertificateFacts",
     "Comparison",
+    "CpuDefinition",
+    "CpuFacts",
     "CpuModel",
     "Credentials",
     "DirtyWindow",
@@ -91,6 +95,7 @@ __all__ = [
     "FenceCommand",
     "FenceProof",
     "Finding",
+    "FlagLimit",
     "Forecast",
     "Goal",
     "GuestFacts",

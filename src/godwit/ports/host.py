@@ -13,7 +13,18 @@ if TYPE_CHECKING:
 
     from godwit.core.savefile import DiskState
     from godwit.core.snapshots import DiskSnapshots
-    from godwit.model import GuestView, HostFacts, ImageFacts, Launch, OlderCopy, Pair, PlaceFacts, Vm, WaitingQemu
+    from godwit.model import (
+        CpuFacts,
+        GuestView,
+        HostFacts,
+        ImageFacts,
+        Launch,
+        OlderCopy,
+        Pair,
+        PlaceFacts,
+        Vm,
+        WaitingQemu,
+    )
     from godwit.ports.guest import Guest
 
 
@@ -165,6 +176,10 @@ class Host(Transfers, Addresses, KeepsCredentials, Protocol):
 
     async def facts(self, qemu: str | None = None) -> HostFacts:
         """Describe the host; `qemu` names the binary to look at, else the one on the host's PATH."""
+        ...
+
+    async def cpu(self, qemu: str, accelerator: str) -> CpuFacts:
+        """Say which processors the program `qemu` could give guests; nothing where the accelerator does not run."""
         ...
 
     async def run(
