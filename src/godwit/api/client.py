@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from godwit.checks import Checks
 from godwit.core.saves import Compression, Step
 from godwit.errors import (
     DisksUnverifiedError,
@@ -33,13 +34,16 @@ from godwit.saves import Saves
 from godwit.snapshots import Snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
+    from godwit.checks import Accelerator
+    from godwit.core.differences import Aspect
     from godwit.core.learning import Accuracy
+    from godwit.core.preflight.matrix import Matrix
     from godwit.core.saves import Job
     from godwit.core.snapshots import Snapshot
     from godwit.engine.sending import Told
-    from godwit.model import Finding, Forecast, GuestView, HostFacts, MoveRecord, Profile, Vm
+    from godwit.model import Baseline, Finding, Forecast, GuestView, HostFacts, MoveRecord, Profile, Vm
     from godwit.ports import Entry, MigrationRow
     from godwit.service import Service, Status
     from godwit.snapshots import Made, Sent
@@ -175,6 +179,24 @@ class Godwit:
     async def check(self, vm: str, host: str, *, policy: Policy | None = None) -> tuple[Finding, ...]:
         """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
         return await self.service.dry_run(vm, host, policy)
+
+    async def check_all(
+        self, hosts: Sequence[str] = (), *, sources: Sequence[str] = (), policy: Policy | None = None
+    ) -> Matrix:
+        """Say what preflight finds of every guest against each of `hosts`, or against all of them.
+
+        `sources` are the hosts whose guests are looked at, all without it. A host that does not answer is named in the
+        result, and raises nothing. Raises UnknownHostError, and InputError where there is no guest.
+        """
+        return await Checks(self.service).matrix(hosts, sources=sources, policy=policy)
+
+    async def compare_hosts(self, here: str, there: str) -> tuple[Aspect, ...]:
+        """Say what differs between two hosts that matters to guests, what differs first. Raises HostError."""
+        return await Checks(self.service).compare(here, there)
+
+    async def cpu_baseline(self, hosts: Sequence[str], accelerator: Accelerator | None = None) -> Baseline:
+        """Return the largest CPU that guests can have on all of the hosts. Raises HostError, InputError."""
+        return await Checks(self.service).baseline(hosts, accelerator)
 
     async def profile(self, vm: str, *, sample: bool = True) -> Profile:
         """Measure how a running guest changes its memory; see `godwit.core.dirtying.curve_of` for what that says.

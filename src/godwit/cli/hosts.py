@@ -1,4 +1,4 @@
-"""Commands about hosts: add, list, show, check, fencing, fence, remove."""
+"""Commands about hosts: add, list, show, check, compare, fencing, fence, remove."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from godwit.cli import fencing
+from godwit.cli import comparing, fencing
 from godwit.cli.ground import Json, plain, print_json, print_section, print_table, run, service
 from godwit.cli.terminal import echo
 from godwit.units import format_duration, format_size
@@ -172,6 +172,7 @@ def _signed(seconds: float) -> str:
     return ("+" if seconds >= 0 else "") + format_duration(seconds)
 
 
+app.command("compare")(comparing.compare)
 app.command("fencing")(fencing.fencing)
 app.command("fence")(fencing.fence)
 

@@ -15,6 +15,7 @@ from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
 from godwit.cli import (
+    comparing,
     forecasting,
     hosts,
     monitor,
@@ -67,7 +68,7 @@ _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe", "forecast", "profile"),
     *("recover", "resolve"),
-    *("save", "restore", "host", "vm", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
+    *("save", "restore", "host", "vm", "cpu", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
 )
 
 app = typer.Typer(
@@ -99,6 +100,7 @@ app.command("save", rich_help_panel=_KEEP)(saving.save)
 app.command("restore", rich_help_panel=_KEEP)(saving.restore)
 app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
 app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
+app.add_typer(comparing.cpu_app, name="cpu", rich_help_panel=_KEEP)
 app.add_typer(snapshots.app, name="snapshot", rich_help_panel=_KEEP)
 app.add_typer(tls.app, name="tls", rich_help_panel=_KEEP)
 app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)

@@ -300,9 +300,40 @@ def conclude(outcome: Outcome, *, as_json: bool, manner: Manner) -> int:
 # -- check ---------------------------------------------------------------------------------------------------------
 
 
-def check(vm: VmName, host: HostName, *, max_downtime: MaxDowntime = None, json: Json = False) -> None:
-    """Say what would keep a guest from moving; change nothing."""
-    run(_check(vm, host, policy_of(Typed(max_downtime=max_downtime)), as_json=json))
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VM HOST", help="A guest and where it shall go; with --all, hosts.", show_default=False),
+    ] = None,
+    *,
+    all_: Annotated[
+        bool, typer.Option("--all", metavar="", help="Every guest against these hosts, or against all there are.")
+    ] = False,
+    from_: Annotated[
+        list[str] | None, typer.Option("--from", metavar="HOST", help="With --all: the guests of this host alone.")
+    ] = None,
+    max_downtime: MaxDowntime = None,
+    json: Json = False,
+) -> None:
+    """Say what would keep a guest from moving; change nothing.
+
+    With --all it is a table of guests and hosts, for which godwit check --all
+    host2 host3 names the hosts. The exit status is 3 if any of it is blocked, and
+    5 if nothing is, but something could not be looked at.
+    """
+    policy, words = policy_of(Typed(max_downtime=max_downtime)), names or []
+    if all_:
+        from godwit.cli.comparing import check_all  # noqa: PLC0415 - start-up time
+
+        raise typer.Exit(run(check_all(words, from_ or (), policy, as_json=json)))
+    if from_:
+        message = "--from goes with --all: one guest is where it is"
+        raise InputError(message, remedy="godwit check --all HOST --from HOST")
+    if len(words) != 2:  # noqa: PLR2004 - a guest and a host
+        message = f"a check is of one guest and one host, not of {len(words)} names: {' '.join(words) or 'none'}"
+        raise InputError(message, remedy="godwit check VM HOST; for more of them godwit check --all HOST...")
+    vm, host = words
+    run(_check(vm, host, policy, as_json=json))
 
 
 async def _check(vm: str, host: str, policy: Policy, *, as_json: bool) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 X86: Final = re.compile(r"i[3-6]86|x86_64")
 _PLAIN: Final = frozenset({"kvm64", "qemu64"})
-"""Models of no vendor: under KVM a guest sees its host's."""
+"""Models of no vendor, and of no generation: they are taken where no other will do."""
 
 _BEYOND_NAMES: Final = frozenset({"max", "host", "base"})
 _VERSIONED: Final = re.compile(r".*-v\d+")
@@ -112,7 +112,7 @@ def baseline(givers: Sequence[Giver], accelerator: str) -> Baseline:
     if not fits:
         message = f"the QEMUs of {_names(givers)} have no CPU model in common"
         raise InputError(message, remedy="install QEMUs of about the same age, or compare fewer hosts")
-    best, name = min(fits, key=lambda fit: (*fit[0].cost, fit[1]))
+    best, name = min(fits, key=lambda fit: (fit[1] in _PLAIN, *fit[0].cost, fit[1]))
     lists = tuple(FlagLimit(flag, hosts) for flag, hosts in sorted(_limits(gives).items()))
     vendors = {giver.host.cpu_vendor for giver in givers}
     vendor = _definitions(givers[0])[name].vendor

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from godwit.model import BridgeFacts, HostFacts, StorageFacts
 
 _SHOWN: Final = 12
+_NOTICED: Final = 0.02
+"""The part by which two hosts' memory may differ without being called another size: firmware takes some of it."""
 _OWN: Final = ("/", "/boot", "/efi", "/snap", "/var/snap", "/run")
 """File systems of a host that are its own, whatever the other has at that place."""
 
@@ -314,13 +316,15 @@ def _storage_means(
 
 
 def _room(here: HostFacts, there: HostFacts) -> Iterator[Aspect]:
-    yield _aspect(
-        "memory",
-        here,
-        there,
-        lambda host: f"{format_size(host.memory_available)} of {format_size(host.memory_total)} free",
-        lambda _, target: f"guests of more than {format_size(target.memory_available)} are refused (memory-short)",
+    # What is free differs always: that says how large a guest may be, and not that the hosts are unlike.
+    left, right = (
+        f"{format_size(host.memory_available)} of {format_size(host.memory_total)} free" for host in (here, there)
     )
+    onward, back = (
+        f"guests of more than {format_size(host.memory_available)} are refused (memory-short)" for host in (there, here)
+    )
+    apart = abs(here.memory_total - there.memory_total)
+    yield Aspect("memory", left, right, apart > _NOTICED * here.memory_total, onward, back)
     for size in sorted({one.size for host in (here, there) for one in host.resources.huge_pages}):
         yield _huge_pages(here, there, size)
     yield _numbered("memory nodes", here, there, lambda host: host.resources.nodes)
