@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
-from clistage import WEB1, Stage
+from fleetstage import Fleet
 
 from godwit.api.client import Godwit
 from godwit.checks import Checks
 from godwit.core.preflight.matrix import Matrix, Verdict
 from godwit.errors import HostError, InputError, UnknownHostError
 from godwit.hosts.fake import FakeHost
-from godwit.model import DiskMode, HostFacts, HostRecord, Launch, Policy
+from godwit.model import DiskMode, HostFacts, Policy
 
-if TYPE_CHECKING:
-    from godwit.service import Service
-
-LAUNCH = Launch(("qemu-system-x86_64", "-name", "web2", "-m", "512", "-drive", "file=/images/web1.raw"))
 SHARED = Policy(disks=DiskMode.SHARED)
 
 
-class Fleet:
-    """Four hosts; web1 on host1 and web2 on host2 share a disk file, host3 has no bridge and another clock."""
-
-    def __init__(self) -> None:
-        self.stage = Stage()
-        world = self.stage.world
-        FakeHost(world, "host3", clock_offset=30.0)
-        FakeHost(world, "host4", has_qemu=False)
-        world._files.clear()
-        world.disks.newest.clear()
-        world.add_file("/images/web1.raw", list(world.hosts))
-        self.hosts: dict[str, FakeHost] = dict(world.hosts)
-        self.service: Service = replace(self.stage.service, open_host=lambda record: self.hosts[record.name])
-        asyncio.run(self._furnish())
-
-    async def _furnish(self) -> None:
-        for name in ("host3", "host4"):
-            await self.service.inventory.put_host(HostRecord(name, f"ssh://root@{name}"))
-        web2 = replace(WEB1, name="web2", host="host2", launch=LAUNCH, control="/run/web2.qmp", address=None)
-        await self.service.inventory.put_vm(self.stage.world.start_guest("host2", web2))
-
-    def matrix(self, *hosts: str, sources: tuple[str, ...] = ()) -> Matrix:
-        return asyncio.run(Checks(self.service).matrix(hosts, sources=sources, policy=SHARED))
+def matrix(fleet: Fleet, *hosts: str, sources: tuple[str, ...] = ()) -> Matrix:
+    return asyncio.run(Checks(fleet.service).matrix(hosts, sources=sources, policy=SHARED))
 
 
 @pytest.fixture
@@ -55,7 +28,7 @@ def fleet() -> Fleet:
 
 
 def test_every_guest_against_every_host(fleet: Fleet) -> None:
-    found = fleet.matrix()
+    found = matrix(fleet)
     assert [(row.vm, row.home) for row in found.rows] == [("web1", "host1"), ("web2", "host2")]
     assert found.hosts == ("host1", "host2", "host3", "host4")
     assert [[found.cell(row.vm, host).words for host in found.hosts] for row in found.rows] == [
@@ -67,7 +40,7 @@ def test_every_guest_against_every_host(fleet: Fleet) -> None:
 
 
 def test_a_cell_says_what_a_check_of_that_pair_says(fleet: Fleet) -> None:
-    found = fleet.matrix()
+    found = matrix(fleet)
     for vm, host in (("web1", "host2"), ("web1", "host3"), ("web2", "host4")):
         assert found.cell(vm, host).findings == asyncio.run(fleet.service.dry_run(vm, host, SHARED))
 
@@ -81,7 +54,7 @@ def test_each_host_is_asked_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) 
         return await real(self, qemu)
 
     monkeypatch.setattr(FakeHost, "facts", facts)
-    fleet.matrix()
+    matrix(fleet)
     assert asked == dict.fromkeys(fleet.hosts, 1)
 
 
@@ -100,13 +73,13 @@ def test_tokens_of_two_guests_with_one_disk_do_not_meet(fleet: Fleet, monkeypatc
 
     monkeypatch.setattr(FakeHost, "plant_token", plant_token)
     monkeypatch.setattr(FakeHost, "remove_token", remove_token)
-    assert not fleet.matrix("host1", "host2", "host3").of(Verdict.UNKNOWN)
+    assert not matrix(fleet, "host1", "host2", "host3").of(Verdict.UNKNOWN)
     assert planted == set()
 
 
 def test_a_host_that_does_not_answer_is_a_column(fleet: Fleet) -> None:
     fleet.hosts["host3"].cut_off = True
-    found = fleet.matrix("host2", "host3")
+    found = matrix(fleet, "host2", "host3")
     assert found.cell("web1", "host2").verdict is Verdict.OK
     assert found.cell("web1", "host3").verdict is Verdict.UNKNOWN
     assert "host3 does not answer" in found.cell("web1", "host3").trouble
@@ -115,7 +88,7 @@ def test_a_host_that_does_not_answer_is_a_column(fleet: Fleet) -> None:
 
 def test_the_guests_of_a_host_that_does_not_answer_are_rows_of_which_nothing_is_known(fleet: Fleet) -> None:
     fleet.hosts["host1"].cut_off = True
-    found = fleet.matrix("host1", "host3")
+    found = matrix(fleet, "host1", "host3")
     assert found.cell("web1", "host3").verdict is Verdict.UNKNOWN
     assert found.cell("web1", "host1").verdict is Verdict.HOME
     assert found.cell("web2", "host3").verdict is Verdict.WARN
@@ -126,27 +99,27 @@ def test_a_guest_that_is_off_keeps_the_others_from_nothing(fleet: Fleet) -> None
         fleet.hosts["host1"].qemus["web1"].exit("killed")
 
     asyncio.run(end())
-    found = fleet.matrix("host3")
+    found = matrix(fleet, "host3")
     assert found.cell("web1", "host3").verdict is Verdict.UNKNOWN
     assert "does not run on host1" in found.cell("web1", "host3").trouble
     assert found.cell("web2", "host3").verdict is Verdict.WARN
 
 
 def test_the_guests_of_one_host_alone(fleet: Fleet) -> None:
-    assert [row.vm for row in fleet.matrix("host3", sources=("host2",)).rows] == ["web2"]
+    assert [row.vm for row in matrix(fleet, "host3", sources=("host2",)).rows] == ["web2"]
     with pytest.raises(InputError, match="no guest on host4"):
-        fleet.matrix("host3", sources=("host4",))
+        matrix(fleet, "host3", sources=("host4",))
 
 
 def test_hosts_that_nobody_knows_are_refused(fleet: Fleet) -> None:
     with pytest.raises(UnknownHostError):
-        fleet.matrix("host9")
+        matrix(fleet, "host9")
     with pytest.raises(UnknownHostError):
-        fleet.matrix("host3", sources=("host9",))
+        matrix(fleet, "host3", sources=("host9",))
 
 
 def test_all_monitors_are_free_afterwards(fleet: Fleet) -> None:
-    fleet.matrix()
+    matrix(fleet)
     assert all(qemu.monitor is None for host in fleet.hosts.values() for qemu in host.qemus.values())
 
 

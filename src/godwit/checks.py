@@ -162,7 +162,7 @@ class Checks:
             ]
 
         if vm.host not in hosts.opened:
-            return unknown(f"{vm.host}, which it is on, does not answer: {hosts.silent[vm.host]}")
+            return unknown(f"{vm.name} is on {vm.host}: {hosts.silent[vm.host]}")
         try:
             async with limit:
                 guest = await hosts.opened[vm.host].attach(vm)
@@ -180,7 +180,7 @@ class Checks:
         if target == vm.host:
             return Cell(vm.name, target, Verdict.HOME)
         if target not in hosts.opened:
-            return Cell(vm.name, target, Verdict.UNKNOWN, (), f"{target} does not answer: {hosts.silent[target]}")
+            return Cell(vm.name, target, Verdict.UNKNOWN, (), hosts.silent[target])
         try:
             async with limit:
                 parts = await self._parts(vm, target, hosts, policy)
@@ -212,8 +212,7 @@ class Checks:
         async with self._open({record.name: record for record in records}) as opened:
             if opened.silent:
                 name, why = next(iter(opened.silent.items()))
-                message = f"{name} does not answer: {why}"
-                raise HostError(message, remedy=f"leave {name} out, or see why: godwit host check {name}")
+                raise HostError(why, remedy=f"leave {name} out, or see why: godwit host check {name}")
             facts = await asyncio.gather(*(opened.opened[name].facts() for name in names))
             chosen = accelerator or ("kvm" if all("kvm" in one.accelerators for one in facts) else "tcg")
             cpus = await asyncio.gather(*(_cpu(opened.opened[one.name], one, chosen) for one in facts))

@@ -13,7 +13,8 @@ from godwit.cli.main import main
 
 COMMANDS = [
     *([name] for name in ("migrate", "check", "status", "cancel", "report", "watch", "history", "show", "probe")),
-    *(["host", name] for name in ("add", "list", "show", "check", "remove")),
+    *(["host", name] for name in ("add", "list", "show", "check", "compare", "remove")),
+    *(["cpu"], ["cpu", "baseline"]),
     *(["vm", name] for name in ("define", "adopt", "start", "stop", "list", "show", "console", "remove")),
     *(["save"], ["restore"], ["monitor"]),
     ["host"],
