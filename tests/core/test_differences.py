@@ -20,7 +20,7 @@ def two(**changes: object) -> HostFacts:
 
 
 def has(**changes: object) -> HostFacts:
-    return two(resources=replace(ONE.resources, **changes))
+    return two(resources=replace(ONE.resources, **changes))  # type: ignore[arg-type]
 
 
 def qemu(**changes: object) -> HostFacts:

@@ -3,19 +3,20 @@
 The layers are those of import-linter's contract. The state diagram comes from walking the machine: from its first state
 every event of a small, complete set is tried in every state that is reached, and each change of phase becomes an arrow.
 The table of recovery comes from the source of `godwit.core.recovery.RULES`, since a condition's own text says most. The
-table of checks is `godwit.core.preflight.rows.SUBJECTS`.
+table of checks is `godwit.core.preflight.rows.SUBJECTS`, that of planted mismatches tests/core/planted.py.
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import inspect
 import itertools
 import re
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,13 +24,14 @@ from typing import TYPE_CHECKING, Final
 from godwit.core import events as e
 from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
-from godwit.core.preflight.rows import SUBJECTS
+from godwit.core.preflight.rows import ROWS, SUBJECTS
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
 from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from enum import StrEnum
+    from types import ModuleType
 
 ROOT: Final = Path(__file__).parents[2]
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
@@ -297,9 +299,37 @@ def checks() -> str:
     return "\n".join(lines).rstrip()
 
 
+@functools.cache
+def _planted() -> ModuleType:
+    """Return the table of planted mismatches, which is a neighbour of the tests that use it."""
+    folder = str(ROOT / "tests" / "core")
+    sys.path.append(folder)
+    try:
+        return importlib.import_module("planted")
+    finally:
+        sys.path.remove(folder)
+
+
+def planted() -> str:
+    """Return how many mismatches are planted, and which."""
+    table = _planted()
+    codes = {row.code for row in table.PLANTED}
+    kinds = Counter(row.severity.value for row in table.PLANTED)
+    counts = ", ".join(f"{kinds[kind]} of `{kind}`" for kind in ("block", "warn", "info"))
+    lines = [
+        f"{len(table.PLANTED)} mismatches are planted ({counts}), with {len(codes)} codes of the {len(ROWS)} above;",
+        f"{len(table.SOUND)} sound pairs are let go without a block or a warning.",
+        "",
+        "| Planted | Found as | Severity |",
+        "|---|---|---|",
+        *(f"| {row.name} | `{row.code}` | {row.severity.value} |" for row in table.PLANTED),
+    ]
+    return "\n".join(lines)
+
+
 PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
     ARCHITECTURE: {"layers": layers, "state-diagram": state_diagram, "recovery-table": recovery_table},
-    CHECKS: {"checks": checks},
+    CHECKS: {"checks": checks, "planted": planted},
 }
 
 
