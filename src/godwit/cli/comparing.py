@@ -259,7 +259,7 @@ def _print_baseline(found: Baseline) -> None:
         echo(f"  {host}: {source}")
     for title, limits in (
         (f"taken away from {found.model}, since a host lacks it:", found.removed),
-        ("no guest can have it, since some of the hosts lack it:", found.limits),
+        ("not for guests that are to run on all of them, since a host lacks it:", found.limits),
     ):
         by_hosts: dict[tuple[str, ...], list[str]] = {}
         for limit in limits:
