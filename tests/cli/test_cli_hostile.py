@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 LOOKS = (
     *(("status",), ("status", "web1"), ("history",), ("show", "web1"), ("watch", "web1"), ("report", "web1")),
     *(("host", "list"), ("host", "show", "host2"), ("host", "check", "host2"), ("check", "web1", "host1")),
-    *(("check", "--all"), ("host", "compare", "host1", "host2"), ("cpu", "baseline", "host2"), ("check", "--all", EVIL)),
+    *(
+        ("check", "--all"),
+        ("host", "compare", "host1", "host2"),
+        ("cpu", "baseline", "host2"),
+        ("check", "--all", EVIL),
+    ),
     *(("vm", "list"), ("vm", "show", "web1"), ("snapshot", "list", "web1"), ("forecast", "web1", "host1")),
     *(("profile", "web1"), ("cancel", "web1"), ("vm", "stop", "web1"), ("migrate", "web1", "host1", "--dry-run")),
     *(("vm", "start", "web1"), ("upgrade", "web1"), ("save", "web1", "/s"), ("restore", "/s", "host1")),

@@ -34,6 +34,18 @@ class HostContract:
         assert (here.machine_id, here.hostname) != (there.machine_id, there.hostname)
         assert here.migration_address != there.migration_address
 
+    async def test_what_guests_could_be_given_of_a_processor(self, bench: Bench) -> None:
+        facts = await bench.source.facts()
+        assert facts.qemu is not None
+
+        cpu = await bench.source.cpu(facts.qemu.path, "tcg")
+
+        models = {model.name: model for model in cpu.models}
+        assert {"max", "qemu64"} <= models.keys()
+        assert {"lm", "nx"} <= cpu.gives
+        assert all(model.flags >= model.lacks for model in models.values() if model.name != "host")
+        assert (await bench.source.cpu(facts.qemu.path, "none-such")).models == ()
+
     async def test_a_token_is_found_on_shared_storage_and_taken_away_again(self, bench: Bench) -> None:
         await bench.source.plant_token(bench.disk, "a-token")
         found, there = await bench.target.find_token(bench.disk)
