@@ -1,6 +1,7 @@
 """Mismatches that can be made on laboratory hosts: each is made there, named by `godwit check`, and taken back.
 
-Their like on recorded answers, with all those that cannot be made here, is tests/core/planted.py.
+Their like on recorded answers, with all those that cannot be made here, is tests/core/planted.py. A bridge cannot be
+taken from a host here: its own address is on it.
 """
 
 from __future__ import annotations
@@ -56,12 +57,8 @@ ROWS: Final = (
     made("too little room", f"{NOTHING} -o size=64k", "umount /mnt/images", "disk-room", "make room"),
     made("no qemu-img", f"{NOTHING} && mount --bind /dev/null /usr/bin/qemu-img",
          "umount /usr/bin/qemu-img; umount /mnt/images", "qemu-img-missing", "qemu-utils"),
-    made("no bridge", "ip link set br0 down && ip link set br0 name br9",
-         "ip link set br9 name br0; ip link set br0 up", "bridge-missing", "ip link add br0 type bridge"),
     made("another MTU", "ip link set br0 mtu 1400", "ip link set br0 mtu 1500", "bridge-mtu",
          "ip link set br0 mtu 1500"),
-    made("a bridge that filters VLANs", "ip link set br0 type bridge vlan_filtering 1",
-         "ip link set br0 type bridge vlan_filtering 0", "bridge-vlan", "vlan_filtering 0"),
     made("no memory", f"{LITTLE} mount --bind /run/little /proc/meminfo", "umount /proc/meminfo", "memory-short",
          "free memory"),
     made("no QEMU", f"mount --bind /dev/null {QEMU}", f"umount {QEMU}", "qemu-missing accelerator", "install QEMU"),

@@ -52,10 +52,10 @@ path=$1
 folder=${path%/*}
 [ -n "$folder" ] || folder=/
 if [ -e "$path" ] || [ -L "$path" ]; then echo "exists"; fi
+if command -v qemu-img > /dev/null; then echo "qemu-img"; fi
 [ -d "$folder" ] || exit 0
 if [ -w "$folder" ]; then echo "folder"; fi
 echo "available $(($(stat -f -c '%a * %S' -- "$folder")))"
-if command -v qemu-img > /dev/null; then echo "qemu-img"; fi
 echo "limit $(ulimit -f)"
 """
 """$1 is where an image is to be made."""
