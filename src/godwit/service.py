@@ -100,8 +100,8 @@ class Service:
         """Reach a host, look at it, and keep it. Raises HostError, InputError."""
         checked_name(record.name, "host")
         known = {one.name: one for one in await self.inventory.hosts()}.get(record.name)
-        if known is not None:  # what cuts its power is said apart
-            record = replace(record, fence=known.fence, fence_automatic=known.fence_automatic)
+        if known is not None:  # what cuts its power, and its pools, are said apart
+            record = replace(record, fence=known.fence, fence_automatic=known.fence_automatic, pools=known.pools)
         if known is not None and known != record:
             message = f"there is a host {record.name} already: {known.url}"
             raise InputError(message, remedy=f"godwit host remove {record.name}, or choose another name")

@@ -16,6 +16,8 @@ COMMANDS = [
     *(["host", name] for name in ("add", "list", "show", "check", "compare", "remove")),
     *(["cpu"], ["cpu", "baseline"]),
     *(["vm", name] for name in ("define", "adopt", "start", "stop", "list", "show", "console", "remove")),
+    *(["device", name] for name in ("attach", "detach", "list")),
+    *(["host", name] for name in ("devices", "pool")),
     *(["save"], ["restore"], ["monitor"]),
     ["host"],
     ["vm"],

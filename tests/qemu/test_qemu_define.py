@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
 from godwit.model import Tap
 from godwit.qemu import options
 from godwit.qemu.define import load_definition, mac_of, make_definition, valid_name
-from godwit.qemu.vmline import tap_name, to_vm
+from godwit.qemu.vmline import to_vm
 
 MINIMAL = {"name": "web1", "memory": "256M"}
 FULL = """

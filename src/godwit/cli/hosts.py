@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from godwit.cli import comparing, fencing
+from godwit.cli import comparing, devices, fencing
 from godwit.cli.ground import Json, plain, print_json, print_section, print_table, run, service
 from godwit.cli.terminal import echo
 from godwit.units import format_duration, format_size
@@ -173,6 +173,8 @@ def _signed(seconds: float) -> str:
 
 
 app.command("compare")(comparing.compare)
+app.command("devices")(devices.functions)
+app.command("pool")(devices.pool)
 app.command("fencing")(fencing.fencing)
 app.command("fence")(fencing.fence)
 

@@ -16,6 +16,7 @@ from typer.exceptions import Abort, TyperException
 from godwit import __version__
 from godwit.cli import (
     comparing,
+    devices,
     forecasting,
     hosts,
     monitor,
@@ -68,7 +69,7 @@ _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe", "forecast", "profile"),
     *("recover", "resolve"),
-    *("save", "restore", "host", "vm", "cpu", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
+    *("save", "restore", "host", "vm", "device", "cpu", "snapshot", "tls", "monitor", "lab", "bench", "demo"),
 )
 
 app = typer.Typer(
@@ -101,6 +102,7 @@ app.command("restore", rich_help_panel=_KEEP)(saving.restore)
 app.add_typer(hosts.app, name="host", rich_help_panel=_KEEP)
 app.add_typer(vms.app, name="vm", rich_help_panel=_KEEP)
 app.add_typer(comparing.cpu_app, name="cpu", rich_help_panel=_KEEP)
+app.add_typer(devices.app, name="device", rich_help_panel=_KEEP)
 app.add_typer(snapshots.app, name="snapshot", rich_help_panel=_KEEP)
 app.add_typer(tls.app, name="tls", rich_help_panel=_KEEP)
 app.command("monitor", rich_help_panel=_KEEP)(monitor.monitor)

@@ -18,6 +18,7 @@ from godwit.core.capabilities import (
     send_queue_bytes,
     strategy_parameters,
 )
+from godwit.core.devices import joined
 from godwit.core.disks import copies, media, stamp_name, to_send
 from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
@@ -432,6 +433,9 @@ class Actions:
                 await guest.quit()
             except GodwitError as error:  # a hung monitor: destroy() ends the process, with proof
                 self.note("note", text=f"the source's QEMU was not asked nicely: {error.message}")
+        if self.facts is not None and self.parts.spec.upgrade is None:
+            # What was plugged in since the guest is known has taps, too.
+            vm = replace(vm, launch=replace(vm.launch, taps=joined(vm.launch.taps, self.facts.launch.taps)))
         await self.parts.source.destroy(vm)
         return e.SourceRemoved()
 

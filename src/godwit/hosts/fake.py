@@ -23,6 +23,7 @@ from godwit.errors import (
 )
 from godwit.hosts.fakeclock import LoopClock, VirtualTimeLoop
 from godwit.hosts.fakecredentials import FakeKeeping
+from godwit.hosts.fakedevices import FakeGiving
 from godwit.hosts.fakefiles import FakeFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
@@ -77,7 +78,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
+class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -94,6 +95,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
         """Join a world. `clock_offset` is in seconds against the controller's clock."""
         FakeTransfers.__init__(self)
         FakeKeeping.__init__(self)
+        FakeGiving.__init__(self)
         self.world = world
         self._name = name
         self._memory = memory
@@ -375,6 +377,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
             if tap.bridge not in self._bridges:
                 message = f"{self.name} has no bridge {tap.bridge} for {tap.interface}"
                 raise HostError(message, remedy=f"ip link add {tap.bridge} type bridge  (on {self.name})")
+            self.made.add(tap.interface)
         self._prepared.add(vm.name)
 
     async def launch(self, vm: Vm, launch: Launch, *, incoming: bool = False, paused: bool = False) -> int:
@@ -414,6 +417,8 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles):
         qemu = self.process_of(vm)
         if qemu is not None:
             qemu.exit("it was destroyed")
+        self.made -= {tap.interface for tap in vm.launch.taps}
+        self.return_functions(vm.name)
         self._prepared.discard(vm.name)
 
     # -- network -------------------------------------------------------------------------------------------------------

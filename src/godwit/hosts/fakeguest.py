@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from godwit.errors import MonitorLostError
 from godwit.hosts import fakehuman, fakesnapshots
+from godwit.hosts.fakedevices import FakePlugs
 from godwit.hosts.fakedisks import CHANGE
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
@@ -67,7 +68,7 @@ class FakeEvents:
         return event
 
 
-class FakeGuest:
+class FakeGuest(FakePlugs):
     """The control monitor of a simulated QEMU, held by one client. Implements `godwit.ports.Guest`."""
 
     def __init__(self, qemu: FakeQemu) -> None:

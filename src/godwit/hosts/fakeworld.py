@@ -114,6 +114,8 @@ class FakeWorld:
     """What strangers got at."""
     changed: dict[int, int] = field(default_factory=dict)
     """When a file was last written, by inode, in numbers that only grow."""
+    holds_on: set[tuple[str, str]] = field(default_factory=set)
+    """Guests and devices of theirs that they do not let go of."""
     own_controller: FakeController = field(default_factory=FakeController)
     _links: dict[frozenset[str], Link] = field(default_factory=dict)
     _files: dict[str, list[File]] = field(default_factory=dict)

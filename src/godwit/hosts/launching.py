@@ -15,6 +15,7 @@ from godwit.errors import (
     QemuDiedError,
     QemuMissingError,
 )
+from godwit.hosts.functions import HOLDS
 from godwit.hosts.processes import processes_of, scan
 from godwit.hosts.shell import number_in, run_script, words_of
 from godwit.network.tap import UNPLUG
@@ -253,10 +254,10 @@ async def running(transport: Transport, vm: Vm) -> tuple[QemuProcess, ...]:
     return processes_of(vm, await scan(transport, socket=vm.control, name=vm.name, pidfile=vm.pidfile))
 
 
-async def end(transport: Transport, vm: Vm) -> None:
+async def end(transport: Transport, vm: Vm) -> bool:
     """Kill the guest's QEMU, wait for the proof of its end, and remove its taps, sockets and pidfile.
 
-    Raises HostError when the proof cannot be had.
+    Returns whether PCI functions of the host are left that it had. Raises HostError when the proof cannot be had.
     """
     processes = await running(transport, vm)
     if processes:
@@ -269,7 +270,16 @@ async def end(transport: Transport, vm: Vm) -> None:
     if vm.sibling:
         sockets += stream_sockets(vm)
     taps = [tap.interface for tap in vm.launch.taps]
-    await run_script(transport, _CLEAN + UNPLUG, vm.pidfile or "", str(len(sockets)), *sockets, *taps)
+    cleaned = await run_script(
+        transport,
+        _CLEAN + UNPLUG + HOLDS,
+        vm.pidfile or "",
+        str(len(sockets)),
+        *sockets,
+        *taps,
+        private={"owner": vm.name},
+    )
+    return bool(cleaned.stdout.strip())
 
 
 def stream_sockets(vm: Vm) -> list[str]:

@@ -26,6 +26,7 @@ from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, t
 from godwit.hosts.cpumodels import ask_cpu
 from godwit.hosts.cputimes import cpu_times, vcpu_threads
 from godwit.hosts.credentials import KeepsCredentials
+from godwit.hosts.devices import GivesDevices
 from godwit.hosts.files import LooksIntoFiles
 from godwit.hosts.memorysample import sample_memory
 from godwit.hosts.savefiles import PlainSaveFiles
@@ -159,7 +160,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:
@@ -401,9 +402,10 @@ class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials):
     async def destroy(self, vm: Vm) -> None:
         """End the guest's QEMU if there is one and return when it is proven gone, its taps and sockets removed.
 
-        Idempotent. Raises HostError when the proof cannot be had.
+        PCI functions that it had are the host's again. Idempotent. Raises HostError when the proof cannot be had.
         """
-        await launching.end(self._transport, vm)
+        if await launching.end(self._transport, vm):
+            await self.give_back_functions(vm.name)
 
     async def free_port(self) -> int:
         """Return a TCP port that nothing on the host uses, on any address, out of the range kept for migrations."""

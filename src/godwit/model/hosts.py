@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from godwit.model.devices import DevicePool
 from godwit.model.needs import CpuModel, HostResources
 
 MIGRATION_PORTS: Final = range(49152, 49216)
@@ -59,7 +60,8 @@ class HostRecord:
 
     `url` is "local" or "ssh://user@host[:port]". `migration_address` is where other hosts send the
     stream to; empty means the address of the URL. `fence` cuts its power when it is dead; `fence_automatic` permits
-    that without a person's word, where nothing but its silence leaves a guest in LIMBO.
+    that without a person's word, where nothing but its silence leaves a guest in LIMBO. `pools` are the PCI functions
+    that guests may be given, by name.
     """
 
     name: str
@@ -70,6 +72,7 @@ class HostRecord:
     migration_address: str = ""
     fence: FenceCommand | Redfish | None = None
     fence_automatic: bool = False
+    pools: tuple[DevicePool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

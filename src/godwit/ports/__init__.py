@@ -1,6 +1,7 @@
 """What the engine needs of the world. Each port has a real implementation and one that ships for the simulation."""
 
 from godwit.ports.around import Clock, Hypervisor, Log, RunnerLife, Runners, Signs, Watch, Watcher
+from godwit.ports.devices import GivesDevices, HotPlugs
 from godwit.ports.fencing import Fencer, Power
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
@@ -18,11 +19,13 @@ __all__ = [
     "Entry",
     "Fence",
     "Fencer",
+    "GivesDevices",
     "Guest",
     "GuestEvent",
     "GuestEventKind",
     "History",
     "Host",
+    "HotPlugs",
     "Hypervisor",
     "Inventory",
     "JobBook",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from godwit.ports.devices import HotPlugs
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
@@ -42,7 +44,7 @@ class GuestEvent:
     detail: str = ""
 
 
-class Guest(Protocol):
+class Guest(HotPlugs, Protocol):
     """An open monitor of one guest. Every call ends within its deadline or raises.
 
     Raises MonitorCommandError when QEMU refuses, MonitorLostError when the connection ended.

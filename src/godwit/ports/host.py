@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from godwit.ports.devices import GivesDevices
 from godwit.ports.trust import KeepsCredentials
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class SaveFiles(Protocol):
         ...
 
 
-class Host(Transfers, Addresses, KeepsCredentials, Protocol):
+class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

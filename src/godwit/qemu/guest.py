@@ -16,6 +16,7 @@ from godwit.qemu import (
     handover,
     media,
     mirrors,
+    plugging,
     power,
     snapshots,
     stamps,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from godwit.core.snapshots import DiskSnapshots
     from godwit.model import (
         Balloon,
+        DevicePlan,
         DirtyWindow,
         DiskCopy,
         Features,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         GuestView,
         MemorySample,
         MirrorView,
+        PluggedDevice,
         Sample,
     )
     from godwit.qemu.monitor import Monitor
@@ -385,6 +388,22 @@ class QemuGuest:
         except TimeoutError:
             message = f"QEMU of {self._monitor.where} was told to quit and has not ended within {QUIT_DEADLINE:g} s"
             raise MonitorLostError(message, remedy="see whether its disk or network hangs") from None
+
+    async def devices(self) -> tuple[PluggedDevice, ...]:
+        """Return the devices that have a name, ports left out."""
+        return await plugging.devices_of(self._monitor)
+
+    async def names_in_use(self) -> frozenset[str]:
+        """Return the names that a new device, or what is behind it, cannot have."""
+        return frozenset(await plugging.names_in_use(self._monitor))
+
+    async def plug(self, plan: DevicePlan, *, tap: str = "", vhost: bool = False) -> PluggedDevice:
+        """Plug a device in; see the port."""
+        return await plugging.plug(self._monitor, self._name, plan, tap=tap, vhost=vhost)
+
+    async def unplug(self, identifier: str, *, deadline: float) -> PluggedDevice | None:
+        """Let the guest let go of a device; see the port."""
+        return await plugging.unplug(self._monitor, self._name, identifier, deadline=deadline)
 
     async def close(self) -> None:
         """Close the connection; the guest is not touched. Never raises."""

@@ -26,15 +26,19 @@ REFERENCES: Final = {"drive": "block", "netdev": "network", "chardev": "chardev"
 _DERIVED: Final = frozenset({"busnr", "class", "hotplugged", "attached"})
 """Set by QEMU itself: the number follows from the bus, the class from the device."""
 
-_READ_ONLY: Final = {"pc-dimm": frozenset({"size"}), "nvdimm": frozenset({"size"})}
-"""Follows from the memory backend."""
+_READ_ONLY: Final = dict.fromkeys(("pc-dimm", "nvdimm", "virtio-mem-pci", "virtio-pmem-pci"), frozenset({"size"}))
+"""Follows from the memory backend, or from what the guest has taken of it, which is in the stream."""
 
 _UNSET: Final = frozenset({"", -1, None})
+_MEMORY: Final = ("size", "share", "prealloc", "merge", "dump")
+_HUGE: Final = "hugetlbsize"
 _OBJECTS: Final[dict[str, tuple[str, ...]]] = {
     "iothread": ("poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch", "thread-pool-min", "thread-pool-max"),
     "rng-random": ("filename",),
     "rng-builtin": (),
-    "memory-backend-ram": ("size", "share", "prealloc", "merge", "dump"),
+    "memory-backend-ram": _MEMORY,
+    "memory-backend-memfd": (*_MEMORY, "hugetlb", "hugetlbsize", "seal"),
+    "memory-backend-file": (*_MEMORY, "mem-path", "align", "pmem", "readonly", "discard-data"),
 }
 _USER_NETWORK: Final = {"net": "10.0.2.0", "restrict": "off"}
 _USER_OBJECTS: Final = "/objects/"
@@ -137,8 +141,12 @@ async def object_option(monitor: Asks, name: str) -> Option:
         message = f"the object {name} is of type {kind}, which Godwit cannot write down exactly"
         raise UnknownPlugError(message)
     document: dict[str, object] = {"qom-type": kind, "id": name}
+    policy = await get(monitor, f"/objects/{name}", "policy") if "size" in _OBJECTS[kind] else None
+    if policy not in {None, "default"}:
+        message = f"the memory {name} is bound to nodes of this host ({policy})"
+        raise UnknownPlugError(message)
     for key in _OBJECTS[kind]:
         value = await get(monitor, f"/objects/{name}", key)
-        if value is not None:
+        if value is not None and (key != _HUGE or document["hugetlb"]):  # the page size of memory without is refused
             document[key] = value
     return Option("object", json.dumps(document, separators=(",", ":")))

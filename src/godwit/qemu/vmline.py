@@ -13,10 +13,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
 from godwit.model import Launch, Tap, Vm
 from godwit.qemu.define import GuestDefinition, mac_of
@@ -40,11 +40,6 @@ SHARING: Final = "aux-ram-share"
 
 _MEMORY_BLOCK: Final = "pc.ram"
 """What QEMU calls a PC's memory in a stream (default_ram_id in hw/i386/pc.c)."""
-
-
-def tap_name(name: str, index: int) -> str:
-    """Return the host interface of a guest's NIC: at most 15 characters (IFNAMSIZ), and its own for every guest."""
-    return f"gw{hashlib.sha256(name.encode()).hexdigest()[:8]}{index}"
 
 
 def to_vm(
