@@ -26,6 +26,7 @@ from godwit.model import (
     HugePages,
     Launch,
     ListenerFacts,
+    Packets,
     Policy,
     Severity,
     StorageFacts,
@@ -72,6 +73,15 @@ def cached(kind: str, *, direct: bool = False, path: str = "/images", read_only:
     facts = DiskFacts("disk0", "/images/web.raw", "raw", read_only=read_only, virtual_size=GIB, direct=direct)
     storage = (StorageFacts("/", "ext4", "/dev/vda1", 9, 9), StorageFacts(path, kind, "filer:/x", 9, 9))
     return both(guest(disks=(facts,)), target(storage=storage), disk(read_only=read_only))
+
+
+def sized(there: Packets, back: Packets) -> Change:
+    """What pings say of the way there, and of the way back."""
+    return whole(packets=(there, back))
+
+
+def knows(*devices: str) -> Change:
+    return target(qemu=replace(QEMU, devices=frozenset(devices)))
 
 
 def upgraded(version: tuple[int, int, int]) -> Change:
@@ -148,6 +158,19 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("disk-cache", WARN, both(cached("nfs4"), needs(keeps_cache=True)), "lies on nfs4 on two", "cache=none"),
     ("disk-cached", INFO, cached("nfs4"), "lies on nfs4 on two", "cache=none"),
     ("disk-cached", INFO, cached("fuse.sshfs"), "lies on fuse.sshfs on two", "cache.direct=on"),
+    ("way-back", WARN, whole(returns=False), "two does not reach 198.18.0.2, the migration address of one", "on two"),
+    ("ports-taken", BLOCK, whole(ports_left=False), "to 49215 are in use on two", "ss -tanp 'sport >= 49152"),
+    ("path-mtu", WARN, sized(Packets(9000, 1400), Packets(9000, 9000)), "pings of 9000 bytes vanish", "mtu 1400"),
+    ("path-mtu", WARN, sized(Packets(1500, 1500), Packets(1500, 1280)), "from two to one; those of 1280", "mtu 1280"),
+    ("path-mtu", WARN, sized(Packets(1500, 1460), Packets(1500, 1400)), "from one to two and from two to one; those",
+     "ip route replace 198.18.0.2/32 $(ip -o route get 198.18.0.2"),
+    ("device-model", BLOCK, both(needs(devices=frozenset({"qxl-vga", "pcie-root-port"})), knows("pcie-root-port")),
+     "two has no device qxl-vga, which web has", "as on one"),
+    ("denied-lately", WARN, has(denials=("old", 'apparmor="DENIED" comm="qemu"')), 'last day: apparmor="DENIED"',
+     "ausearch -m avc"),
+    ("disk-rights", BLOCK, disk(forbidden="Permission denied"), "/images/web.raw for reading and writing: Permission",
+     "ls -l /images/web.raw"),
+    ("disk-rights", BLOCK, disk(forbidden="Permission denied", read_only=True), "for reading: Perm", "root_squash"),
 ]  # fmt: skip
 
 SOUND: list[tuple[str, Change]] = [
@@ -195,6 +218,14 @@ SOUND: list[tuple[str, Change]] = [
     ("a cluster file system in user space", cached("fuse.glusterfs")),
     ("network storage elsewhere", cached("nfs4", path="/image")),
     ("a device of the host", bond(Bond.HOST_DEVICE, "01:00.0")),  # QEMU itself says whether it can be moved
+    ("large packets that arrive", sized(Packets(9000, 9000), Packets(9000, 9000))),
+    ("jumbo frames on one side alone", sized(Packets(9000, 1500), Packets(1500, 1500))),
+    ("a way that says what passes", sized(Packets(1500, 1400, told=True), Packets(1500, 1500))),
+    ("hosts without ping", sized(Packets(1500), Packets(1500))),
+    ("a host that does not say its MTU", sized(Packets(0, 1400), Packets(1500, 1400))),
+    ("devices that nobody asked for", needs(devices=frozenset({"qxl-vga"}))),
+    ("devices that both know", both(needs(devices=frozenset({"virtio-blk"})), knows("virtio-blk", "virtio-blk-pci"))),
+    ("what the source has forbidden", on_source(denials=("avc: denied",))),
 ]  # fmt: skip
 
 

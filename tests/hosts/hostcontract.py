@@ -59,6 +59,14 @@ class HostContract:
         assert here == there
         assert (await bench.target.find_token(bench.disk))[0] is None
 
+    async def test_disks_can_be_opened_and_packets_pass(self, bench: Bench) -> None:
+        asked = [(bench.disk, True), (bench.private, True), (bench.disk, False)]
+        assert await bench.target.forbidden(asked) == ("", "", "")
+        far = (await bench.target.facts()).migration_address
+        seen = await bench.source.packets(far)
+        assert 0 <= seen.largest <= seen.mtu
+        assert not seen.told
+
     async def test_a_file_that_is_not_there_has_no_identity(self, bench: Bench) -> None:
         assert (await bench.source.find_token(bench.private))[1]
         assert await bench.target.find_token(bench.private) == (None, "")

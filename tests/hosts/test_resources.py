@@ -31,6 +31,13 @@ SAID = {
         "LISTEN 0 5 127.0.0.1%lo:53 0.0.0.0:*\nLISTEN 0 5 1.2.3.4:99999 *:*\nrubbish"
     ),
     "confinement": "SELinux\nqemu-system-x86_64 (enforce)",
+    "denials": (
+        "1700086400\n"
+        '[ 1.5] audit: type=1400 audit(1700000000.123:44): apparmor="DENIED" comm="qemu-system-x86" name="/old"\n'
+        '[ 9.5] audit: type=1400 audit(1700000001.123:45): apparmor="DENIED" comm="qemu-system-x86" name="/srv/x"\n'
+        "type=AVC msg=audit(1700086399.5:9): avc:  denied  { read } for pid=1 scontext=svirt_t\n"
+        "qemu: no stamp"
+    ),
     "bridged-firewall": "1",
 }
 
@@ -54,6 +61,10 @@ def test_all_of_it_is_read() -> None:
         ListenerFacts("127.0.0.1", 53),
     )
     assert found.confinement == ("SELinux", "qemu-system-x86_64 (enforce)")
+    assert found.denials == (
+        'apparmor="DENIED" comm="qemu-system-x86" name="/srv/x"',
+        "avc:  denied  { read } for pid=1 scontext=svirt_t",
+    )
     assert found.tracks_bridged
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from godwit.errors import HostError
+from godwit.errors import BusyError
 from godwit.hosts import tcpports
 from godwit.model import MIGRATION_PORTS
 
@@ -33,5 +33,5 @@ def test_above_a_free_port_there_are_others_to_go_on_to() -> None:
 
 
 def test_a_full_range_is_an_error() -> None:
-    with pytest.raises(HostError, match="49152 to 49215"):
+    with pytest.raises(BusyError, match="49152 to 49215"):
         tcpports.choose(set(MIGRATION_PORTS), random.Random(1))  # noqa: S311  # no secret, only a seed

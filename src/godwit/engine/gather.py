@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from godwit.core.addresses import is_network_address, unreachable
 from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.core.trust import encrypts
-from godwit.errors import HostError, HypervisorError
-from godwit.model import Permission, Way
+from godwit.errors import BusyError, HostError, HypervisorError
+from godwit.model import Packets, Permission, Way
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from godwit.engine.parts import Parts
     from godwit.model import Balloon, CertificateFacts, DiskFacts, GuestFacts, HostFacts
-    from godwit.ports import Guest
+    from godwit.ports import Guest, Host
 
 
+_Answer = TypeVar("_Answer")
 _ADDRESS_TRIES: Final = 3
 _SMALL: Final = 64 << 20
 """Bytes up to which a file that the guest only reads is compared whole."""
@@ -28,27 +31,27 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
     """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError."""
     program = parts.vm.launch.argv[0]
     disks = asyncio.create_task(_guest_and_disks(parts, guest))
-    source = asyncio.create_task(parts.source.facts(program))
-    destination = asyncio.create_task(_target(parts, program))
+    between = asyncio.create_task(_between(parts, program))
     on_target = asyncio.create_task(parts.target.observe(parts.vm))
     shared = asyncio.create_task(_monitor_is_shared(parts))
     trusted = asyncio.create_task(_authority(parts))
-    await _all(disks, source, destination, on_target, shared, trusted)
+    await _all(disks, between, on_target, shared, trusted)
     facts, proofs, (balloon, resident) = disks.result()
-    target, reachable = destination.result()
+    source, target, link = between.result()
     if facts.launch.argv[0] != program:  # somebody has started the guest anew, with another QEMU
-        destination = asyncio.create_task(_target(parts, facts.launch.argv[0]))
-        await _all(destination)
-        target, reachable = destination.result()
+        target = await parts.target.facts(facts.launch.argv[0])
     return Evidence(
         vm=parts.vm,
         policy=parts.spec.policy,
         guest=facts,
-        source=source.result(),
+        source=source,
         target=target,
         on_target=on_target.result(),
         disks=proofs,
-        reachable=reachable,
+        reachable=link.there,
+        returns=link.back,
+        packets=link.packets,
+        ports_left=link.ports_left,
         monitor_shared=shared.result(),
         balloon=balloon,
         resident=resident,
@@ -97,13 +100,52 @@ async def _balloon(parts: Parts, guest: Guest, pid: int) -> tuple[Balloon | None
         return None, 0
 
 
-async def _target(parts: Parts, program: str) -> tuple[HostFacts, bool]:
-    """Describe the target, and say whether the source reaches it where it takes streams.
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What is known of the way between the hosts; see `Evidence`."""
 
-    Asked is a port that is almost surely closed: a refusal proves the way just as well as an answer.
+    there: bool
+    back: bool
+    packets: tuple[Packets, Packets]
+    ports_left: bool
+
+
+async def _between(parts: Parts, program: str) -> tuple[HostFacts, HostFacts, _Link]:
+    """Describe both hosts, and the way between them.
+
+    Asked are ports that are almost surely closed: a refusal proves the way just as well as an answer. Where a host has
+    none that is free, it is not asked for one: a QEMU may wait there.
     """
-    port, facts = await asyncio.gather(parts.target.free_port(), parts.target.facts(program))
-    return facts, await parts.source.reaches(facts.migration_address, port)
+    source, target = parts.source, parts.target
+    here, there, port_here, port_there = await asyncio.gather(
+        source.facts(program), target.facts(program), _port(source), _port(target)
+    )
+    reaches, returns, out, home = await asyncio.gather(
+        _reaches(source, there.migration_address, port_there),
+        _known(_reaches(target, here.migration_address, port_here), otherwise=True),
+        _known(source.packets(there.migration_address), otherwise=Packets()),
+        _known(target.packets(here.migration_address), otherwise=Packets()),
+    )
+    return here, there, _Link(reaches, returns, (out, home), port_there is not None)
+
+
+async def _port(host: Host) -> int | None:
+    try:
+        return await host.free_port()
+    except BusyError:
+        return None
+
+
+async def _reaches(host: Host, address: str, port: int | None) -> bool:
+    return port is None or await host.reaches(address, port)
+
+
+async def _known(asking: Awaitable[_Answer], *, otherwise: _Answer) -> _Answer:
+    """Return what a host answers, or what stands for not knowing it: no move ends because a host cannot say."""
+    try:
+        return await asking
+    except HostError:
+        return otherwise
 
 
 async def _monitor_is_shared(parts: Parts) -> bool:
@@ -121,10 +163,17 @@ async def _monitor_is_shared(parts: Parts) -> bool:
 
 
 async def prove_disks(parts: Parts, facts: GuestFacts) -> tuple[DiskProof, ...]:
-    """Prove for each disk that both hosts see the same file."""
+    """Prove for each disk that both hosts see the same file, and see whether the target may open it."""
     proofs = [asyncio.create_task(_prove(parts, disk, number)) for number, disk in enumerate(facts.disks)]
-    await _all(*proofs)
-    return tuple(proof.result() for proof in proofs)
+    files = [(disk.path, not disk.read_only and not disk.backs) for disk in facts.disks]
+    local = [(path, writing) for path, writing in files if not is_network_address(path)]
+    opening = asyncio.create_task(parts.target.forbidden(local))
+    await _all(*proofs, opening)
+    why = dict(zip((path for path, _ in local), opening.result(), strict=True))
+    return tuple(
+        replace(proof.result(), forbidden=why.get(disk.path, ""))
+        for proof, disk in zip(proofs, facts.disks, strict=True)
+    )
 
 
 async def _prove_address(parts: Parts, disk: DiskFacts) -> DiskProof:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _VERSION: Final = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 _MACHINE: Final = re.compile(r"^(?P<name>\S+)\s+(?P<about>.*?)\s*$")
 _ALIAS: Final = re.compile(r"\(alias of (\S+)\)")
+_MODEL: Final = re.compile(r'^(?:name|alias) "([^"]{1,80})"$', re.MULTILINE)
 _KIB: Final = 1024
 
 
@@ -188,6 +189,7 @@ def parse_qemu(path: str, sections: Mapping[str, str]) -> QemuFacts | None:
         encrypts="credentials /nonexistent" in sections.get("tls", "credentials /nonexistent"),
         tcg_models=parse_models(sections.get("tcg-models", "")),
         kvm_models=parse_models(sections.get("kvm-models", "")),
+        devices=frozenset(_MODEL.findall(sections.get("devices", ""))),
         compressions=tuple(re.findall(r'"([^"]+)"', sections.get("compressions", "").partition("[")[2])),
     )
 

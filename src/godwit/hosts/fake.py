@@ -39,6 +39,7 @@ from godwit.model import (
     GuestView,
     HostFacts,
     Launch,
+    Packets,
     QemuFacts,
     RunState,
     Vm,
@@ -322,6 +323,13 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
         await self._reach()
         owner = next((host for host in self.world.hosts.values() if host.migration_address == address), None)
         return owner is not None and not owner.crashed and (owner is self or self.world.link(self.name, owner.name).up)
+
+    async def packets(self, address: str) -> Packets:
+        """Say how large packets may be on the way to the host that owns `address`."""
+        if not await self.reaches(address, 0):
+            return Packets(1500)
+        owner = next(host for host in self.world.hosts.values() if host.migration_address == address)
+        return Packets(1500, 1500 if owner is self else self.world.link(self.name, owner.name).mtu)
 
     # -- guests ----------------------------------------------------------------------------------------------------
 

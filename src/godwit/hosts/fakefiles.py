@@ -11,6 +11,8 @@ from godwit.model import ImageFacts, OlderCopy, PlaceFacts
 from godwit.storage.sharedproof import check_token
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.core.snapshots import DiskSnapshots
     from godwit.hosts.fakeworld import FakeWorld, File
 
@@ -56,6 +58,12 @@ class FakeFiles:
         await self._reach()
         file = self.world.file(path, self.name)
         return (self.world.tokens.get(file.inode), f"{file.size} {file.inode}") if file else (None, "")
+
+    async def forbidden(self, files: Sequence[tuple[str, bool]]) -> tuple[str, ...]:
+        """Say of each file why it cannot be opened here."""
+        await self._reach()
+        locked = self.world.locked
+        return tuple("Permission denied" if (self.name, path) in locked else "" for path, _ in files)
 
     async def remove_token(self, path: str, token: str) -> None:
         """Remove `token` from beside a file; another's is left alone. Idempotent."""

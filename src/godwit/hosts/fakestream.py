@@ -84,11 +84,12 @@ class Workload:
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """The way between two hosts: `bandwidth` in bytes a second, `latency` in seconds one way."""
+    """The way between two hosts: `bandwidth` in bytes a second, `latency` in seconds one way, `mtu` in bytes."""
 
     bandwidth: float
     latency: float
     up: bool = True
+    mtu: int = 1500
     streams: int = 0
     cut_short: list[FakeStream] = field(default_factory=list)
     """Streams of which one end is gone, and the other does not know."""

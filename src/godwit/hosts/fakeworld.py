@@ -104,6 +104,8 @@ class FakeWorld:
     """Paths of images that their guest has trimmed: half of what they held was free."""
     read_only: set[str] = field(default_factory=set)
     """Paths of files that a guest only reads."""
+    locked: set[tuple[str, str]] = field(default_factory=set)
+    """Hosts and paths of files there that a QEMU may not open."""
     differing: dict[str, str] = field(default_factory=dict)
     """What a comparison finds in the disk of a path, where something is to be found."""
     saves: dict[str, FakeSave] = field(default_factory=dict)

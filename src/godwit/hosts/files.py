@@ -7,18 +7,41 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, HypervisorError
 from godwit.hosts.shell import number_in, run_script
-from godwit.plaintext import from_json
+from godwit.plaintext import from_json, shortened
 from godwit.qemu.reply import as_object, text
 from godwit.qemu.snapshots import entries
 from godwit.storage import files, images
 from godwit.storage.sharedproof import check_path
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.core.snapshots import DiskSnapshots
     from godwit.hosts.transport import Transport
 
 SNAPSHOT_DEADLINE: Final = 600.0
 """Seconds that removing a snapshot from an image may take."""
+
+_SHOWN: Final = 200
+
+
+_OPEN: Final = r"""
+while [ "$#" -ge 2 ]; do
+    path=$1 mode=$2 said=
+    shift 2
+    if [ ! -e "$path" ]; then :
+    elif [ ! -f "$path" ]; then  # whoever closes a device that was open for writing has it looked at anew by udev
+        { [ -r "$path" ] && { [ "$mode" = r ] || [ -w "$path" ]; }; } || said="Permission denied"
+    else
+        said=$({ : < "$path"; } 2>&1) || said=${said:-Permission denied}
+        # Neither cut off nor made, and not a byte is written: it is only opened, by which a file keeps its times.
+        [ -n "$said" ] || [ "$mode" = r ] || said=$(dd if=/dev/null of="$path" conv=notrunc,nocreat status=none 2>&1)
+    fi
+    printf '%s\n' "$said" | tr '\n' ' '
+    echo
+done
+"""
+"""$1 is a file and $2 r or rw, and so on; prints a line for each: why it cannot be opened so, empty where it can."""
 
 
 class LooksIntoFiles:
@@ -51,6 +74,13 @@ class LooksIntoFiles:
         if said != "deleted":
             message = f"qemu-img on {self._transport.where} cannot remove {tag} from {path}: {said.partition(' ')[2]}"
             raise HypervisorError(message, remedy="see whether another process has the image open")
+
+    async def forbidden(self, files: Sequence[tuple[str, bool]]) -> tuple[str, ...]:
+        """Say of each file why it cannot be opened; see the port."""
+        arguments = [word for path, writing in files for word in (check_path(path), "rw" if writing else "r")]
+        completed = await run_script(self._transport, _OPEN, *arguments)
+        lines = [*completed.stdout.decode(errors="replace").splitlines(), *("" for _ in files)]
+        return tuple(shortened(line.strip().rpartition(": ")[2], _SHOWN) for line in lines[: len(files)])
 
     async def resident(self, pid: int) -> int:
         """Return how many bytes of memory a process has resident."""

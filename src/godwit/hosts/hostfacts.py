@@ -75,7 +75,7 @@ definitions() {
         grep -F '"unavailable-features"' | head -n 1 |
         sed -E 's/, "(typename|alias-of)": "[^"]*"//g; s/, "(static|migration-safe|deprecated)": [a-z]+//g'
 }
-known "qemu2-$name" "$key" || {
+known "qemu3-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
@@ -91,7 +91,8 @@ known "qemu2-$name" "$key" || {
     timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none \
         -object tls-creds-x509,id=tls,endpoint=client,dir=/nonexistent < /dev/null 2>&1
     section tcg-models; definitions tcg
-} | keep "qemu2-$name"
+    section devices; "$qemu" -device help < /dev/null 2>&1 | grep -oE '^name "[^"]+"|alias "[^"]+"'
+} | keep "qemu3-$name"
 
 probe() {
     section kvm-key; echo "$1"

@@ -28,6 +28,7 @@ from godwit.hosts.cputimes import cpu_times, vcpu_threads
 from godwit.hosts.credentials import KeepsCredentials
 from godwit.hosts.devices import GivesDevices
 from godwit.hosts.files import LooksIntoFiles
+from godwit.hosts.links import LooksAtLinks
 from godwit.hosts.memorysample import sample_memory
 from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
@@ -160,7 +161,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

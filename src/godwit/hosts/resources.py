@@ -32,6 +32,10 @@ section listening; ss -Hltn 2>/dev/null | head -n 4096
 section confinement
 [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ] && echo SELinux
 grep -E '(qemu|kvm|libvirt).* \(enforce\)' /sys/kernel/security/apparmor/profiles 2>/dev/null | head -n 8
+section denials
+date +%s
+{ dmesg 2>/dev/null | tail -n 4096; tail -c 262144 /var/log/audit/audit.log 2>/dev/null; } |
+    grep -E '(apparmor="DENIED"|avc: +denied).*(qemu|libvirt|svirt)' | tail -n 8
 section bridged-firewall
 tracked=$(cat /proc/sys/net/netfilter/nf_conntrack_count 2>/dev/null)
 [ "${tracked:-0}" != 0 ] && cat /proc/sys/net/bridge/bridge-nf-call-iptables 2>/dev/null
@@ -51,6 +55,8 @@ _NUMBER: Final = re.compile(r"[0-9]{1,15}")
 _PORT: Final = re.compile(r"^(?P<address>.*):(?P<port>[0-9]{1,5})$")
 _FLAG: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _PAGE_SIZE: Final = re.compile(r"\bpagesize=(\d{1,9}[KMG])")
+_STAMP: Final = re.compile(r"audit\(([0-9]{1,12})\.")
+_LATELY: Final = 86400
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _SHOWN: Final = 120
 
@@ -74,6 +80,7 @@ def parse_resources(said: Mapping[str, str]) -> HostResources:
         confinement=tuple(
             shortened(line.strip(), _SHOWN) for line in said.get("confinement", "").splitlines()[:9] if line.strip()
         ),
+        denials=tuple(_denials(said.get("denials", ""))),
         tracks_bridged=said.get("bridged-firewall", "").strip() == "1",
     )
 
@@ -105,6 +112,16 @@ def _numbers(text: str) -> frozenset[int]:
         return parse_numbers(text)
     except ValueError:
         return frozenset()
+
+
+def _denials(text: str) -> Iterator[str]:
+    """Yield lines of the kernel's log that are of the last day: first comes what its clock shows now."""
+    clock, _, lines = text.partition("\n")
+    now = _number(clock.strip())
+    for line in lines.splitlines():
+        stamp = _STAMP.search(line)
+        if now is not None and stamp is not None and now - int(stamp[1]) < _LATELY:
+            yield shortened(line[stamp.start() :].partition("): ")[2].strip(), 2 * _SHOWN)
 
 
 def _huge_pages(text: str) -> Iterator[HugePages]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import HostError
+from godwit.errors import BusyError
 from godwit.model import MIGRATION_PORTS
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ def choose(used: AbstractSet[int], chance: random.Random) -> int:
     """Return a port that is not in use, by chance, so that two migrations that ask at once rarely get the same one.
 
     It is one of the lower half: whoever finds it taken after all can go on to those above.
-    Raises HostError when the whole range is taken.
+    Raises BusyError when the whole range is taken.
     """
     free = [port for port in MIGRATION_PORTS if port not in used]
     if not free:
         message = f"all TCP ports from {MIGRATION_PORTS[0]} to {MIGRATION_PORTS[-1]} are in use on the host"
-        raise HostError(message, remedy="see with `ss -tan` what uses them")
+        raise BusyError(message, remedy="see with `ss -tan` what uses them")
     return chance.choice(free[: (len(free) + 1) // 2])

@@ -95,6 +95,8 @@ class QemuFacts:
     """The CPU models that it knows, with what it cannot emulate of them; empty where it was not asked."""
     kvm_models: tuple[CpuModel, ...] = ()
     """The same under KVM, with what this host's processor does not have; empty where KVM does not run, too."""
+    devices: frozenset[str] = frozenset()
+    """The device models that it knows, by all their names; empty where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,20 @@ class BridgeFacts:
     up: bool
     vlan_filtering: bool = False
     vlans: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """How large packets may be on the way from a host to an address, in bytes with their headers.
+
+    `mtu` is that of the interface which they leave by, 0 where it is not known. `largest` is the largest of several
+    that came through whole; 0 where none did, or nobody can know. `told` says that the way itself answers that larger
+    ones do not pass: TCP sends smaller ones then.
+    """
+
+    mtu: int = 0
+    largest: int = 0
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

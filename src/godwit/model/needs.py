@@ -55,7 +55,7 @@ class GuestNeeds:
     host knows whether that is one of huge pages. `displays` are VNC servers, which Godwit moves to the next free port,
     `listens` what must have its port. `keeps_cache` says that a disk is told to keep what the page cache has of it
     when its guest comes (`drop-cache=off`). `open_files` is the number of descriptors that QEMU has, 0 if unknown,
-    `runs_on` the processors that its process may use now, empty if unknown.
+    `runs_on` the processors that its process may use now, empty if unknown. `devices` are its device models.
     """
 
     name: str | None = None
@@ -70,6 +70,7 @@ class GuestNeeds:
     keeps_cache: bool = False
     open_files: int = 0
     runs_on: frozenset[int] = frozenset()
+    devices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ class HostResources:
 
     `locked_memory` and `open_files` are limits of Godwit's login there, `open_files_hard` what a program may raise the
     latter to; None stands for no limit, too. `confinement` names what confines QEMUs, `tracks_bridged` says that the
-    host's stateful firewall sees what its bridges carry.
+    host's stateful firewall sees what its bridges carry. `denials` are what the kernel has forbidden to QEMUs
+    during the last day, as far as its log says.
     """
 
     huge_pages: tuple[HugePages, ...] = ()
@@ -107,6 +109,7 @@ class HostResources:
     open_files_hard: int | None = None
     listeners: tuple[ListenerFacts, ...] = ()
     confinement: tuple[str, ...] = ()
+    denials: tuple[str, ...] = ()
     tracks_bridged: bool = False
 
 

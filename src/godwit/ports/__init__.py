@@ -6,6 +6,7 @@ from godwit.ports.fencing import Fencer, Power
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
 from godwit.ports.journal import Archive, Decisions, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
+from godwit.ports.links import LooksAtLinks
 from godwit.ports.trust import Authority, KeepsCredentials
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Journal",
     "KeepsCredentials",
     "Log",
+    "LooksAtLinks",
     "MigrationRow",
     "Power",
     "RunnerLife",

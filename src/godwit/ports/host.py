@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from godwit.ports.devices import GivesDevices
+from godwit.ports.links import LooksAtLinks
 from godwit.ports.trust import KeepsCredentials
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ class SaveFiles(Protocol):
         ...
 
 
-class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, Protocol):
+class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, LooksAtLinks, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property
@@ -234,7 +235,7 @@ class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, Protocol):
         ...
 
     async def free_port(self) -> int:
-        """Return a TCP port that nothing listens on, at any address."""
+        """Return a TCP port that nothing listens on, at any address. Raises BusyError where all are taken."""
         ...
 
     async def waiting_at(self, uri: str) -> WaitingQemu:
@@ -261,6 +262,13 @@ class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, Protocol):
 
     async def remove_token(self, path: str, token: str) -> None:
         """Remove `token` from beside `path`; another's is left alone. Idempotent."""
+        ...
+
+    async def forbidden(self, files: Sequence[tuple[str, bool]]) -> tuple[str, ...]:
+        """Say of each file why a QEMU that is started here could not open it (True: to write to it, too).
+
+        Empty where it can, and for a file that is not there. They are opened as by QEMU, and nothing is written.
+        """
         ...
 
     async def image(self, path: str, image_format: str) -> ImageFacts:

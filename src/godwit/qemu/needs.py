@@ -68,6 +68,9 @@ def guest_needs(launch: Launch, clients: Mapping[str, NetworkClient], memory: in
         bonds=bonds,
         displays=tuple(_displays(found)),
         listens=tuple(_listeners(pairs)),
+        devices=frozenset(
+            values.get("driver") or "" for option, values in pairs if option.name == "device" and values.get("driver")
+        ),
         keeps_cache=any(
             key.rsplit(".", 1)[-1] == "drop-cache" and value not in _YES
             for option, values in pairs

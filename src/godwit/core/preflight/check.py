@@ -12,6 +12,7 @@ from godwit.core.preflight.encryption import encryption_findings
 from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
 from godwit.core.preflight.limits import limit_findings
+from godwit.core.preflight.links import link_findings
 from godwit.core.preflight.machine import machine_findings, software_findings
 from godwit.core.preflight.storage import storage_findings
 from godwit.core.preflight.upgrading import upgrade_findings
@@ -26,6 +27,7 @@ __all__ = ["Evidence", "blocking", "check", "check_upgrade"]
 
 _SUBJECTS: Final = (
     host_findings,
+    link_findings,
     limit_findings,
     bridge_findings,
     machine_findings,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from godwit.model import Packets
+
 if TYPE_CHECKING:
     from godwit.model import (
         Balloon,
@@ -31,7 +33,7 @@ class DiskProof:
     where it would go; None where `error` says why that is not known. `digests` are those of a backing file or a
     medium that both sides have and do not share; `compared_whole` says whether all of it was read for them.
     `older` is what an earlier move of guest `vm` left in its place on the target, `stamps` what the running disk has
-    recorded since its handovers.
+    recorded since its handovers. `forbidden` is why a QEMU on the target could not open it as the guest has it open.
     """
 
     name: str
@@ -50,6 +52,7 @@ class DiskProof:
     stamps: tuple[Stamp, ...] = ()
     compared_whole: bool = False
     firmware: bool = False
+    forbidden: str = ""
 
     @property
     def same(self) -> bool:
@@ -60,6 +63,9 @@ class DiskProof:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
+
+    `returns` is whether the target reaches the source's, `packets` how large packets may be on the way there and on the
+    way back, `ports_left` whether the target has a port left for a stream.
 
     `monitor_shared` says that the target sees the very folder in which the guest's monitor lies. `hindrances` keep a
     new QEMU on the same host from taking the guest's memory as it stands. `balloon` is the guest's, where it may take
@@ -82,3 +88,6 @@ class Evidence:
     encrypted: bool = False
     authority: CertificateFacts | None = None
     now: float = 0.0
+    returns: bool = True
+    packets: tuple[Packets, Packets] = (Packets(), Packets())
+    ports_left: bool = True

@@ -32,7 +32,6 @@ def host_findings(e: Evidence) -> Iterator[Finding]:
     yield from name_is_free(e)
     yield from _name_is_valid(e)
     yield from memory_fits(e)
-    yield from _path_works(e)
     yield from _clocks_agree(e)
     yield from _send_queue(e)
     yield from _monitor_is_private(e)
@@ -90,17 +89,6 @@ def memory_fits(e: Evidence) -> Iterator[Finding]:
             f"{e.target.name} has {format_size(e.target.memory_available)} available, "
             f"{e.vm.name} needs {format_size(needed)}",
             f"free memory on {e.target.name}, or choose another host",
-        )
-
-
-def _path_works(e: Evidence) -> Iterator[Finding]:
-    if not e.reachable:
-        yield found(
-            "migration-path",
-            e.target.name,
-            f"{e.source.name} does not reach {e.target.migration_address}, the migration address of {e.target.name}",
-            f"ip route get {e.target.migration_address}  (on {e.source.name}); "
-            "or register another address: godwit host add --migration-address",
         )
 
 

@@ -35,6 +35,14 @@ def limit_findings(e: Evidence) -> Iterator[Finding]:
             f"{e.target.name}: {what}",
             f"should QEMU be forbidden something: ausearch -m avc, or dmesg | grep DENIED  (on {e.target.name})",
         )
+    if e.target.resources.denials:
+        yield found(
+            "denied-lately",
+            e.target.name,
+            f"{e.target.name} has forbidden a QEMU something during the last day: {e.target.resources.denials[-1]}",
+            f"see what it was and permit it, if this guest needs it, too: ausearch -m avc, or dmesg | grep DENIED  "
+            f"(on {e.target.name})",
+        )
 
 
 def huge_memory(e: Evidence) -> tuple[HugeMemory, ...]:

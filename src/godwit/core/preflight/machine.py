@@ -22,6 +22,7 @@ def machine_findings(e: Evidence) -> Iterator[Finding]:
     yield from _may_be_moved(e)
     yield from _qemu_is_there(e)
     yield from _machine_type(e)
+    yield from _device_models(e)
     yield from _accelerator(e)
     yield from cpu_findings(e)
 
@@ -102,6 +103,19 @@ def _machine_type(e: Evidence) -> Iterator[Finding]:
             e.guest.machine,
             f"QEMU {dotted(qemu.version)} on {e.target.name} has no machine type {e.guest.machine}",
             f"install a QEMU on {e.target.name} that has it",
+        )
+
+
+def _device_models(e: Evidence) -> Iterator[Finding]:
+    qemu = e.target.qemu
+    missing = sorted(e.guest.needs.devices - qemu.devices) if qemu is not None and qemu.devices else []
+    if qemu is not None and missing:
+        yield found(
+            "device-model",
+            ", ".join(missing),
+            f"{qemu.path} on {e.target.name} has no device {', '.join(missing)}, which {e.vm.name} has",
+            f"install what belongs to QEMU on {e.target.name} as on {e.source.name}: distributions have packages of "
+            "their own for displays, USB and storage",
         )
 
 

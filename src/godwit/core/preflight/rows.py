@@ -55,6 +55,19 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "migration-path", _B, "the source does not reach the migration address", "the stream would have no way"
             ),
             Row(
+                "way-back",
+                _W,
+                "the target does not reach the source's migration address",
+                "the guest could not come back this way",
+            ),
+            Row("ports-taken", _B, "the target has no port left for a stream", "its QEMU could not listen for it"),
+            Row(
+                "path-mtu",
+                _W,
+                "large packets vanish between the migration addresses, and nobody is told (pings say so)",
+                "a connection comes about, and hangs as soon as there is much to send",
+            ),
+            Row(
                 "monitor-shared",
                 _B,
                 "the guest's QMP socket lies on shared storage",
@@ -114,6 +127,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 _B,
                 "the target's QEMU lacks the machine type",
                 "the guest must find the same board on the other side",
+            ),
+            Row(
+                "device-model",
+                _B,
+                "the target's QEMU has not all device models of the guest",
+                "it would not start",
             ),
             Row(
                 "accelerator",
@@ -217,6 +236,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "SELinux or AppArmor may confine QEMU on the target",
                 "a disk or socket that is permitted here may be forbidden there; QEMU then says Permission denied",
             ),
+            Row(
+                "denied-lately",
+                _W,
+                "SELinux or AppArmor has forbidden a QEMU on the target something during the last day",
+                "it may forbid this guest's the same, at its start or long after it",
+            ),
         ),
         "Network": (
             Row("bridge-missing", _B, "the target lacks a bridge", "the guest would arrive without its network"),
@@ -303,6 +328,12 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 _B,
                 "nothing proves that both see the same",
                 "another file or disk of the same name would be taken for the guest's",
+            ),
+            Row(
+                "disk-rights",
+                _B,
+                "the target's QEMU may not open a disk as the guest has it open",
+                "it would not start, or not take the disk over at the very end",
             ),
             Row(
                 "disk-unreachable",

@@ -26,6 +26,8 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
     yield from _disks_are_known(e)
     copied = {disk.name for disk in e.disks if is_copied(e.policy, disk)}
     for disk in e.disks:
+        if disk.forbidden and disk.name not in copied:
+            yield _forbidden(e, disk)
         if disk.name in copied:
             yield from _copied(e, disk)
         elif is_network_address(disk.path):
@@ -34,6 +36,18 @@ def storage_findings(e: Evidence) -> Iterator[Finding]:
             yield from media_findings(e, disk, tuple(_keeps_from_copying(e, disk)))
         elif disk.backs not in copied and not (disk.backs and disk.same):
             yield from _disk(e, disk)
+
+
+def _forbidden(e: Evidence, disk: DiskProof) -> Finding:
+    reading = disk.read_only or disk.backs
+    return found(
+        "disk-rights",
+        disk.path,
+        f"a QEMU that Godwit starts on {e.target.name} could not open {disk.path} "
+        f"for {'reading' if reading else 'reading and writing'}: {disk.forbidden}",
+        f"see ls -l {quote(disk.path)} and id  (on {e.target.name}), and how the storage is exported and mounted: "
+        "ro, root_squash",
+    )
 
 
 def _is_a_medium(e: Evidence, disk: DiskProof) -> bool:

@@ -1,0 +1,54 @@
+"""Whether a QEMU that is started on a host could open a file: asked without touching it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from godwit.hosts.files import _OPEN, LooksIntoFiles
+from godwit.hosts.local import LocalTransport
+from godwit.hosts.shell import _PRELUDE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOBODY = 65534
+
+
+class Here(LooksIntoFiles):
+    """This machine."""
+
+    def __init__(self) -> None:
+        self._transport = LocalTransport("here")
+
+
+async def test_what_can_be_opened_is_not_touched(tmp_path: Path) -> None:
+    disk = tmp_path / "it's a disk.raw"
+    disk.write_bytes(b"content")
+    os.utime(disk, (1, 1))
+    absent = tmp_path / "absent"
+    said = await Here().forbidden([(str(disk), True), (str(absent), True), (str(disk), False)])
+    assert said == ("", "", "")
+    assert disk.read_bytes() == b"content"
+    assert disk.stat().st_mtime == 1
+    assert not absent.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to be somebody else")
+def test_what_the_user_may_not_open_is_told_with_the_reason(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001 and folder.is_relative_to(tmp_path.parents[2]):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    closed, readable = tmp_path / "closed", tmp_path / "readable"
+    closed.write_bytes(b"x")
+    closed.chmod(0o600)
+    readable.write_bytes(b"x")
+    readable.chmod(0o644)
+    asked = [closed, "r", readable, "r", readable, "rw"]
+    argv = ["setpriv", f"--reuid={NOBODY}", "--clear-groups", "sh", "-c", _PRELUDE + _OPEN, "sh", *map(str, asked)]
+    lines = subprocess.check_output(argv, text=True, cwd="/").splitlines()
+    assert [line.strip().rpartition(": ")[2] for line in lines] == ["Permission denied", "", "Permission denied"]
