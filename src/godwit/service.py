@@ -23,7 +23,19 @@ from godwit.engine.powering import ask_to_switch_off, switch_off
 from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import is_name, new_identifier
-from godwit.model import GuestView, HostRecord, Outcome, Policy, ProbeRequest, RunState, Side, Spec, Upgrade, Way
+from godwit.model import (
+    GuestView,
+    HostRecord,
+    LinkSaid,
+    Outcome,
+    Policy,
+    ProbeRequest,
+    RunState,
+    Side,
+    Spec,
+    Upgrade,
+    Way,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -345,11 +357,21 @@ class Service:
         async with self.looking(spec) as (parts, guest):
             return check_upgrade(await gather_upgrade(parts, guest))
 
-    async def dry_run(self, vm: str, target: str, policy: Policy | None = None) -> tuple[Finding, ...]:
-        """Gather facts and run preflight, changing nothing. Raises InputError, HostError, HypervisorError."""
+    async def dry_run(
+        self, vm: str, target: str, policy: Policy | None = None, *, measure: bool = False
+    ) -> tuple[Finding, ...]:
+        """Gather facts, try a connection and run preflight, changing nothing.
+
+        What the link carries is measured if that is asked for, and kept for forecasts until a move shows it.
+        Raises InputError, HostError, HypervisorError.
+        """
         spec = await self.spec(vm, target, policy or Policy(), None)
         async with self.looking(spec) as (parts, guest):
-            return check(await gather(parts, guest))
+            evidence = await gather(parts, guest, trial=True, measure=measure)
+        if evidence.trial is not None and evidence.trial.bandwidth:
+            said = LinkSaid((spec.source, spec.target), evidence.trial.bandwidth, self.clock.now())
+            await self.journal.history.put_link(said)
+        return check(evidence)
 
     @asynccontextmanager
     async def looking(self, spec: Spec) -> AsyncIterator[tuple[Parts, Guest]]:

@@ -30,8 +30,10 @@ from godwit.model import (
     Policy,
     Severity,
     StorageFacts,
+    Trial,
     Way,
 )
+from godwit.model import TrialEnd as E
 from godwit.units import GIB, MIB
 
 INFO = Severity.INFO
@@ -78,6 +80,13 @@ def cached(kind: str, *, direct: bool = False, path: str = "/images", read_only:
 def sized(there: Packets, back: Packets) -> Change:
     """What pings say of the way there, and of the way back."""
     return whole(packets=(there, back))
+
+
+BLACK_HOLE = sized(Packets(1500, 1400), Packets(1500, 1400))
+
+
+def tried(end: E, words: str = "") -> Change:
+    return whole(trial=Trial(end, words, 49160))
 
 
 def knows(*devices: str) -> Change:
@@ -171,6 +180,18 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("disk-rights", BLOCK, disk(forbidden="Permission denied"), "/images/web.raw for reading and writing: Permission",
      "ls -l /images/web.raw"),
     ("disk-rights", BLOCK, disk(forbidden="Permission denied", read_only=True), "for reading: Perm", "root_squash"),
+    ("port-closed", BLOCK, tried(E.UNCONNECTED, "no answer within 5 s"),
+     "one reaches two, and gets no connection to port 49160 of 198.18.0.2: no answer within 5 s", "49152 to 49215"),
+    ("port-closed", BLOCK, tried(E.REFUSED, "Bad magic received"), "Bad magic received", "in the firewall of two"),
+    ("handshake-fails", BLOCK, both(tried(E.REFUSED, "certificate has expired"), whole(encrypted=True)),
+     "no encrypted connection from one to port 49160 of 198.18.0.2 (two) comes about: certificate has expired",
+     "godwit tls check one two"),
+    ("path-stalls", BLOCK, both(tried(E.STALLED), BLACK_HOLE), "pings of 1400 bytes arrive, and those of 1500 do not",
+     "mtu 1400  (on one)"),
+    ("path-stalls", BLOCK, tried(E.STALLED), "what it sends then does not arrive", "set one MTU"),
+    ("link-untried", INFO, tried(E.UNTRIED, "there is no qemu-io"), "tried: there is no qemu-io", "qemu-utils"),
+    ("link-measured", INFO, whole(trial=Trial(E.WORKS, "", 49160, 40 * MIB, 0.8), encrypted=True),
+     "one sent 40.0 MiB to two in 800.0 ms, encrypted: 50.0 MiB/s; the 2.0 GiB of web would take", "godwit"),
 ]  # fmt: skip
 
 SOUND: list[tuple[str, Change]] = [
@@ -226,6 +247,8 @@ SOUND: list[tuple[str, Change]] = [
     ("devices that nobody asked for", needs(devices=frozenset({"qxl-vga"}))),
     ("devices that both know", both(needs(devices=frozenset({"virtio-blk"})), knows("virtio-blk", "virtio-blk-pci"))),
     ("what the source has forbidden", on_source(denials=("avc: denied",))),
+    ("a connection that was tried", tried(E.WORKS)),
+    ("large pings that are dropped where connections are not", both(BLACK_HOLE, tried(E.WORKS))),
 ]  # fmt: skip
 
 
@@ -247,6 +270,17 @@ def test_a_planted_mismatch_is_named_with_its_mend(
 @pytest.mark.parametrize(("name", "change"), SOUND, ids=[row[0] for row in SOUND])
 def test_a_sound_pair_has_no_finding(name: str, change: Change) -> None:
     assert check(change(GOOD)) == (), name
+
+
+def test_what_could_not_be_tried_leaves_what_pings_say() -> None:
+    found = check(both(tried(E.UNTRIED, "there is no qemu-nbd"), BLACK_HOLE)(GOOD))
+    assert [one.code for one in found] == ["path-mtu", "link-untried"]
+
+
+def test_a_guest_that_is_off_and_shares_its_disks_needs_no_link() -> None:
+    off = whole(policy=Policy(way=Way.OFF))
+    for change in (tried(E.STALLED), BLACK_HOLE, whole(returns=False), whole(ports_left=False)):
+        assert [one.code for one in check(both(change, off)(GOOD))] == ["switched-off"]
 
 
 def test_the_seed_s_hosts_both_ways() -> None:

@@ -313,6 +313,10 @@ def check(
         list[str] | None, typer.Option("--from", metavar="HOST", help="With --all: the guests of this host alone.")
     ] = None,
     max_downtime: MaxDowntime = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", metavar="", help="Send a burst of about a second, to see what the link carries."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Say what would keep a guest from moving; change nothing.
@@ -322,6 +326,9 @@ def check(
     5 if nothing is, but something could not be looked at.
     """
     policy, words = policy_of(Typed(max_downtime=max_downtime)), names or []
+    if all_ and measure:
+        message = "--measure is of one guest and one host: bursts to many would be in each other's way"
+        raise InputError(message)
     if all_:
         from godwit.cli.comparing import check_all  # noqa: PLC0415 - start-up time
 
@@ -333,12 +340,12 @@ def check(
         message = f"a check is of one guest and one host, not of {len(words)} names: {' '.join(words) or 'none'}"
         raise InputError(message, remedy="godwit check VM HOST; for more of them godwit check --all HOST...")
     vm, host = words
-    run(_check(vm, host, policy, as_json=json))
+    run(_check(vm, host, policy, measure=measure, as_json=json))
 
 
-async def _check(vm: str, host: str, policy: Policy, *, as_json: bool) -> None:
+async def _check(vm: str, host: str, policy: Policy, *, as_json: bool, measure: bool = False) -> None:
     async with service(take_up=True) as opened:
-        findings = await opened.dry_run(vm, host, policy)
+        findings = await opened.dry_run(vm, host, policy, measure=measure)
     blocked = [finding for finding in findings if finding.severity == "block"]
     if as_json:
         print_json({"vm": vm, "host": host, "possible": not blocked, "findings": findings})

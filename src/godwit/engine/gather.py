@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from godwit.core.addresses import is_network_address, unreachable
 from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
+from godwit.core.preflight.links import vanishing
 from godwit.core.trust import encrypts
+from godwit.engine.trying import tried
 from godwit.errors import BusyError, HostError, HypervisorError
 from godwit.model import Packets, Permission, Way
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from godwit.engine.parts import Parts
-    from godwit.model import Balloon, CertificateFacts, DiskFacts, GuestFacts, HostFacts
+    from godwit.model import Balloon, CertificateFacts, DiskFacts, GuestFacts, HostFacts, Trial
     from godwit.ports import Guest, Host
 
 
@@ -27,11 +29,16 @@ _SMALL: Final = 64 << 20
 """Bytes up to which a file that the guest only reads is compared whole."""
 
 
-async def gather(parts: Parts, guest: Guest) -> Evidence:
-    """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError."""
+async def gather(parts: Parts, guest: Guest, *, trial: bool = False, measure: bool = False) -> Evidence:
+    """Look at both hosts, the guest and its disks. Raises HostError, HypervisorError.
+
+    With `trial` a connection is made between the hosts as a move would make it, and what it carries is measured if that
+    is asked for. Left to itself that is done only where pings let one doubt that it would carry anything: a move makes
+    it soon enough, before it changes anything.
+    """
     program = parts.vm.launch.argv[0]
     disks = asyncio.create_task(_guest_and_disks(parts, guest))
-    between = asyncio.create_task(_between(parts, program))
+    between = asyncio.create_task(_between(parts, program, trial=trial or measure, measure=measure))
     on_target = asyncio.create_task(parts.target.observe(parts.vm))
     shared = asyncio.create_task(_monitor_is_shared(parts))
     trusted = asyncio.create_task(_authority(parts))
@@ -52,6 +59,7 @@ async def gather(parts: Parts, guest: Guest) -> Evidence:
         returns=link.back,
         packets=link.packets,
         ports_left=link.ports_left,
+        trial=link.trial,
         monitor_shared=shared.result(),
         balloon=balloon,
         resident=resident,
@@ -108,9 +116,10 @@ class _Link:
     back: bool
     packets: tuple[Packets, Packets]
     ports_left: bool
+    trial: Trial | None = None
 
 
-async def _between(parts: Parts, program: str) -> tuple[HostFacts, HostFacts, _Link]:
+async def _between(parts: Parts, program: str, *, trial: bool, measure: bool) -> tuple[HostFacts, HostFacts, _Link]:
     """Describe both hosts, and the way between them.
 
     Asked are ports that are almost surely closed: a refusal proves the way just as well as an answer. Where a host has
@@ -126,7 +135,10 @@ async def _between(parts: Parts, program: str) -> tuple[HostFacts, HostFacts, _L
         _known(source.packets(there.migration_address), otherwise=Packets()),
         _known(target.packets(here.migration_address), otherwise=Packets()),
     )
-    return here, there, _Link(reaches, returns, (out, home), port_there is not None)
+    found: Trial | None = None
+    if reaches and port_there is not None and (trial or vanishing(out, home)):
+        found = await tried(parts, there.migration_address, port_there, measure=measure)
+    return here, there, _Link(reaches, returns, (out, home), port_there is not None, found)
 
 
 async def _port(host: Host) -> int | None:

@@ -26,6 +26,7 @@ from godwit.hosts.fakecredentials import FakeKeeping
 from godwit.hosts.fakedevices import FakeGiving
 from godwit.hosts.fakefiles import FakeFiles
 from godwit.hosts.fakeguest import FakeGuest
+from godwit.hosts.fakelinks import FakeLinks
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import FakeStream, Link, Workload
@@ -39,7 +40,6 @@ from godwit.model import (
     GuestView,
     HostFacts,
     Launch,
-    Packets,
     QemuFacts,
     RunState,
     Vm,
@@ -79,7 +79,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
+class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -97,6 +97,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
         FakeTransfers.__init__(self)
         FakeKeeping.__init__(self)
         FakeGiving.__init__(self)
+        FakeLinks.__init__(self)
         self.world = world
         self._name = name
         self._memory = memory
@@ -107,6 +108,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
         self._prepared: set[str] = set()
         self._ports = MIGRATION_PORTS[0]
         self.unseen_ports: set[int] = set()
+        self.no_ports = False
         self.missing_programs: set[str] = set()
         self.here = Link(LOCAL_BANDWIDTH, 0.00005)
         self.leases: dict[str, int] = {}
@@ -301,6 +303,9 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
     async def free_port(self) -> int:
         """Return a port at which no QEMU listens."""
         await self._reach()
+        if self.no_ports:
+            message = f"all TCP ports are in use on {self.name}"
+            raise BusyError(message)
         begin, last = self._ports - MIGRATION_PORTS[0], len(MIGRATION_PORTS)
         turn = [MIGRATION_PORTS[(begin + step) % last] for step in range(1, last + 1)]
         self._ports = next((port for port in turn if port not in self.ports_in_use()), self._ports + 1)
@@ -323,13 +328,6 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving):
         await self._reach()
         owner = next((host for host in self.world.hosts.values() if host.migration_address == address), None)
         return owner is not None and not owner.crashed and (owner is self or self.world.link(self.name, owner.name).up)
-
-    async def packets(self, address: str) -> Packets:
-        """Say how large packets may be on the way to the host that owns `address`."""
-        if not await self.reaches(address, 0):
-            return Packets(1500)
-        owner = next(host for host in self.world.hosts.values() if host.migration_address == address)
-        return Packets(1500, 1500 if owner is self else self.world.link(self.name, owner.name).mtu)
 
     # -- guests ----------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from godwit.hosts.savefiles import PlainSaveFiles
 from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
+from godwit.hosts.trials import TriesLinks
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
 from godwit.qemu import agent, ramblocks
@@ -161,7 +162,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

@@ -52,6 +52,8 @@ from godwit.model.hosts import (
     QemuFacts,
     Redfish,
     StorageFacts,
+    Trial,
+    TrialEnd,
 )
 from godwit.model.moves import (
     Downtime,
@@ -162,6 +164,8 @@ __all__ = [
     "StrayImage",
     "StreamStatus",
     "Tap",
+    "Trial",
+    "TrialEnd",
     "Upgrade",
     "Vm",
     "WaitingQemu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, Literal
 
 from godwit.model.devices import DevicePool
@@ -122,6 +123,35 @@ class Packets:
     mtu: int = 0
     largest: int = 0
     told: bool = False
+
+
+class TrialEnd(StrEnum):
+    """What became of a connection that was tried as a move would make it."""
+
+    WORKS = "works"
+    UNCONNECTED = "unconnected"
+    REFUSED = "refused"
+    STALLED = "stalled"
+    UNTRIED = "untried"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A connection that was tried between two hosts, at `port` of the target: how it ended, and who said why.
+
+    `sent` bytes of a burst, if there was one, took `seconds`.
+    """
+
+    end: TrialEnd
+    words: str = ""
+    port: int = 0
+    sent: int = 0
+    seconds: float = 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Return the bytes a second that the burst was sent with, 0 where there was none."""
+        return self.sent / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

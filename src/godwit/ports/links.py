@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from godwit.model import Packets
+    from godwit.model import Packets, Pair, Trial
 
 
 class LooksAtLinks(Protocol):
@@ -17,4 +17,22 @@ class LooksAtLinks(Protocol):
         It takes a round trip to `address`, and some two seconds where large ones vanish. What the host cannot find out
         is not known.
         """
+        ...
+
+    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None) -> None:
+        """Wait for `owner`'s trial at `address`:`port` of this host; with a `pair` as its server, for its client alone.
+
+        It ends by itself within half a minute. Raises HostError where it cannot be.
+        """
+        ...
+
+    async def try_link(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> Trial:
+        """Connect to where another host waits for `owner`'s trial, send something and fetch it again.
+
+        With `measure` a burst follows, of about a second.
+        """
+        ...
+
+    async def end_trial(self, owner: str) -> None:
+        """End what waits here for a trial, and remove its keys. Idempotent."""
         ...

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PlaceFacts,
         Policy,
         Stamp,
+        Trial,
         Vm,
     )
 
@@ -65,7 +66,8 @@ class Evidence:
     """Everything that the checks decide on. `reachable` is whether the source reaches the target's migration address.
 
     `returns` is whether the target reaches the source's, `packets` how large packets may be on the way there and on the
-    way back, `ports_left` whether the target has a port left for a stream.
+    way back, `ports_left` whether the target has a port left for a stream. `trial` is what became of a connection that
+    was tried, None where none was.
 
     `monitor_shared` says that the target sees the very folder in which the guest's monitor lies. `hindrances` keep a
     new QEMU on the same host from taking the guest's memory as it stands. `balloon` is the guest's, where it may take
@@ -91,3 +93,4 @@ class Evidence:
     returns: bool = True
     packets: tuple[Packets, Packets] = (Packets(), Packets())
     ports_left: bool = True
+    trial: Trial | None = None

@@ -62,6 +62,32 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
             ),
             Row("ports-taken", _B, "the target has no port left for a stream", "its QEMU could not listen for it"),
             Row(
+                "port-closed",
+                _B,
+                "a port of those that streams take cannot be connected to (tried by `godwit check`)",
+                "the stream would have no way",
+            ),
+            Row(
+                "handshake-fails",
+                _B,
+                "no encrypted connection comes about with such certificates as a move has (tried by `godwit check`)",
+                "the move would fail at its beginning",
+            ),
+            Row(
+                "path-stalls",
+                _B,
+                "a connection comes about, and nothing that is large arrives (tried by `godwit check`, and where pings "
+                "let one doubt it)",
+                "the move would begin, and hang",
+            ),
+            Row(
+                "link-untried",
+                _I,
+                "a host lacks what a connection is tried with",
+                "what keeps a stream from its way is only seen when the move begins, and goes back",
+            ),
+            Row("link-measured", _I, "`--measure`", "it says how long memory and disks take at least"),
+            Row(
                 "path-mtu",
                 _W,
                 "large packets vanish between the migration addresses, and nobody is told (pings say so)",

@@ -31,6 +31,12 @@ _MEANINGLESS: Final = {
 """Findings that say nothing of a guest on that way: they concern its memory, its devices' state or its clock."""
 
 _SWITCHED_OFF_HELPS: Final = frozenset({"blocked-by-qemu", "cpu-flags", "cpu-model", "nx-differs"})
+_OF_STREAMS: Final = frozenset(
+    {"migration-path", "way-back", "ports-taken", "port-closed", "handshake-fails", "path-stalls", "path-mtu"}
+    | {"link-untried", "link-measured"}
+)
+"""What concerns the way between the hosts: nothing where neither memory nor disks are sent."""
+
 _FIRST_SET_ACTION: Final = (6, 0, 0)
 
 
@@ -39,7 +45,7 @@ def way_findings(e: Evidence, findings: Iterable[Finding]) -> Iterator[Finding]:
     way = e.policy.way
     sends = way is not Way.OFF or any(is_copied(e.policy, disk) for disk in e.disks)
     for finding in findings:
-        if finding.code in _MEANINGLESS[way] or (finding.code == "migration-path" and not sends):
+        if finding.code in _MEANINGLESS[way] or (finding.code in _OF_STREAMS and not sends):
             continue
         if finding.code in _SWITCHED_OFF_HELPS:
             off = f"or move it switched off: godwit migrate {e.vm.name} {e.target.name} --static --off"
