@@ -36,6 +36,7 @@ from godwit.model import (
     Upgrade,
     Way,
 )
+from godwit.plaintext import shortened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from godwit.core.saves import Job
     from godwit.core.sending import SendRecord
     from godwit.core.state import State
-    from godwit.model import Finding, HostFacts, Vm
+    from godwit.model import Command, Finding, HostFacts, Vm
     from godwit.ports import (
         Authority,
         Clock,
@@ -70,6 +71,8 @@ ORPHAN_PATIENCE: Final = 15.0
 """Seconds without a runner after which nobody is expected to take a save or restore up by itself."""
 
 _POWERDOWN_DEADLINE: Final = 60.0
+_ON_THE_PATH: Final = 'PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"; export PATH; '
+_SHOWN: Final = 300
 
 
 def checked_name(name: str, what: str) -> str:
@@ -372,6 +375,23 @@ class Service:
             said = LinkSaid((spec.source, spec.target), evidence.trial.bandwidth, self.clock.now())
             await self.journal.history.put_link(said)
         return check(evidence)
+
+    async def mend(self, command: Command) -> str:
+        """Run a safe mend on its host; returns what went wrong in its words, empty where nothing did.
+
+        Raises InputError for one that is not safe, UnknownHostError, HostError.
+        """
+        if not command.safe:
+            message = f"it is for a person to run on {command.host}: {command.text}"
+            raise InputError(message, remedy="see first what it changes for others there")
+        host = self.open_host(await self.inventory.host(command.host))
+        try:
+            await host.connect()
+            done = await host.run(["sh", "-c", f"{_ON_THE_PATH}{command.text}"], check=False)
+        finally:
+            await host.close()
+        words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
+        return "" if done.status == 0 else f"status {done.status}: {shortened(words or 'it said nothing', _SHOWN)}"
 
     @asynccontextmanager
     async def looking(self, spec: Spec) -> AsyncIterator[tuple[Parts, Guest]]:

@@ -281,6 +281,64 @@ def test_a_guest_that_stands_still_or_is_switched_off(
     assert said_on_the_way.rpartition(": ")[2] in capsys.readouterr().out
 
 
+def shrunk(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    """Return a stage on whose link large packets vanish."""
+    made = Stage()
+    made.world.link("host1", "host2").mtu = 1400
+    monkeypatch.setattr(ground, "opener", made.opened)
+    return made
+
+
+def test_fix_says_what_it_does_and_looks_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = shrunk(monkeypatch)
+    assert main(["check", "web1", "host2"]) == 3
+    assert "ip route add 198.18.0.2/32" in capsys.readouterr().out
+    assert main(["check", "web1", "host2", "--fix", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert said.index("would run on host1: ip route add 198.18.0.2/32") < said.index("done on host1: ip route add")
+    assert "taken back by: ip route del 198.18.0.2/32" in said
+    assert said.endswith("web1 can move to host2\n")
+    assert made.world.hosts["host1"].routes == {"198.18.0.2": 1400}
+    assert not made.world.hosts["host2"].routes
+
+
+def test_fix_as_json_has_the_command_and_what_became_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = shrunk(monkeypatch)
+    assert main(["check", "web1", "host2", "--json"]) == 3
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    command = finding["command"]
+    assert (command["host"], command["safe"], command["back"]) == ("host1", True, "ip route del 198.18.0.2/32")
+    made.world.hosts["host1"].routes["198.18.0.2"] = 1500
+    assert main(["check", "web1", "host2", "--json", "--fix", "--yes"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert [one["trouble"] for one in told["fixed"]] == ["status 2: RTNETLINK answers: File exists"]
+    assert told["possible"] is False
+
+
+@pytest.mark.parametrize("arguments", [["--fix"], ["--fix", "--json"]])
+def test_fix_runs_nothing_where_nobody_can_be_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    made = shrunk(monkeypatch)
+    assert main(["check", "web1", "host2", *arguments]) == 2
+    said = capsys.readouterr()
+    assert "add --yes" in said.out + said.err
+    assert not made.world.hosts["host1"].routes
+
+
+def test_fix_leaves_alone_what_a_person_has_to_decide(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stage.world.hosts["host1"], "_may_shorten", False)
+    assert main(["check", "web1", "host2", "--fix", "--yes"]) == 0
+    assert "there is nothing here that --fix may mend" in capsys.readouterr().out
+    assert main(["check", "web1", "host2", "--yes"]) == 2
+
+
 def test_check_names_what_blocks_and_the_mend(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,7 +134,7 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("hugepages", BLOCK, AT_HUGE, "two has no hugetlbfs there",
      "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages"),
     ("hugepages", BLOCK, both(AT_HUGE, target(resources=replace(HUGE, huge_pages=(HugePages(2 * MIB, 1023),)))),
-     "web needs 1024 huge pages of 2.0 MiB, two has 1023 free", "add 1 to"),
+     "web needs 1024 huge pages of 2.0 MiB, two has 1023 free", "nr_hugepages) + 1))"),
     ("hugepages", BLOCK, both(MEMFD, has(huge_pages=(HugePages(2 * MIB, 9999),))), "two has 0 free",
      "hugepages-1048576kB"),
     ("numa-node", BLOCK, both(needs(nodes=frozenset({0, 1})), has(nodes=frozenset({0}))),
@@ -172,7 +172,7 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("path-mtu", WARN, sized(Packets(9000, 1400), Packets(9000, 9000)), "pings of 9000 bytes vanish", "mtu 1400"),
     ("path-mtu", WARN, sized(Packets(1500, 1500), Packets(1500, 1280)), "from two to one; those of 1280", "mtu 1280"),
     ("path-mtu", WARN, sized(Packets(1500, 1460), Packets(1500, 1400)), "from one to two and from two to one; those",
-     "ip route replace 198.18.0.2/32 $(ip -o route get 198.18.0.2"),
+     "ip route add 198.18.0.2/32 $(ip -o route get 198.18.0.2"),
     ("device-model", BLOCK, both(needs(devices=frozenset({"qxl-vga", "pcie-root-port"})), knows("pcie-root-port")),
      "two has no device qxl-vga, which web has", "as on one"),
     ("denied-lately", WARN, has(denials=("old", 'apparmor="DENIED" comm="qemu"')), 'last day: apparmor="DENIED"',
@@ -270,6 +270,32 @@ def test_a_planted_mismatch_is_named_with_its_mend(
 @pytest.mark.parametrize(("name", "change"), SOUND, ids=[row[0] for row in SOUND])
 def test_a_sound_pair_has_no_finding(name: str, change: Change) -> None:
     assert check(change(GOOD)) == (), name
+
+
+def test_each_command_is_shown_and_those_that_are_safe_can_be_taken_back() -> None:
+    commands = [one.command for _, _, change, _, _ in PLANTED for one in check(change(GOOD)) if one.command]
+    assert len(commands) >= 6
+    for _, _, change, _, _ in PLANTED:
+        for one in check(change(GOOD)):
+            assert one.command is None or one.mend.startswith(f"{one.command.text}  (on {one.command.host})")
+    assert {command.host for command in commands} == {"one", "two"}
+    assert all(command.back for command in commands if command.safe)
+    safe = {command.text.split()[0] for command in commands if command.safe}
+    assert safe == {"ip", "mkdir", "echo"}
+    kept = {"bridge-mtu", "bridge-missing", "bridge-vlan", "conntrack"}
+    found = [one for _, _, change, _, _ in PLANTED for one in check(change(GOOD)) if one.code in kept]
+    assert not [one for one in found if one.command and one.command.safe]
+
+
+def test_huge_pages_are_taken_unasked_only_where_much_memory_is_left() -> None:
+    for available, safe in ((8 * GIB, True), (GIB, False)):
+        short = target(resources=HostResources(huge_pages=(HugePages(GIB, 0),)), memory_available=available)
+        (finding,) = [one for one in check(both(MEMFD, short)(GOOD)) if one.code == "hugepages"]
+        assert finding.command is not None
+        assert finding.command.safe is safe
+        file = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
+        assert finding.command.text == f"echo $(($(cat {file}) + 2)) > {file}"
+        assert finding.command.back == f"echo $(($(cat {file}) - 2)) > {file}"
 
 
 def test_what_could_not_be_tried_leaves_what_pings_say() -> None:

@@ -60,7 +60,7 @@ async def test_a_connection_is_tried_and_measured(ground: Ground) -> None:
     nothing_is_left(ground)
 
 
-async def test_a_black_hole_is_found_and_a_move_into_it_refused(ground: Ground) -> None:
+async def test_a_black_hole_is_found_a_move_into_it_refused_and_the_way_mended(ground: Ground) -> None:
     await ground.healthy_guest()
     target = ground.host("host2")
     with black_hole(ground):
@@ -70,5 +70,12 @@ async def test_a_black_hole_is_found_and_a_move_into_it_refused(ground: Ground) 
         assert f"pings of {SMALLER} bytes arrive" in stalls["found"], stalls
         moved = await ground.godwit("migrate", ground.name, target)
         assert moved.status == 3, moved
+        fixed = await ground.godwit("check", ground.name, target, "--fix", "--yes")
+        assert fixed.status == 0, fixed
+        assert "done on" in fixed.out, fixed
+        moved = await ground.godwit("migrate", ground.name, target)
+        assert moved.status == 0, moved
+    (route,) = [one for one in ground.inside("host1", "ip", "route").splitlines() if f"mtu {SMALLER}" in one]
+    ground.inside("host1", "ip", "route", "del", route.split()[0])
     assert await ground.ticks()
     nothing_is_left(ground)

@@ -22,6 +22,7 @@ from godwit.errors import (
     DisksUnverifiedError,
     GodwitError,
     GuestCrashedError,
+    InputError,
     LimboError,
     MigrationCancelledError,
     MigrationFailedError,
@@ -176,9 +177,24 @@ class Godwit:
         """Say what `upgrade` would find, changing nothing. Raises InputError, HostError, HypervisorError."""
         return await self.service.dry_run_upgrade(vm, qemu)
 
-    async def check(self, vm: str, host: str, *, policy: Policy | None = None) -> tuple[Finding, ...]:
-        """Say what preflight finds, changing nothing. Raises InputError, HostError, HypervisorError."""
-        return await self.service.dry_run(vm, host, policy)
+    async def check(
+        self, vm: str, host: str, *, policy: Policy | None = None, measure: bool = False
+    ) -> tuple[Finding, ...]:
+        """Say what preflight finds, changing nothing; `measure` sends a burst of about a second over the link.
+
+        Raises InputError, HostError, HypervisorError.
+        """
+        return await self.service.dry_run(vm, host, policy, measure=measure)
+
+    async def mend(self, finding: Finding) -> str:
+        """Run the command that mends a finding, if it is a safe one; returns what went wrong, empty where nothing did.
+
+        Raises InputError where there is none, or it is not safe; HostError.
+        """
+        if finding.command is None:
+            message = f"no command mends {finding.code}"
+            raise InputError(message, remedy=finding.mend)
+        return await self.service.mend(finding.command)
 
     async def check_all(
         self, hosts: Sequence[str] = (), *, sources: Sequence[str] = (), policy: Policy | None = None

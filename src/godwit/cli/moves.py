@@ -317,17 +317,27 @@ def check(
         bool,
         typer.Option("--measure", metavar="", help="Send a burst of about a second, to see what the link carries."),
     ] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", metavar="", help="Apply the mends that are safe and can be taken back.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="With --fix: do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Say what would keep a guest from moving; change nothing.
+    """Say what would keep a guest from moving; change nothing, but for --fix.
+
+    --fix says what it would run, and where, asks, and looks again afterwards. It
+    runs nothing that a running guest would feel, and touches no storage.
 
     With --all it is a table of guests and hosts, for which godwit check --all
     host2 host3 names the hosts. The exit status is 3 if any of it is blocked, and
     5 if nothing is, but something could not be looked at.
     """
     policy, words = policy_of(Typed(max_downtime=max_downtime)), names or []
-    if all_ and measure:
-        message = "--measure is of one guest and one host: bursts to many would be in each other's way"
+    if all_ and (measure or fix):
+        message = f"{'--measure' if measure else '--fix'} is of one guest and one host, and --all is of many"
+        raise InputError(message)
+    if yes and not fix:
+        message = "--yes goes with --fix: nothing else here asks"
         raise InputError(message)
     if all_:
         from godwit.cli.comparing import check_all  # noqa: PLC0415 - start-up time
@@ -340,15 +350,23 @@ def check(
         message = f"a check is of one guest and one host, not of {len(words)} names: {' '.join(words) or 'none'}"
         raise InputError(message, remedy="godwit check VM HOST; for more of them godwit check --all HOST...")
     vm, host = words
-    run(_check(vm, host, policy, measure=measure, as_json=json))
+    run(_check(vm, host, policy, measure=measure, fix=fix, yes=yes, as_json=json))
 
 
-async def _check(vm: str, host: str, policy: Policy, *, as_json: bool, measure: bool = False) -> None:
+async def _check(
+    vm: str, host: str, policy: Policy, *, as_json: bool, measure: bool = False, fix: bool = False, yes: bool = False
+) -> None:
+    from godwit.cli.fixing import apply  # noqa: PLC0415 - start-up time
+
     async with service(take_up=True) as opened:
         findings = await opened.dry_run(vm, host, policy, measure=measure)
+        fixed = await apply(opened, findings, yes=yes, quiet=as_json) if fix else ()
+        if fixed:
+            findings = await opened.dry_run(vm, host, policy)
     blocked = [finding for finding in findings if finding.severity == "block"]
     if as_json:
-        print_json({"vm": vm, "host": host, "possible": not blocked, "findings": findings})
+        more = {"fixed": fixed} if fix else {}
+        print_json({"vm": vm, "host": host, "possible": not blocked, "findings": findings, **more})
         if blocked:
             raise typer.Exit(RefusedError.exit_status)
         return

@@ -277,7 +277,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks):
         if argv[:3] == ["ss", "--tcp", "--kill"]:
             self._end_sockets(argv[-1])
             return Completed(0, b"", b"")
-        program = _PROGRAMS.get(argv[0])
+        program = (lambda argv, _: self.add_route(argv[-1])) if argv[0] == "sh" else _PROGRAMS.get(argv[0])
         missing = Completed(_NO_SUCH_PROGRAM, b"", f"{argv[0]}: no such program on a simulated host\n".encode())
         completed = program(argv, stdin) if program else missing
         if check and completed.status != 0:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
 from godwit.hosts.fakecredentials import refused
 from godwit.model import Packets, Trial, TrialEnd
+from godwit.ports import Completed
 from godwit.storage.sharedproof import check_token
 
 if TYPE_CHECKING:
@@ -20,10 +22,14 @@ _STALLS: Final = 5.0
 """Seconds after which a connection over which nothing large passes is given up."""
 
 _BURST: Final = 0.8
+_ROUTE: Final = re.compile(r"ip route add (?P<address>[0-9.]+)/32 .*mtu (?P<mtu>[0-9]+)$")
 
 
 class FakeLinks:
-    """The part of the port `Host` that looks at links; `trials` are those that are waited for here, by their name."""
+    """The part of the port `Host` that looks at links; `trials` are those that are waited for here, by their name.
+
+    `routes` are the MTUs of routes to single addresses.
+    """
 
     world: FakeWorld
     migration_address: str
@@ -31,6 +37,17 @@ class FakeLinks:
     def __init__(self) -> None:
         """Wait for nothing yet."""
         self.trials: dict[str, tuple[int, Pair | None]] = {}
+        self.routes: dict[str, int] = {}
+
+    def add_route(self, command: str) -> Completed:
+        """Obey `ip route add ADDRESS/32 ... mtu N`, the one command of a shell that a simulated host knows."""
+        match = _ROUTE.search(command)
+        if match is None:
+            return Completed(2, b"", b"sh: no such program on a simulated host\n")
+        if match["address"] in self.routes:
+            return Completed(2, b"", b"RTNETLINK answers: File exists\n")
+        self.routes[match["address"]] = int(match["mtu"])
+        return Completed(0, b"", b"")
 
     @property
     def name(self) -> str:
@@ -57,8 +74,8 @@ class FakeLinks:
         if not await self.reaches(address, 0):
             return Packets(INTERFACE_MTU)
         owner = next(host for host in self.world.hosts.values() if host.migration_address == address)
-        passes = INTERFACE_MTU if owner.name == self.name else self.world.link(self.name, owner.name).mtu
-        return Packets(INTERFACE_MTU, passes)
+        mtu = self.routes.get(address, INTERFACE_MTU)
+        return Packets(mtu, mtu if owner.name == self.name else min(mtu, self.world.link(self.name, owner.name).mtu))
 
     async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None) -> None:
         """Wait for a trial here."""
@@ -76,7 +93,7 @@ class FakeLinks:
         if far is None or waits is None or waits[0] != port or not await self.reaches(address, port):
             return Trial(TrialEnd.UNCONNECTED, "Connection refused", port)
         link = self.world.link(self.name, far.name)
-        if link.mtu < INTERFACE_MTU:
+        if link.mtu < self.routes.get(address, INTERFACE_MTU):
             await self.world.clock.sleep(_STALLS)
             return Trial(TrialEnd.STALLED, "", port)
         server, client = (waits[1].server if waits[1] else None), (pair.client if pair else None)

@@ -56,6 +56,7 @@ from godwit.model.hosts import (
     TrialEnd,
 )
 from godwit.model.moves import (
+    Command,
     Downtime,
     Finding,
     Outcome,
@@ -94,6 +95,7 @@ __all__ = [
     "BondFacts",
     "BridgeFacts",
     "CertificateFacts",
+    "Command",
     "Comparison",
     "CpuDefinition",
     "CpuFacts",

@@ -108,8 +108,21 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """A mend that is a command: `text` for a shell on `host`, and what takes it `back` again, empty where nothing does.
+
+    `safe` says that it changes nothing for any guest that runs, touches no storage, and can be taken back.
+    """
+
+    host: str
+    text: str
+    back: str = ""
+    safe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that preflight found: what, why it matters, and the mend."""
+    """One thing that preflight found: what, why it matters, and the mend; `command` where one mends it."""
 
     code: str
     severity: Severity
@@ -117,6 +130,7 @@ class Finding:
     found: str
     why: str
     mend: str = ""
+    command: Command | None = None
 
 
 @dataclass(frozen=True, slots=True)

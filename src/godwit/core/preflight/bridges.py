@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from godwit.core.preflight.rows import found
-from godwit.model import Bond, Finding
+from godwit.model import Bond, Command, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ def bridge_findings(e: Evidence) -> Iterator[Finding]:
                 "bridge-missing",
                 name,
                 f"{e.target.name} has no bridge {name}",
-                f"ip link add {name} type bridge; ip link set {name} up  (on {e.target.name})",
+                command=Command(e.target.name, f"ip link add {name} type bridge; ip link set {name} up"),
             )
         elif name in here:
             yield from _bridges_are_alike(e, here[name], there[name])
@@ -35,8 +35,8 @@ def bridge_findings(e: Evidence) -> Iterator[Finding]:
             e.target.name,
             f"{e.target.name} tracks connections, and passes what its bridges carry through iptables "
             "(net.bridge.bridge-nf-call-iptables is 1)",
-            f"sysctl -w net.bridge.bridge-nf-call-iptables=0  (on {e.target.name}), if nothing there relies on it; "
-            "or let its rules accept the guest's traffic whatever its state is",
+            ", if nothing there relies on it; or let its rules accept the guest's traffic whatever its state is",
+            Command(e.target.name, "sysctl -w net.bridge.bridge-nf-call-iptables=0"),
         )
     yield from _user_networks(e)
 
@@ -48,7 +48,7 @@ def _bridges_are_alike(e: Evidence, here: BridgeFacts, there: BridgeFacts) -> It
             "bridge-mtu",
             name,
             f"MTU {here.mtu} on {e.source.name}, {there.mtu} on {e.target.name}",
-            f"ip link set {name} mtu {here.mtu}  (on {e.target.name})",
+            command=Command(e.target.name, f"ip link set {name} mtu {here.mtu}"),
         )
     if here.vlan_filtering != there.vlan_filtering:
         filters, lets = (e.source, e.target) if here.vlan_filtering else (e.target, e.source)
@@ -56,7 +56,7 @@ def _bridges_are_alike(e: Evidence, here: BridgeFacts, there: BridgeFacts) -> It
             "bridge-vlan",
             name,
             f"{name} filters VLANs on {filters.name}, and does not on {lets.name}",
-            f"ip link set {name} type bridge vlan_filtering {int(here.vlan_filtering)}  (on {e.target.name})",
+            command=Command(e.target.name, f"ip link set {name} type bridge vlan_filtering {int(here.vlan_filtering)}"),
         )
     elif here.vlans and there.vlans and here.vlans != there.vlans:
         vlans = [", ".join(map(str, one.vlans)) for one in (here, there)]

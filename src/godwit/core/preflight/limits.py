@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight.rows import found
-from godwit.model import HugeMemory
+from godwit.model import Command, HugeMemory
 from godwit.units import MIB, format_numbers, format_size
 
 if TYPE_CHECKING:
@@ -70,22 +71,38 @@ def _huge_pages(e: Evidence) -> Iterator[Finding]:
                 one.path,
                 f"memory of {e.vm.name} is at {one.path}, pages of {format_size(one.page)} on {e.source.name}; "
                 f"{e.target.name} has no hugetlbfs there",
-                f"mount -t hugetlbfs -o pagesize={one.page // MIB}M none {one.path}  (on {e.target.name})",
+                command=Command(
+                    e.target.name,
+                    f"mkdir -p {quote(one.path)} && "
+                    f"mount -t hugetlbfs -o pagesize={one.page // MIB}M none {quote(one.path)}",
+                    f"umount {quote(one.path)}",
+                    safe=True,
+                ),
             )
         elif page:
             wanted[page] = wanted.get(page, 0) + -(-one.size // page)
     free = {one.size: one.available for one in there.huge_pages}
     for page, count in wanted.items():
         if there.huge_pages and free.get(page, 0) < count:
-            name = f"hugepages-{page // 1024}kB"
+            lacking = count - free.get(page, 0)
             yield found(
                 "hugepages",
                 e.target.name,
                 f"{e.vm.name} needs {count} huge pages of {format_size(page)}, "
                 f"{e.target.name} has {free.get(page, 0)} free",
-                f"add {count - free.get(page, 0)} to what /sys/kernel/mm/hugepages/{name}/nr_hugepages has  "
-                f"(on {e.target.name})",
+                command=Command(
+                    e.target.name,
+                    _more_pages(page, lacking),
+                    _more_pages(page, -lacking),
+                    safe=lacking * page <= e.target.memory_available // 2,
+                ),
             )
+
+
+def _more_pages(page: int, count: int) -> str:
+    """Return what lets the kernel have `count` more huge pages of a size, as far as it has memory for them."""
+    file = f"/sys/kernel/mm/hugepages/hugepages-{page // 1024}kB/nr_hugepages"
+    return f"echo $(($(cat {file}) {'+' if count > 0 else '-'} {abs(count)})) > {file}"
 
 
 def _numa(e: Evidence) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from godwit.core.preflight.rows import found
-from godwit.model import MIGRATION_PORTS, TrialEnd
+from godwit.model import MIGRATION_PORTS, Command, TrialEnd
 from godwit.units import format_bandwidth, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _packets(e: Evidence) -> Iterator[Finding]:
         "path-mtu",
         e.target.migration_address,
         f"pings of {limit} bytes vanish without a word {directions}; those of {_largest(e)} bytes arrive",
-        _smaller(e),
+        *_smaller(e),
     )
 
 
@@ -87,7 +87,7 @@ def _trial(e: Evidence) -> Iterator[Finding]:
         limit = vanishing(*e.packets)
         pings = f"; pings of {_largest(e)} bytes arrive, and those of {limit} do not" if limit else ""
         what = f"{here} connects to {place} ({far}), and what it sends then does not arrive{pings}"
-        yield found("path-stalls", e.target.migration_address, what, _smaller(e))
+        yield found("path-stalls", e.target.migration_address, what, *_smaller(e))
     elif trial.end is TrialEnd.UNTRIED:
         mend = "install qemu-utils, or what has qemu-nbd and qemu-io, on both; a move finds it out, too, and goes back"
         yield found("link-untried", far, f"no connection from {here} to {far} could be tried: {trial.words}", mend)
@@ -115,14 +115,13 @@ def _burst(e: Evidence) -> Iterator[Finding]:
         )
 
 
-def _smaller(e: Evidence) -> str:
-    """Return what lets the source send the target smaller packets, and be sent smaller ones."""
+def _smaller(e: Evidence) -> tuple[str, Command | None]:
+    """Return what lets the source send the target smaller packets, and be sent smaller ones, as `found` takes it."""
     others = "set one MTU on all interfaces and switches in between, or let ICMP pass"
     address, size = e.target.migration_address, _largest(e)
     if not size or not vanishing(*e.packets):
-        return others
-    return (
-        f"ip route replace {address}/{128 if ':' in address else 32} "
-        f"$(ip -o route get {address} | grep -oE '(via|dev) [^ ]+' | tr '\\n' ' ')mtu {size}  (on {e.source.name}); "
-        f"or {others}"
-    )
+        return others, None
+    route = f"{address}/{128 if ':' in address else 32}"
+    way = f"$(ip -o route get {address} | grep -oE '(via|dev) [^ ]+' | tr '\\n' ' ')"
+    add = f"ip route add {route} {way}mtu {size}"
+    return f"; or {others}", Command(e.source.name, add, f"ip route del {route}", safe=True)

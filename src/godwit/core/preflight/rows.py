@@ -14,6 +14,8 @@ from godwit.model import Finding, Severity
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from godwit.model import Command
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -476,7 +478,11 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
 ROWS: Final[Mapping[str, Row]] = MappingProxyType({row.code: row for rows in SUBJECTS.values() for row in rows})
 
 
-def found(code: str, subject: str, what: str, mend: str = "") -> Finding:
-    """Return the finding of a row: `what` was found at `subject`, and what mends it."""
+def found(code: str, subject: str, what: str, mend: str = "", command: Command | None = None) -> Finding:
+    """Return the finding of a row: `what` was found at `subject`, and what mends it.
+
+    Where a command does, `mend` is what is to be said after it.
+    """
     row = ROWS[code]
-    return Finding(code, row.severity, subject, what, row.why, mend)
+    words = f"{command.text}  (on {command.host}){mend}" if command is not None else mend
+    return Finding(code, row.severity, subject, what, row.why, words, command)

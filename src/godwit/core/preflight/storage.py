@@ -10,7 +10,7 @@ from godwit.core.disks import chain_of, is_copied, is_left_over, mode_of, since,
 from godwit.core.preflight.media import media_findings
 from godwit.core.preflight.network import network_findings
 from godwit.core.preflight.rows import found
-from godwit.model import DiskMode
+from godwit.model import Command, DiskMode
 from godwit.units import format_size
 
 if TYPE_CHECKING:
@@ -73,12 +73,13 @@ def images_are_found_again(e: Evidence) -> Iterator[Finding]:
     for image in e.guest.stray_images:
         folder, slash, _ = image.name.rpartition("/")
         prepare = f"mkdir -p {quote('/' + folder)}; " if slash else ""
+        link = quote("/" + image.name)
         yield found(
             "image-not-found-again",
             image.path,
             f"QEMU knows {image.path} as {image.name} and went to / when it daemonized",
-            f"{prepare}ln -s {quote(image.path)} {quote('/' + image.name)}  (on {e.source.name}, until the guest has "
-            "moved), or start the guest with absolute paths",
+            ", until the guest has moved; or start the guest with absolute paths",
+            Command(e.source.name, f"{prepare}ln -s {quote(image.path)} {link}", f"rm {link}", safe=True),
         )
 
 
