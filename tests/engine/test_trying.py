@@ -57,8 +57,8 @@ def stop_clock(scene: Stage) -> None:
 
 
 def cannot_serve(scene: Stage) -> None:
-    async def serve(_owner: str, _address: str, _port: int, *, pair: Pair | None) -> None:
-        del pair
+    async def serve(_owner: str, _address: str, _port: int, *, pair: Pair | None, measure: bool) -> None:
+        del pair, measure
         raise HostError("there is no qemu-nbd")
 
     scene.two.serve_trial = serve  # type: ignore[assignment, method-assign]

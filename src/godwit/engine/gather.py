@@ -129,16 +129,22 @@ async def _between(parts: Parts, program: str, *, trial: bool, measure: bool) ->
     here, there, port_here, port_there = await asyncio.gather(
         source.facts(program), target.facts(program), _port(source), _port(target)
     )
-    reaches, returns, out, home = await asyncio.gather(
-        _reaches(source, there.migration_address, port_there),
+    address = there.migration_address
+    trying = tried(parts, address, port_there, measure=measure) if trial and port_there is not None else _untried()
+    reaches, returns, out, home, found = await asyncio.gather(
+        _reaches(source, address, port_there),
         _known(_reaches(target, here.migration_address, port_here), otherwise=True),
-        _known(source.packets(there.migration_address), otherwise=Packets()),
+        _known(source.packets(address), otherwise=Packets()),
         _known(target.packets(here.migration_address), otherwise=Packets()),
+        trying,
     )
-    found: Trial | None = None
-    if reaches and port_there is not None and (trial or vanishing(out, home)):
-        found = await tried(parts, there.migration_address, port_there, measure=measure)
-    return here, there, _Link(reaches, returns, (out, home), port_there is not None, found)
+    if found is None and reaches and port_there is not None and vanishing(out, home):
+        found = await tried(parts, address, port_there, measure=measure)
+    return here, there, _Link(reaches, returns, (out, home), port_there is not None, found if reaches else None)
+
+
+async def _untried() -> None:
+    """Try nothing."""
 
 
 async def _port(host: Host) -> int | None:

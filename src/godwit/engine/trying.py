@@ -26,12 +26,14 @@ async def _tried(parts: Parts, address: str, port: int, *, measure: bool) -> Tri
     owner = f"{parts.keys}.trial-{parts.spec.id}"  # what is left on a silent host goes with the guest's next move
     try:
         pair = await parts.authority.pair(parts.spec.id, parts.target.name, address) if encrypts(parts.spec) else None
-        await parts.target.serve_trial(owner, address, port, pair=pair)
+        await parts.target.serve_trial(owner, address, port, pair=pair, measure=measure)
         trial = await parts.source.try_link(owner, address, port, pair=pair, measure=measure)
     except JournalError:
         raise
     except GodwitError as error:
         trial = Trial(TrialEnd.UNTRIED, error.message, port)
+    if trial.end is TrialEnd.WORKS and not measure:
+        return trial  # what waited for it has ended with its one connection
     try:
         await patiently(parts.clock, lambda: parts.target.end_trial(owner))
     except JournalError:

@@ -77,12 +77,13 @@ class FakeLinks:
         mtu = self.routes.get(address, INTERFACE_MTU)
         return Packets(mtu, mtu if owner.name == self.name else min(mtu, self.world.link(self.name, owner.name).mtu))
 
-    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None) -> None:
+    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> None:
         """Wait for a trial here."""
         await self._reach()
         if address != self.migration_address or port in self.ports_in_use():
             message = f"no trial can be waited for on {self.name}: Address already in use"
             raise HostError(message)
+        del measure  # whoever connects ends it, or takes it away
         self.trials[check_token(owner)] = (port, pair)
 
     async def try_link(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> Trial:
@@ -100,6 +101,8 @@ class FakeLinks:
         if words := refused(server, client, waits[1].identity if waits[1] else "", address, self.time()):
             return Trial(TrialEnd.REFUSED, words, port)
         await self.world.clock.sleep(4 * link.latency)
+        if not measure:
+            del far.trials[owner]
         seconds = _BURST if measure else 0.0
         await self.world.clock.sleep(seconds)
         return Trial(TrialEnd.WORKS, port=port, sent=round(link.bandwidth * seconds), seconds=seconds)

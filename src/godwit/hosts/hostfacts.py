@@ -5,6 +5,7 @@ What QEMU says of itself is kept per binary (path, time and size); whether KVM r
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -132,8 +133,7 @@ class Identity:
 
 async def ask(transport: Transport, identity: Identity, qemu: str | None) -> HostFacts:
     """Ask the host. `qemu` names a binary, None means the one on its PATH. Raises HostError."""
-    said = await ask_sections(transport, qemu)
-    clock = await ask_clock(transport)
+    said, clock = await asyncio.gather(ask_sections(transport, qemu), ask_clock(transport))
     return read_facts(said, clock, identity, await _address(transport, identity, said), qemu)
 
 

@@ -39,14 +39,14 @@ files=$(runtime) || { echo "failed no folder of Godwit's own can be made"; exit 
 one=$files/trial-$owner
 umask 077
 truncate -s 8M -- "$one.image" || { echo "failed there is no room in $files"; exit 0; }
-set --
+shift 5
 if [ -n "${key:-}" ]; then
     keys=$(kept server) || { echo "failed no folder for keys can be made"; exit 0; }
-    set -- --object "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir=$keys" \
+    set -- "$@" --object "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir=$keys" \
         --object "authz-simple,id=let-in,identity=$identity" --tls-creds tls --tls-authz let-in
 fi
 (
-    timeout -k 2 "$life" qemu-nbd -f raw -t -e 8 -x "$owner" -b "$address" -p "$port" "$@" \
+    timeout -k 2 "$life" qemu-nbd -f raw -e 8 -x "$owner" -b "$address" -p "$port" "$@" \
         --pid-file="$one.pid" -- "$one.image"
     rm -f -- "$one.image" "$one.pid"
 ) > "$one.log" 2>&1 < /dev/null &
@@ -62,7 +62,8 @@ if [ -s "$one.pid" ]; then echo waits; else echo "failed $(tr '\n' ' ' < "$one.l
 rm -f -- "$one.log"
 """
 )
-"""$1 names the trial, $2 and $3 are where it is waited for, $4 is who is let in, $5 the seconds that it may last."""
+"""$1 names the trial, $2 and $3 are where it is waited for, $4 is who is let in, $5 the seconds that it may last;
+the rest is qemu-nbd's."""
 
 _TRY: Final = (
     transfer.FOLDER
@@ -144,11 +145,12 @@ class TriesLinks:
 
     _transport: Transport
 
-    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None) -> None:
+    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> None:
         """Wait for `owner`'s trial; see the port."""
         arguments = (check_token(owner), address, str(port), pair.identity if pair else "", str(_LIFE))
+        more = ("-t",) if measure else ()
         private = private_of(pair.server) if pair else None
-        completed = await run_script(self._transport, _SERVE, *arguments, private=private)
+        completed = await run_script(self._transport, _SERVE, *arguments, *more, private=private)
         word, _, words = completed.stdout.decode(errors="replace").strip().partition(" ")
         if word != "waits":
             message = f"no trial can be waited for on {self._transport.where}: {words or 'the shell said nothing'}"

@@ -19,10 +19,11 @@ class LooksAtLinks(Protocol):
         """
         ...
 
-    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None) -> None:
+    async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> None:
         """Wait for `owner`'s trial at `address`:`port` of this host; with a `pair` as its server, for its client alone.
 
-        It ends by itself within half a minute. Raises HostError where it cannot be.
+        It ends by itself with its first connection that came about, or, to `measure`, within half a minute. Raises
+        HostError where it cannot be.
         """
         ...
 
