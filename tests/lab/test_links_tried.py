@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from labwaits import LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from labtools import Ground, Ran
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 SMALLER = 1400
 
@@ -73,7 +74,7 @@ async def test_a_black_hole_is_found_a_move_into_it_refused_and_the_way_mended(g
         fixed = await ground.godwit("check", ground.name, target, "--fix", "--yes")
         assert fixed.status == 0, fixed
         assert "done on" in fixed.out, fixed
-        moved = await ground.godwit("migrate", ground.name, target)
+        moved = await ground.godwit("migrate", ground.name, target, deadline=4 * LONG)  # packet by packet
         assert moved.status == 0, moved
     (route,) = [one for one in ground.inside("host1", "ip", "route").splitlines() if f"mtu {SMALLER}" in one]
     ground.inside("host1", "ip", "route", "del", route.split()[0])
