@@ -47,10 +47,13 @@ from godwit.model import (
     DiskMode,
     GuestView,
     NicFacts,
+    Packets,
     RunState,
     Severity,
     StrayImage,
     Tap,
+    Trial,
+    TrialEnd,
     Way,
 )
 from godwit.units import GIB
@@ -72,6 +75,9 @@ B, W, I = Severity.BLOCK, Severity.WARN, Severity.INFO  # noqa: E741 - as in the
 NFS_AT_MNT = storage(("/", "/dev/vda1", "ext4"), ("/mnt", "filer:/rw-images", "nfs4"))
 OFF = policy(way=Way.OFF)
 BASE = "backing of disk0"
+HOLE = (Packets(1500, 1400), Packets(1500, 1400))
+DEVICES = 'name "virtio-blk-pci"\nalias "virtio-blk"'
+DENIED = '1700000001\n[1.0] audit: type=1400 audit(1700000000.1:2): apparmor="DENIED" comm="qemu-system-x86" name="/x"'
 
 
 def below(**changes: object) -> Plant:
@@ -115,6 +121,22 @@ PLANTED: Final[tuple[Planted, ...]] = (
             "name-unknown", B, "look at process 9 on host2"),
     Planted("a guest's name with a blank", arguments("-name", "guest=my guest"), "name-invalid", W, "-name web1"),
     Planted("no way to the migration address", found(reachable=False), "migration-path", B, "ip route get 198.18.0.12"),
+    Planted("no way back", found(returns=False), "way-back", W, "on host2"),
+    Planted("all ports in use", found(ports_left=False), "ports-taken", B, "ss -tanp"),
+    Planted("a black hole that pings see", found(packets=HOLE), "path-mtu", W, "mtu 1400"),
+    Planted("a black hole that a connection falls into", found(packets=HOLE, trial=Trial(TrialEnd.STALLED)),
+            "path-stalls", B, "mtu 1400"),
+    Planted("a firewall before the ports", found(trial=Trial(TrialEnd.UNCONNECTED, "no answer")), "port-closed", B,
+            "49152 to 49215"),
+    Planted("a certificate for another name", then(encrypted(), found(trial=Trial(TrialEnd.REFUSED, "no match"))),
+            "handshake-fails", B, "godwit tls check"),
+    Planted("hosts without qemu-io", found(trial=Trial(TrialEnd.UNTRIED, "no qemu-io")), "link-untried", I, "qemu-"),
+    Planted("a link that was measured", found(trial=Trial(TrialEnd.WORKS, "", 49152, 4 << 20, 0.5)), "link-measured", I,
+            "godwit forecast"),
+    Planted("a display that the target's QEMU lacks", then(arguments("-device", "qxl-vga"), there(devices=DEVICES)),
+            "device-model", B, "packages"),
+    Planted("a denial of AppArmor", there(denials=DENIED), "denied-lately", W, "dmesg"),
+    Planted("a disk of another user", disk(forbidden="Permission denied"), "disk-rights", B, "root_squash"),
     Planted("the QMP socket on shared storage", found(monitor_shared=True), "monitor-shared", B, "below /run"),
     Planted("the target's clock 90 s ahead", ahead(90.0), "clocks-differ", W, "chronyc makestep"),
     Planted("the target's clock 3 s behind", ahead(-3.0), "clocks-differ", W, "systemd-timesyncd"),
@@ -168,9 +190,9 @@ PLANTED: Final[tuple[Planted, ...]] = (
     Planted("no hugetlbfs mount on the target", then(ENOUGH, arguments(*HUGE_FILE), there(huge_mounts="")), "hugepages",
             B, "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages"),
     Planted("one huge page too few", then(ENOUGH, arguments(*HUGE_FILE), there(huge_pages="2048 1023 0 0 0")),
-            "hugepages", B, "add 1 to"),
+            "hugepages", B, "nr_hugepages) + 1))"),
     Planted("huge pages that are reserved already",
-            then(ENOUGH, arguments(*HUGE_FILE), there(huge_pages="2048 1024 512 0 0")), "hugepages", B, "add 512 to"),
+            then(ENOUGH, arguments(*HUGE_FILE), there(huge_pages="2048 1024 512 0 0")), "hugepages", B, ") + 512))"),
     Planted("pages of 1 GiB on the source alone",
             then(ENOUGH, arguments(*HUGE_MEMFD), there(huge_pages="2048 4096 0 0 0")), "hugepages", B,
             "hugepages-1048576kB"),
