@@ -97,6 +97,9 @@ def late(policy: Policy, row: Prospect) -> bool:
 def rank(policy: Policy, row: Prospect) -> Score:
     """Return what orders prospects by a policy: the least is the one to take.
 
-    What does not end comes last, before that what is not sure to, what ends too late, and what takes a pause.
+    What does not end comes last, before that what is not sure to, what ends too late, what takes a pause, and what
+    compresses on processors that neighbours are to have.
     """
-    return (not row.converges, row.chance < SURE, late(policy, row), row.how.pauses, *GOALS[policy.goal].rank(row))
+    compresses = policy.protect_neighbours is not None and row.how.sending in _COMPRESSED
+    ends = (not row.converges, row.chance < SURE, late(policy, row), row.how.pauses, compresses)
+    return (*ends, *GOALS[policy.goal].rank(row))

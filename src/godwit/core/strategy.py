@@ -84,7 +84,7 @@ class Switchover:
     It reckons with `pace` bytes of pages a second, or, where that is None, with the rate that it sees on the wire.
     `throttle` is how far it is to go in slowing the guest down, in percent of the guest's time; None where it cannot.
     `postcopy` says whether the guest can go over to the target before its memory, `over_after` after how many passes it
-    is known to have to; 0: after as many as show that.
+    is known to have to; 0: after as many as show that. `bandwidth` is the bytes a second that it may send, 0: no limit.
     """
 
     limit: float
@@ -92,6 +92,7 @@ class Switchover:
     throttle: int | None = None
     postcopy: bool = False
     over_after: int = 0
+    bandwidth: int = 0
 
 
 _Shown = Literal["passes", "windows", "naps"]
@@ -386,12 +387,13 @@ def _pace_now(samples: Sequence[Sample], now: Switchover) -> float | None:
 def adjusted(now: Switchover, parameters: Mapping[str, object]) -> Switchover:
     """Return what QEMU goes by once it has taken these parameters."""
     limit, pace = parameters.get("downtime-limit"), parameters.get(PACE)
-    throttle = parameters.get("max-cpu-throttle")
+    throttle, most = parameters.get("max-cpu-throttle"), parameters.get("max-bandwidth")
     return replace(
         now,
         limit=limit / 1000 if isinstance(limit, int) else now.limit,
         pace=(pace or None) if isinstance(pace, int) else now.pace,
         throttle=throttle if isinstance(throttle, int) else now.throttle,
+        bandwidth=most if isinstance(most, int) else now.bandwidth,
     )
 
 

@@ -101,6 +101,8 @@ class Actions:
     """How pages travel."""
     choose: Callable[[Features, Features, Sequence[DiskCopy]], Awaitable[Strategy]] | None = None
     """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
+    slowly: Callable[[], Awaitable[int | None]] | None = None
+    """Says with how many bytes a second a stream begins that is to spare others; None: with as many as it may."""
     foreseen: Foreseen | None = None
     """What is thought of the guest and its stream; None for a runner that took over."""
     waited: float = 0.0
@@ -333,6 +335,9 @@ class Actions:
                 over_after=self.strategy.over_after,
             )
             parameters |= chosen
+        if self.slowly is not None and (most := await self.slowly()) is not None:
+            parameters["max-bandwidth"] = most
+            self.switchover = replace(self.switchover, bandwidth=most)
         if spec.converge:
             parameters |= CONVERGE_DEFAULTS
         await guest.set_parameters(parameters)

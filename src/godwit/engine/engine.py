@@ -34,6 +34,7 @@ from godwit.engine.sides import Sides
 from godwit.engine.standing import Standing
 from godwit.engine.story import transition
 from godwit.engine.undoing import Undoing
+from godwit.engine.working import Working
 from godwit.errors import GodwitError, JournalError, SupersededError
 from godwit.model import Allocation, Way
 from godwit.ports import Entry
@@ -93,7 +94,7 @@ class Engine:
         self._state = state.inherited() if state else State()
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
-        self._switchover = Switchover(FIRST_DOWNTIME_LIMIT)
+        self._switchover = Switchover(FIRST_DOWNTIME_LIMIT, bandwidth=parts.spec.policy.bandwidth or 0)
         self._copied: dict[str, int] = {}
         self._allocations: dict[str, Allocation] = {}
         self._qemus: tuple[str, str] | None = None
@@ -132,7 +133,9 @@ class Engine:
         self._actions = Actions(self._parts, self._sides, self._ledger, self._switchover, qemus=self._qemus)
         self._actions.encrypted = self._encrypted
         self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
-        self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far)
+        self._working = Working(self._actions)
+        self._actions.slowly = self._working.first_bandwidth
+        self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far, self._working)
         self._sides.on_pass = self._sampler.poke
         self._media = Media(self._actions, self._copied)
         self._comparing = Comparing(self._actions)
@@ -166,7 +169,9 @@ class Engine:
             return
         for entry in await self._parts.journal.entries(self._parts.spec.id):
             match entry.data:
-                case {"event": "Decided", "detail": {"parameters": dict(parameters)}}:
+                case {"event": "Decided", "detail": {"parameters": dict(parameters)}} | {
+                    "parameters": dict(parameters)
+                }:
                     self._switchover = adjusted(self._switchover, parameters)
                 case {"armed": bool(armed), "throttle": int(throttle), "postcopy": bool(over)}:
                     held = max(throttle, HELD) if armed else None
@@ -255,12 +260,23 @@ class Engine:
         if new is old:
             return
         self._sampler.follow(self._tasks, streaming=new in {Phase.PRECOPY, Phase.POSTCOPY}, over=new is Phase.POSTCOPY)
+        self._working_in(new)
         if new is Phase.PREPARING:
             self._outside.start(self._tasks)
             self._expecting.begin(self._tasks)
         if new is Phase.SWITCHOVER:
             limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
             self._beside(self._keep_switchover_short(limit))
+
+    def _working_in(self, phase: Phase) -> None:
+        """Look at what guests come to do, but not while the one that moves stands still."""
+        self._working.hush(quiet=phase in {Phase.SWITCHOVER, Phase.COMMITTING})
+        if phase in _ON_THE_WAY or phase in {Phase.POSTCOPY, Phase.FINISHING}:
+            self._working.start(self._tasks)
+        if phase in {Phase.MIRRORING, Phase.PRECOPY}:
+            self._working.stream_begins()
+        if phase in {Phase.POSTCOPY, Phase.FINISHING}:
+            self._working.handed_over()
 
     # -- carrying out ----------------------------------------------------------------------------------------------
 
@@ -450,7 +466,8 @@ class Engine:
 
     async def _finish(self) -> Outcome:
         self._ledger.mark("ended", self._parts.clock.now())
-        await self._outside.finish()
+        await self._sides.close()  # whoever follows needs the monitors, should this process be stopped here
+        await asyncio.gather(self._outside.finish(), self._working.finish())
         outcome = self._ledger.outcome(
             self._parts.spec,
             self._state,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from godwit.core.strategy import Decision
     from godwit.engine.actions import Actions
+    from godwit.engine.working import Working
     from godwit.model import DirtyWindow
     from godwit.ports import Guest
 
@@ -47,12 +48,13 @@ _THINNED_AT: Final = 64
 class Sampler:
     """Follows one stream while it runs, and is silent during the switchover: a query there would lengthen it.
 
-    `copied` asks how many bytes of disks were sent beside it.
+    `copied` asks how many bytes of disks were sent beside it; `working` sees what neighbours come to do meanwhile.
     """
 
     actions: Actions
     emit: Callable[[e.Event], None]
     copied: Callable[[Guest], Awaitable[int | None]]
+    working: Working | None = None
     _share: MemoryShare | None = None
     _all: list[Sample] = field(default_factory=list)
     _full: bool = False
@@ -154,6 +156,7 @@ class Sampler:
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults and not self.actions.in_place:
+            self._protect()
             await self._decide(guest)
 
     def _keep(self, sample: Sample) -> None:
@@ -183,7 +186,16 @@ class Sampler:
             share, rate = changed
             reason = f"memory may send {format_bandwidth(share)} of {format_bandwidth(spec.policy.bandwidth)}"
             evidence = f"the guest's writes to copied disks take {format_bandwidth(rate)}"
+            if spec.policy.protect_neighbours is not None:  # which may have left it less
+                share = min(share, self.actions.switchover.bandwidth or share)
             self.emit(e.Decided("share-bandwidth", {"max-bandwidth": share}, reason, evidence))
+
+    def _protect(self) -> None:
+        """Hold the stream back, or let it go on faster, for the sake of other guests, where that was asked for."""
+        ceiling = self._share.now if self._share else self.actions.parts.spec.policy.bandwidth or 0
+        decision = self.working.decide(self._samples, ceiling) if self.working else None
+        if decision is not None:
+            self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
 
     async def _decide(self, guest: Guest) -> None:
         actions = self.actions

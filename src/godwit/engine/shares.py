@@ -58,6 +58,11 @@ class MemoryShare:
         """Begin with all of it."""
         self._share = self.bandwidth
 
+    @property
+    def now(self) -> int:
+        """What memory may send now, in bytes a second."""
+        return self._share
+
     def after(self, at: float, copied: int) -> tuple[int, float] | None:
         """Return memory's share and the disks' rate where the share is to change now, else None.
 

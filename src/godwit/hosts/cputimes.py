@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
 from godwit.hosts.shell import run_script
-from godwit.qemu.reply import as_objects, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from godwit.hosts.transport import Transport
-    from godwit.qemu.qom import Asks
 
 _READ: Final = r"""
 getconf CLK_TCK
@@ -20,12 +18,6 @@ for thread in "$@"; do cat "/proc/$thread/task/$thread/stat" || exit 1; done
 """
 _USER, _SYSTEM = 11, 12
 """Where a line has the clock ticks in user and kernel mode, counted from the state, which follows the name."""
-
-
-async def vcpu_threads(monitor: Asks) -> tuple[int, ...]:
-    """Return the thread of each of the guest's CPUs, in order; under plain emulation one may play several."""
-    rows = as_objects(await monitor.execute("query-cpus-fast"), "query-cpus-fast")
-    return tuple(whole(row, "thread-id") for row in rows)
 
 
 async def cpu_times(transport: Transport, threads: Sequence[int]) -> tuple[float, ...]:

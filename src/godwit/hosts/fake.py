@@ -31,6 +31,7 @@ from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import FakeStream, Link, Workload
 from godwit.hosts.faketransfers import FakeTransfers
+from godwit.hosts.fakework import FakeWork
 from godwit.hosts.fakeworld import FakeWorld
 from godwit.model import (
     MIGRATION_PORTS,
@@ -79,7 +80,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks):
+class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, FakeWork):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -98,6 +99,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks):
         FakeKeeping.__init__(self)
         FakeGiving.__init__(self)
         FakeLinks.__init__(self)
+        FakeWork.__init__(self)
         self.world = world
         self._name = name
         self._memory = memory

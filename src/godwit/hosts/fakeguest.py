@@ -420,6 +420,10 @@ class FakeGuest(FakePlugs):
         """Return the seconds for which the guest's CPU has worked so far."""
         return await self._tell("query-cpus-fast", lambda: (self._qemu.executed_since(0.0) * self._qemu.workload.busy,))
 
+    async def cpu_threads(self) -> tuple[int, ...]:
+        """Return the thread that plays the guest's only CPU."""
+        return await self._tell("query-cpus-fast", lambda: (self._qemu.pid,))
+
     async def disk_writes(self) -> int:
         """Return the bytes that the guest has written to its disks so far."""
         disks = len(self._world.disks_of(self._qemu))

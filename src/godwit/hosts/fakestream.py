@@ -55,7 +55,7 @@ class Workload:
     has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
     one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time. `freed` of what it has
     used it uses no more; its balloon, which `yields` when memory runs short, can have that. `cached` it only keeps of
-    its disks.
+    its disks. `network` is the bytes a second that go through its taps while its CPU gets what it asks for.
     """
 
     memory: int = 512 * MIB
@@ -72,6 +72,7 @@ class Workload:
     freed: int = 0
     cached: int = 0
     yields: bool = True
+    network: float = 0.0
 
     def writes(self, throttle: float) -> float:
         """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time."""

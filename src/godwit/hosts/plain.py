@@ -24,7 +24,7 @@ from godwit.errors import (
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
 from godwit.hosts.cpumodels import ask_cpu
-from godwit.hosts.cputimes import cpu_times, vcpu_threads
+from godwit.hosts.cputimes import cpu_times
 from godwit.hosts.credentials import KeepsCredentials
 from godwit.hosts.devices import GivesDevices
 from godwit.hosts.files import LooksIntoFiles
@@ -35,6 +35,7 @@ from godwit.hosts.shell import run_script, words_of
 from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.hosts.trials import TriesLinks
+from godwit.hosts.working import CountsWork
 from godwit.model import GuestView, RunState, Tap
 from godwit.network import tap as taps
 from godwit.qemu import agent, ramblocks
@@ -112,7 +113,7 @@ class PlainGuest(QemuGuest):
 
     async def cpu_times(self) -> tuple[float, ...]:
         """Return the seconds for which each of the guest's CPUs has worked so far; see the port."""
-        return await cpu_times(self._transport, await vcpu_threads(self.monitor))
+        return await cpu_times(self._transport, await self.cpu_threads())
 
     async def sample_memory(self) -> MemorySample:
         """Look at some pages of the guest's memory; see the port."""
@@ -162,7 +163,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks, CountsWork):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

@@ -138,7 +138,7 @@ def sentence(entry: Entry) -> Sentence | None:
             weight = Weight.WARNING if entry.data.get("ends") is False else Weight.STEP
             because = text_of(entry.data, "why") if weight is Weight.STEP else ""
             return Sentence(entry.at, weight, text_of(entry.data, "text"), because)
-        case "fence" | "note" as kind:
+        case "fence" | "note" | "protecting" as kind:
             weight = Weight.WARNING if kind == "fence" else Weight.DETAIL
             return Sentence(entry.at, weight, text_of(entry.data, "text"))
         case _:

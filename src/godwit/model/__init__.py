@@ -85,6 +85,7 @@ from godwit.model.needs import (
 from godwit.model.policies import Goal, Permission, Policy, Sending, Strategy, Way
 from godwit.model.processors import Baseline, CpuDefinition, CpuFacts, FlagLimit
 from godwit.model.profiles import DirtyWindow, MemorySample, Profile
+from godwit.model.work import GuestWork, HostWork, ThreadWork
 
 __all__ = [
     "MIGRATION_PORTS",
@@ -121,9 +122,11 @@ __all__ = [
     "GuestFacts",
     "GuestNeeds",
     "GuestView",
+    "GuestWork",
     "HostFacts",
     "HostRecord",
     "HostResources",
+    "HostWork",
     "HugeMemory",
     "HugeMount",
     "HugePages",
@@ -168,6 +171,7 @@ __all__ = [
     "Tap",
     "Trial",
     "TrialEnd",
+    "ThreadWork",
     "Upgrade",
     "Vm",
     "WaitingQemu",

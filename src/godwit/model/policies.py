@@ -97,7 +97,8 @@ class Policy:
     `keep_old` keeps copied disks on the source, so that the way back is short. `off_timeout` is how long a guest that
     is to be switched off may take to obey its power button. `wait` is for how long a move may be put off until the
     guest writes less, where it would be slowed down, paused, or not end. `plaintext` lets everything travel in the
-    clear, between hosts that do not prove who they are.
+    clear, between hosts that do not prove who they are. `protect_neighbours` is the share of what they come to do that
+    the other guests of both hosts are to keep while the stream runs; None: nobody looks after them.
     """
 
     max_downtime: float = 0.3
@@ -115,6 +116,7 @@ class Policy:
     allows: frozenset[Permission] = frozenset({Permission.THROTTLE, Permission.BALLOON})
     wait: float = 0.0
     plaintext: bool = False
+    protect_neighbours: float | None = None
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

@@ -276,6 +276,10 @@ class Guest(HotPlugs, Protocol):
         """
         ...
 
+    async def cpu_threads(self) -> tuple[int, ...]:
+        """Return the threads of the guest's process that play its CPUs; under plain emulation one may play several."""
+        ...
+
     async def disk_writes(self) -> int:
         """Return the bytes that the guest has written to its disks so far."""
         ...

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         CpuFacts,
         GuestView,
         HostFacts,
+        HostWork,
         ImageFacts,
         Launch,
         OlderCopy,
@@ -329,6 +330,13 @@ class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, LooksAtLinks, P
 
     async def delete_image_snapshot(self, path: str, tag: str) -> None:
         """Remove a snapshot from an image that no QEMU has open. Raises HypervisorError."""
+        ...
+
+    async def work(self, vms: Sequence[Vm]) -> HostWork:
+        """Return what the processes of these guests have taken of this host so far; one that is not here is absent.
+
+        One round trip, and another where they are not the guests of the last call. Raises HostError.
+        """
         ...
 
     async def resident(self, pid: int) -> int:

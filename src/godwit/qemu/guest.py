@@ -344,6 +344,11 @@ class QemuGuest:
         message = f"nobody can see through its monitor alone how much the CPUs of {self._name} work"
         raise HostError(message)
 
+    async def cpu_threads(self) -> tuple[int, ...]:
+        """Return the threads that play the guest's CPUs, in order; under plain emulation one may play several."""
+        rows = as_objects(await self._monitor.execute("query-cpus-fast"), "query-cpus-fast")
+        return tuple(whole(row, "thread-id") for row in rows)
+
     async def disk_writes(self) -> int:
         """Return the bytes that the guest has written to its disks so far, as QEMU counts them."""
         return media.written(as_objects(await self._monitor.execute("query-blockstats"), "query-blockstats"))
