@@ -17,7 +17,7 @@ from godwit.core.upgrading import names
 from godwit.errors import FenceError, GodwitError, InputError, RefusedError, RunnerStuckError
 from godwit.model import FenceProof, Side, Word
 from godwit.ports import Signs
-from godwit.service import FOLLOW_PERIOD, ORPHAN_PATIENCE, STARTING
+from godwit.service import FOLLOW_PERIOD, ORPHAN_PATIENCE, STARTING, has_ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -151,7 +151,7 @@ class Recovery:
                 heard = heard or entry.data.get("event") == "Resolved"
                 looked = heard and (looked or _gave_up(entry))
                 yield entry
-            if state.finished and row.outcome is not None:
+            if state.finished and has_ended(row, state):
                 return
             if not alive and looked and state.phase is Phase.LIMBO and row.outcome is not None:
                 return

@@ -28,6 +28,7 @@ from godwit.model import (
     HostRecord,
     LinkSaid,
     Outcome,
+    OutcomeStatus,
     Policy,
     ProbeRequest,
     RunState,
@@ -83,6 +84,15 @@ def checked_name(name: str, what: str) -> str:
             message, remedy="use at most 64 letters, digits, _ . - and begin with a letter or digit; no '..'"
         )
     return name
+
+
+def has_ended(row: MigrationRow, state: State) -> bool:
+    """Say whether a migration has come to an end, for now in LIMBO, and its outcome is the one of that end.
+
+    One that was in LIMBO and has ended since has the outcome of then until the new one is written.
+    """
+    limbo = row.outcome is not None and row.outcome.status is OutcomeStatus.LIMBO
+    return row.outcome is not None and (state.phase is Phase.LIMBO if limbo else state.finished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +468,7 @@ class Service:
                 for entry in await self.journal.entries(identifier, after):
                     after = entry.sequence
                     yield entry
-                if row.outcome is not None and (state.finished or state.phase is Phase.LIMBO):
+                if has_ended(row, state):
                     for entry in await self.journal.entries(identifier, after):
                         yield entry
                     return

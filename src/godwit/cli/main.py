@@ -33,6 +33,7 @@ from godwit.cli import (
 )
 from godwit.cli.ground import EXIT_INTERRUPTED
 from godwit.cli.moves import EXIT_PIPE
+from godwit.cli.policies import with_shares
 from godwit.cli.start import keep_descriptors
 from godwit.cli.terminal import echo, echo_lines, echo_trouble
 from godwit.errors import GodwitError
@@ -180,7 +181,7 @@ def _command() -> TyperGroup:
 
 def _run(words: list[str]) -> int:
     try:
-        status = _command().main(words, prog_name="godwit", standalone_mode=False)
+        status = _command().main(with_shares(words), prog_name="godwit", standalone_mode=False)
     except TyperException as error:
         return _usage(error, words)
     except (GodwitError, BaseExceptionGroup) as error:

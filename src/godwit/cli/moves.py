@@ -18,6 +18,7 @@ from godwit.cli.policies import (
     MaxDowntime,
     MaxSlowdown,
     PolicyName,
+    Protect,
     Typed,
     policy_of,
 )
@@ -50,6 +51,7 @@ def migrate(  # noqa: PLR0913 - the options
     deadline: Deadline = None,
     bandwidth_: Bandwidth = None,
     max_slowdown: MaxSlowdown = None,
+    protect_neighbours: Protect = None,
     allow: Allow = None,
     forbid: Forbid = None,
     disks: Annotated[
@@ -105,7 +107,8 @@ def migrate(  # noqa: PLR0913 - the options
     if detach and dry_run:
         message = "--detach and --dry-run contradict each other"
         raise InputError(message)
-    typed = Typed(policy, max_downtime, deadline, bandwidth_, max_slowdown, tuple(allow or ()), tuple(forbid or ()))
+    permissions = (tuple(allow or ()), tuple(forbid or ()))
+    typed = Typed(policy, max_downtime, deadline, bandwidth_, max_slowdown, *permissions, protect_neighbours)
     wanted = replace(
         policy_of(typed),
         disks=disks,
@@ -161,6 +164,9 @@ def standing_policy(policy: Policy, typed: Typed, *, static: bool, off: bool, of
     if off_timeout is not None and not off:
         message = "--off-timeout goes with --static --off: only there is a guest switched off"
         raise InputError(message)
+    if off and typed.protect:
+        message = "--protect-neighbours and --off contradict each other: of a guest that is off no memory is sent"
+        raise InputError(message, remedy="--bandwidth limits what is sent of its disks")
     running = {
         "--max-downtime": typed.max_downtime,
         "--max-slowdown": typed.max_slowdown,

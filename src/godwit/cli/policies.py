@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,13 @@ from godwit.localfiles import read_text
 from godwit.model import Goal, Permission
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.model import Policy
+
+PROTECT: Final = "--protect-neighbours"
+USUAL_SHARE: Final = "90%"
+"""What neighbours keep where nobody says how much."""
 
 MaxDowntime = Annotated[
     str | None, typer.Option(metavar="TIME", help="How long it may stand still at most, as in 30ms.  \\[300ms]")
@@ -36,7 +43,19 @@ Forbid = Annotated[
 ]
 MaxSlowdown = Annotated[
     str | None,
-    typer.Option(metavar="SHARE", help="How much of its time it may be made to sleep: 50%.  \\[as the policy says]"),
+    typer.Option(
+        *("--max-slowdown", "--max-guest-slowdown"),
+        metavar="SHARE",
+        help="How much of its time it may be made to sleep: 50%.  \\[as the policy says]",
+    ),
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        PROTECT,
+        metavar="[SHARE]",
+        help="Send no faster than leaves other guests of both hosts that share of what they do.  \\[90%]",
+    ),
 ]
 Deadline = Annotated[str | None, typer.Option(metavar="TIME", help="Go back if it is not handed over by then: 10min.")]
 Bandwidth = Annotated[str | None, typer.Option("--bandwidth", metavar="RATE", help="Send no faster: 40MB/s, 400mbit.")]
@@ -44,8 +63,11 @@ Bandwidth = Annotated[str | None, typer.Option("--bandwidth", metavar="RATE", he
 FOLDER: Final = "policies"
 """Where policies of people's own lie, beside the journal."""
 
-_KEYS: Final = ("goal", "max_downtime", "deadline", "bandwidth", "max_guest_slowdown", "allow", "forbid")
+_KEYS: Final = ("goal", "max_downtime", "deadline", "bandwidth", "max_guest_slowdown", "protect_neighbours")
+_LISTS: Final = ("allow", "forbid")
 _PERCENT: Final = 100
+_SHARE: Final = re.compile(r"[-+]?[0-9][0-9.,]*%?")
+"""What is meant for a share, whether it is one or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,7 @@ class Typed:
     max_slowdown: str | None = None
     allow: tuple[Permission, ...] = ()
     forbid: tuple[Permission, ...] = ()
+    protect: str | None = None
 
 
 def policy_of(typed: Typed) -> Policy:
@@ -78,6 +101,10 @@ def _changed(policy: Policy, typed: Typed, prefix: str) -> Policy:
     downtime = duration(f"{prefix}max{dash}downtime", typed.max_downtime, longest=LONGEST_DOWNTIME)
     name = "--max-slowdown" if prefix else "max_guest_slowdown"
     slowdown = None if typed.max_slowdown is None else _share(name, typed.max_slowdown)
+    protect = None if typed.protect is None else _share(f"{prefix}protect{dash}neighbours", typed.protect, "90%")
+    if protect == 0:
+        message = f"{prefix}protect{dash}neighbours {typed.protect} protects nobody"
+        raise InputError(message, remedy="write for example 90%, or leave it out")
     if both := set(typed.allow) & set(typed.forbid):
         message = f"{prefix}allow {min(both)} and {prefix}forbid {min(both)} contradict each other"
         raise InputError(message)
@@ -103,16 +130,27 @@ def _changed(policy: Policy, typed: Typed, prefix: str) -> Policy:
         bandwidth=policy.bandwidth if typed.bandwidth is None else bandwidth(f"{prefix}bandwidth", typed.bandwidth),
         max_guest_slowdown=policy.max_guest_slowdown if slowdown is None else slowdown,
         allows=frozenset(allows),
+        protect_neighbours=policy.protect_neighbours if protect is None else protect,
     )
 
 
-def _share(option: str, text: str) -> float:
+def with_shares(words: Sequence[str]) -> list[str]:
+    """Return a command line in which `--protect-neighbours` has its share: the usual one where none follows it."""
+    found = list(words)
+    for index, word in enumerate(words):
+        following = words[index + 1] if index + 1 < len(words) else ""
+        if word == PROTECT and not _SHARE.fullmatch(following):
+            found[index] = f"{PROTECT}={USUAL_SHARE}"
+    return found
+
+
+def _share(option: str, text: str, example: str = "50%; 0% never slows it down") -> float:
     """Return the share that `50%` means. Raises InputError naming the option."""
     number = text.removesuffix("%").strip()
     if text.endswith("%") and number.isdecimal() and int(number) < _PERCENT:
         return int(number) / _PERCENT
     message = f"{option}: {text!r} is no share below 100%"
-    raise InputError(message, remedy="write for example 50%; 0% never slows it down")
+    raise InputError(message, remedy=f"write for example {example}")
 
 
 def _own(name: str, deadline: float | None) -> Policy:
@@ -138,11 +176,11 @@ def _own(name: str, deadline: float | None) -> Policy:
 
 
 def _made_of(found: dict[str, object], deadline: float | None) -> Policy:
-    unknown = sorted(set(found) - set(_KEYS))
+    unknown = sorted(set(found) - {*_KEYS, *_LISTS})
     if unknown:
         message = f"a policy has no {unknown[0]}"
-        raise InputError(message, remedy=f"it has {', '.join(_KEYS)}")
-    texts = {key: _text(found, key) for key in _KEYS if key not in {"allow", "forbid"}}
+        raise InputError(message, remedy=f"it has {', '.join((*_KEYS, *_LISTS))}")
+    texts = {key: _text(found, key) for key in _KEYS}
     goal = texts["goal"] or Goal.SEAMLESS.value
     if goal not in set(Goal):
         message = f"goal: {goal!r} is none of {', '.join(Goal)}"
@@ -151,6 +189,7 @@ def _made_of(found: dict[str, object], deadline: float | None) -> Policy:
         max_downtime=texts["max_downtime"],
         bandwidth=texts["bandwidth"],
         max_slowdown=texts["max_guest_slowdown"],
+        protect=texts["protect_neighbours"],
         allow=_permissions(found, "allow"),
         forbid=_permissions(found, "forbid"),
     )

@@ -11,8 +11,9 @@ from godwit.cli.screens import lines_of
 from godwit.cli.summary import milliseconds, summary
 from godwit.cli.terminal import echo
 from godwit.errors import GodwitError, InputError
+from godwit.measure.costwords import lines
 from godwit.measure.narrative import phase_words, sentence, text_of
-from godwit.measure.story import decisions, findings, pass_line, passes, phases, report_data, settings
+from godwit.measure.story import decisions, findings, pass_line, passes, phases, report_data, settings, what_it_cost
 from godwit.units import format_duration
 
 if TYPE_CHECKING:
@@ -83,19 +84,22 @@ async def make_report(text: str, html: str | None, png: str | None, *, as_json: 
             written["html"] = _write_page(data, Path(html))
         if png is not None:
             written["png"] = _write_picture(data, Path(png))
+    rates, slowed = what_it_cost(row, entries)
     if as_json:
         report = {
             "phases": phases(row, entries),
             "passes": passes(entries),
             "decisions": decisions(entries),
             "findings": findings(entries),
+            "costs": rates,
+            "throttle": slowed,
         }
         print_json({"id": identifier, "spec": row.spec, "outcome": row.outcome, **report, "written": written})
         return
     for path in written.values():
         echo(f"written: {path}")
     if not written:
-        print_report(row, entries)
+        print_report(row, entries, lines(rates, slowed))
 
 
 def _data(row: MigrationRow, entries: Sequence[Entry]) -> ReportData:
@@ -131,8 +135,8 @@ def _written(path: Path, write: Callable[[], object]) -> str:
     return str(path)
 
 
-def print_report(row: MigrationRow, entries: Sequence[Entry]) -> None:
-    """Print the report as text: end, phases, passes, decisions, findings, settings."""
+def print_report(row: MigrationRow, entries: Sequence[Entry], cost: Mapping[str, str]) -> None:
+    """Print the report as text: end, phases, what it cost, passes, decisions, findings, settings."""
     if row.outcome is None:
         echo(f"{row.spec.vm} is moving from {row.spec.source} to {row.spec.target}: {row.phase.value}")
     else:
@@ -145,6 +149,7 @@ def print_report(row: MigrationRow, entries: Sequence[Entry]) -> None:
         for span in phases(row, entries)
     }
     _print_part("phases", spans)
+    _print_part("what it cost", cost)
     _print_part("passes", {str(one.number): pass_line(one) for one in passes(entries)})
     told = {
         f"{one.at_s - row.created:+.2f} s": f"{one.action}: {one.reason}"

@@ -104,11 +104,11 @@ class Working:
         self._poked.set()
 
     async def finish(self) -> None:
-        """Look once more, and no longer."""
+        """Look no longer, but once more at a guest that has moved: how it and others are afterwards."""
         if self._task is None:
             return
         self._task.cancel()
-        if self._quiet:
+        if not self._over:
             return
         try:
             async with asyncio.timeout(LAST_DEADLINE):

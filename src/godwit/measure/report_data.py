@@ -118,6 +118,47 @@ class Comparison:
     better: RunFigures
 
 
+Unit = Literal["processors", "share", "bytes", "per second", "seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class CostRow:
+    """What a move did to one rate of one guest; rates in ``unit``, bytes a second for "bytes". None: not known.
+
+    ``during`` is the average from the beginning of the stream until the guest ran on the target (or the move was taken
+    back), ``least`` the lowest of half a second in that, ``kept`` is ``during`` by ``before``. ``back_s`` is after how
+    many seconds on the target it was back at 95 % of its former rate, ``watched_s`` how long it was watched there, and
+    ``lost_s`` how many seconds' worth of its former rate it came to less in all. The pieces are (start, end, rate).
+    """
+
+    guest: str
+    host: str
+    moved: bool
+    what: str
+    unit: Unit
+    before: float | None = None
+    during: float | None = None
+    least: float | None = None
+    after: float | None = None
+    kept: float | None = None
+    back_s: float | None = None
+    watched_s: float = 0.0
+    lost_s: float | None = None
+    pieces: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleRow:
+    """How far the guest was slowed down: the shares of its time that were permitted, and asked of QEMU.
+
+    ``applied`` is what its CPUs worked less in a pass that was throttled so far than unthrottled; None: not known.
+    """
+
+    permitted: float
+    asked: float
+    applied: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ReportData:
     """One migration. ``status`` is completed, failed, cancelled, refused, guest-crashed, limbo or running.
@@ -145,6 +186,9 @@ class ReportData:
     disks: tuple[DiskRow, ...] = ()
     disk_bytes: int = 0
     disks_compared: str = ""
+    costs: tuple[CostRow, ...] = ()
+    throttle: ThrottleRow | None = None
+    began_s: float | None = None
     decisions: tuple[DecisionRow, ...] = ()
     findings: tuple[FindingRow, ...] = ()
     journal: tuple[JournalRow, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from godwit.measure.costs import costs, stretches, throttle
 from godwit.measure.narrative import Weight, mapping_of, number_of, phase_words, sentence, text_of
 from godwit.measure.report_data import (
     BreakdownRow,
@@ -23,6 +24,7 @@ from godwit.units import format_bandwidth, format_duration, format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from godwit.measure.report_data import CostRow, ThrottleRow
     from godwit.measure.series import ProbeSeries
     from godwit.model import Comparison as DisksCompared
     from godwit.ports import Entry, MigrationRow
@@ -166,6 +168,8 @@ def settings(row: MigrationRow) -> tuple[tuple[str, str], ...]:
     told = [("downtime at most", format_duration(policy.max_downtime))]
     told.append(("deadline", "none" if policy.deadline is None else format_duration(policy.deadline)))
     told.append(("bandwidth", "no limit" if policy.bandwidth is None else format_bandwidth(policy.bandwidth)))
+    if policy.protect_neighbours is not None:
+        told.append(("neighbours", f"keep at least {policy.protect_neighbours:.0%}"))
     if row.spec.upgrade is None:
         told.append(("encryption", IN_THE_CLEAR if policy.plaintext else ENCRYPTED))
     return (*told, *_probe_setting(row))
@@ -209,6 +213,7 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
     stop, resume = instants(row, entries)
     series = probe_series(entries)
     end = row.outcome
+    times, (rates, slowed) = stretches(row, entries, stop, resume), _cost(row, entries, series)
     return ReportData(
         id=row.spec.id,
         vm=row.spec.vm,
@@ -230,6 +235,9 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         disks=tuple(DiskRow(one.disk, one.before, one.after) for one in end.allocations) if end else (),
         disk_bytes=end.disk_bytes if end else 0,
         disks_compared=compared(end.comparison) if end and end.comparison else "",
+        costs=rates,
+        throttle=slowed,
+        began_s=times.began if times else None,
         decisions=decisions(entries),
         findings=findings(entries),
         journal=journal_rows(entries),
@@ -239,6 +247,25 @@ def report_data(row: MigrationRow, entries: Sequence[Entry], *, version: str = "
         simulated=end.simulated if end else False,
         version=version,
     )
+
+
+def what_it_cost(row: MigrationRow, entries: Sequence[Entry]) -> tuple[tuple[CostRow, ...], ThrottleRow | None]:
+    """Return what the move did to rates of its guest and its neighbours; without the probe's where that is unreadable.
+
+    That is one that another version of Godwit wrote.
+    """
+    try:
+        series = probe_series(entries)
+    except ValueError:
+        series = None
+    return _cost(row, entries, series)
+
+
+def _cost(
+    row: MigrationRow, entries: Sequence[Entry], series: ProbeSeries | None
+) -> tuple[tuple[CostRow, ...], ThrottleRow | None]:
+    times = stretches(row, entries, *instants(row, entries))
+    return ((), None) if times is None else (costs(row, entries, times, series), throttle(row, entries, times))
 
 
 def compared(found: DisksCompared) -> str:
