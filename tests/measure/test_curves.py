@@ -44,6 +44,14 @@ def test_a_rate_that_went_up_and_down_before_is_back_at_what_it_was_at_worst() -
     assert back_after(curve(*wild, *[10.0] * 10, *[40.0] * 5), BEGAN, OVER) is None
 
 
+@pytest.mark.parametrize(("seconds", "rate", "expected"), [(0.3, 96.0, 0.0), (0.3, 90.0, None), (0.05, 100.0, None)])
+def test_of_one_that_was_watched_for_a_moment_all_of_it_counts(
+    seconds: float, rate: float, expected: float | None
+) -> None:
+    short = Curve([*curve(*[100.0] * 20).pieces, Piece(20.0, 20.0 + seconds, rate)])
+    assert back_after(short, BEGAN, OVER) == expected
+
+
 def test_where_nothing_was_known_before_nothing_is_said() -> None:
     assert back_after(curve(50.0, 50.0, start=BEGAN), BEGAN, BEGAN) is None
     assert back_after(curve(*[0.0] * 30), BEGAN, OVER) is None

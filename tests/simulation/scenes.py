@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 from simworld import SimHost, SimWorld
@@ -14,7 +15,6 @@ from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
 NEW: Final = "/opt/new/qemu-system-x86_64"
 SHARED_MEMORY: Final = ("-machine", "q35,memory-backend=pc.ram,aux-ram-share=on")
@@ -28,6 +28,12 @@ ENDLESS: Final = Workload(memory=256 * MIB, used=64 * MIB, hot_set=48 * MIB, dir
 
 RATES: Final = (12.5e6, 50e6, 50e6, 125e6)
 """Links in bytes a second: 100 Mbit/s, 400 Mbit/s, 1 Gbit/s."""
+
+SPARING: Final = 0.3
+"""The share of moves that are to protect their neighbours: the other guests of a fleet."""
+
+CROWDING: Final = 0.6
+"""The share of its processors that a stream takes from the other guests of a simulated host."""
 
 LATENCIES: Final = (0.0002, 0.0002, 0.0002, 0.015)
 """Seconds one way: a rack, and two towns."""
@@ -137,7 +143,14 @@ def moves(chance: Random) -> tuple[Move, ...]:
         move = kind(chance, f"web{number or ''}")
         probed = count == 1 and chance.random() < 0.2
         chosen.append(replace(move, probed=probed, begins=chance.uniform(0, 2) if number else 0.0))
-    return tuple(chosen)
+    return tuple(_sparing(move, seed=repr(chosen)) for move in chosen)
+
+
+def _sparing(move: Move, seed: str) -> Move:
+    """Let a guest now and then spare its neighbours. Drawn by itself: what else is in a story stays what it was."""
+    if Random(f"{seed} {move.guest}").random() >= SPARING:  # noqa: S311 - a simulation, no secrets
+        return move
+    return replace(move, policy=replace(move.policy, protect_neighbours=0.9))
 
 
 @dataclass(slots=True)
@@ -154,6 +167,8 @@ def furnish(seed: int, rate: float, all_moves: tuple[Move, ...], *, may_shorten:
     """Set the scene. Must be called where a loop runs."""
     world = SimWorld(LoopClock(), seed=seed)
     hosts = {name: SimHost(world, name, may_shorten_send_queue=may_shorten) for name in HOSTS}
+    for host in hosts.values():
+        host.crowding = CROWDING
     world.link(*HOSTS).bandwidth = rate
     scene = Scene(world, hosts, {}, {})
     for number, move in enumerate(all_moves):

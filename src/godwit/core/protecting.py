@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from godwit.model import Policy, Sample
 
 YIELD: Final = "yield-to-neighbours"
-EASE: Final = "neighbours-are-well"
+EASE: Final = "let-faster"
 FLOOR: Final = "neighbours-not-protected"
 IN_VAIN: Final = "neighbours-lose-elsewhere"
 
@@ -43,6 +43,9 @@ DEEPEST, SHALLOWEST = 0.5, 0.9
 
 OPENING, EASING = 1.5, 1.25
 """By how much it is let faster in a step: before it was ever held back, and after."""
+
+BLIND: Final = 5.0
+"""Seconds without a look at any neighbour after which nobody is protected: it would be guessing."""
 
 CALM: Final = 3
 """Readings in a row in which all must be well before a stream that was held back is let faster."""
@@ -129,14 +132,20 @@ def protect(
     were taken since the last change.
     """
     share = policy.protect_neighbours
-    fresh = _since(watched, changes)
-    if share is None or not samples or not fresh or any(change.action == IN_VAIN for change in changes):
+    if share is None or not samples or any(change.action == IN_VAIN for change in changes):
         return None
-    rate = max(sample.rate for sample in samples[-4:])
-    if rate <= 0:
+    if samples[-1].at - max(watched[-1].at if watched else samples[0].at, samples[0].at) > BLIND:
+        reason = "nobody can see what neighbours come to do: the stream is not held back for them"
+        evidence = f"the last look was more than {format_duration(BLIND)} ago"
+        return None if lane.open else _set(EASE, reason, evidence, 0, lane)
+    fresh, rate = _since(watched, changes), max(sample.rate for sample in samples[-4:])
+    if not fresh or rate <= 0:
         return None
     stream = _Stream(lane, rate, *lowest(policy, samples, requested))
     worst = fresh[-1].worst
+    if not lane.open and lane.limit < stream.least * _NOTICED:
+        reason = f"the stream has to be faster, whatever neighbours lose: {stream.because}"
+        return _set(EASE, reason, _well(worst), stream.least, lane)
     if worst is not None and worst.share < share:
         return _yield(share, worst, changes, stream)
     return None if lane.open else _ease(share, fresh, changes, stream)
@@ -189,11 +198,8 @@ def _yield(share: float, worst: Kept, changes: Sequence[Change], stream: _Stream
 
 
 def _ease(share: float, fresh: Sequence[Watched], changes: Sequence[Change], stream: _Stream) -> Decision | None:
-    """Let a stream that is held back be faster, where all are well or its floor has risen."""
+    """Let a stream that is held back be faster, where all are well."""
     worst, limit = fresh[-1].worst, stream.lane.limit
-    if limit < stream.least * _NOTICED:
-        reason = f"the stream has to be faster, whatever neighbours lose: {stream.because}"
-        return _set(EASE, reason, _well(worst), stream.least, stream.lane)
     held = any(change.action == YIELD for change in changes)
     if held and not _calm(share, fresh):
         return None

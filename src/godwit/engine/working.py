@@ -269,7 +269,7 @@ class Working:
         if not decision.parameters:
             told, self._floor_told = self._floor_told, True
             return None if told else decision
-        worst = self.watched[-1].worst
+        worst = self.watched[-1].worst if self.watched else None
         self.changes.append(Change(parts.clock.now(), decision.action, 1.0 if worst is None else worst.share))
         self._floor_told = self._floor_told and decision.action not in {YIELD, IN_VAIN}
         self._poked.set()

@@ -37,10 +37,12 @@ class FakeWork:
     qemus: dict[str, FakeQemu]
     crowding: float = 0.0
     _accounts: dict[int, _Account]
+    _sent: dict[FakeStream, float]
+    _looked: float
 
     def __init__(self) -> None:
         """Begin without anybody."""
-        self._accounts = {}
+        self._accounts, self._sent, self._looked = {}, {}, 0.0
 
     async def _reach(self) -> None:
         """Take a round trip; the host has it."""
@@ -51,18 +53,19 @@ class FakeWork:
         raise NotImplementedError
 
     async def work(self, vms: Sequence[Vm]) -> HostWork:
-        """Say what these guests have taken; the strain of this instant counts since the last look."""
+        """Say what these guests have taken, with what streams took from them since the last look."""
         await self._reach()
         found = [(vm, qemu) for vm in vms if (qemu := self.process_of(vm)) is not None]
-        return HostWork(self.world.clock.now(), tuple(self._counted(vm, qemu) for vm, qemu in found))
+        strain = self._strain()
+        return HostWork(self.world.clock.now(), tuple(self._counted(vm, qemu, strain) for vm, qemu in found))
 
-    def _counted(self, vm: Vm, qemu: FakeQemu) -> GuestWork:
+    def _counted(self, vm: Vm, qemu: FakeQemu, strain: float) -> GuestWork:
         account = self._accounts.setdefault(qemu.pid, _Account())
         executed = qemu.executed_since(0.0)
         seconds, account.executed = executed - account.executed, executed
         own = qemu.stream is not None
         wanted = seconds * qemu.workload.busy
-        taken = 0.0 if own else self.strain()
+        taken = 0.0 if own else strain
         account.ran += wanted * (1 - taken)
         account.waited += wanted * taken
         account.network += seconds * (1 - taken) * qemu.workload.network
@@ -70,8 +73,13 @@ class FakeWork:
         thread = ThreadWork(qemu.pid, account.ran, account.waited)
         return GuestWork(vm.name, qemu.pid, (thread,), disk, round(account.network))
 
-    def strain(self) -> float:
-        """Return the share that streams take from other guests now."""
-        streams = {qemu.stream for qemu in self.qemus.values() if isinstance(qemu.stream, FakeStream)}
-        flowing = (one for one in streams if one.source.migration == "active")
-        return min(1.0, sum(self.crowding * one.rate / one.link.bandwidth for one in flowing))
+    def _strain(self) -> float:
+        """Return the share that streams took from other guests since the last look: by what they sent meanwhile."""
+        now, strain = self.world.clock.now(), 0.0
+        seconds, self._looked = now - self._looked, now
+        for stream in {one.stream: None for one in self.qemus.values() if isinstance(one.stream, FakeStream)}:
+            stream.changed()
+            sent = stream.transferred - self._sent.get(stream, 0.0)
+            self._sent[stream] = stream.transferred
+            strain += self.crowding * sent / (stream.link.bandwidth * seconds) if seconds > 0 else 0.0
+        return min(1.0, strain)

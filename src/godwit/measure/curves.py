@@ -6,7 +6,8 @@ seconds on one clock, rates whatever a second.
 **Back at its former rate** is a guest from the first instant after the handover from which, for HOLD seconds, it comes
 to at least 95 % of what it came to on average before. A guest whose rate went up and down before the move, by more than
 that, is back when it comes to what it came to at worst before, in any HOLD seconds, but never at less than half of its
-average. Whether a rate that was reached is kept later on is not asked: a guest may rest.
+average. One that was watched for less than HOLD seconds is back if it came to that in all of them. Whether a rate that
+was reached is kept later on is not asked: a guest may rest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 HOLD: Final = 0.5
 """Seconds over which rates are smoothed: short pauses are told as gaps of the client, not here."""
+
+SHORTEST: Final = 0.1
+"""Seconds for which a guest must have been watched for anything to be said of it."""
 
 FORMER: Final = 0.95
 """The part of its former rate at which a guest counts as back."""
@@ -77,6 +81,14 @@ class Curve:
         """Return what lies in [start, end]."""
         return Curve(Piece(max(one.start, start), min(one.end, end), one.rate) for one in self.pieces)
 
+    def whole(self) -> list[tuple[float, float]]:
+        """Return all of it as one window, for what was watched for less than HOLD seconds; of a moment nothing."""
+        if not self.pieces:
+            return []
+        begin, end = self.pieces[0].start, self.pieces[-1].end
+        amount, seconds = self.within(begin, end)
+        return [(begin, amount / seconds)] if SHORTEST <= seconds <= end - begin + _SAME < HOLD else []
+
     def windows(self) -> list[tuple[float, float]]:
         """Return beginning and mean of windows of HOLD seconds, all of which is known, in order of time.
 
@@ -120,7 +132,8 @@ def back_after(curve: Curve, began: float, since: float) -> float | None:
     known = former_rate(curve, began)
     if known is None or known[0] <= 0:
         return None
-    windows, enough = curve.part(since, float("inf")).windows(), known[1] - _SAME * known[0]
+    after, enough = curve.part(since, float("inf")), known[1] - _SAME * known[0]
+    windows = after.windows() or after.whole()
     for index, (begin, mean) in enumerate(windows):
         if mean >= enough:
             return max(0.0, _crossing(windows[index - 1] if index else None, (begin, mean), enough) - since)

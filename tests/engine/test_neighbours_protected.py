@@ -1,0 +1,156 @@
+"""A move beside guests that have work to do: what they keep is counted, and the stream yields to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from stage import LONG, Stage, simulate, stage
+
+from godwit.core.protecting import EASE, FIRST_UNKNOWN, FLOOR, IN_VAIN, YIELD
+from godwit.hosts.fake import Workload
+from godwit.measure.story import report_data
+from godwit.model import Launch, OutcomeStatus, Policy, Vm
+from godwit.units import MIB
+
+if TYPE_CHECKING:
+    from godwit.measure.report_data import ReportData
+
+PROTECT = Policy(protect_neighbours=0.9)
+WORKING = Workload(memory=256 * MIB, used=64 * MIB, busy=1.0, network=4e6)
+
+
+async def beside(scene: Stage, host: str = "one", crowding: float = 0.5) -> None:
+    """Let another guest work on a host, of whose processors a stream takes that share."""
+    scene.world.add_file("/images/db.raw")
+    launch = Launch(("qemu-system-x86_64", "-drive", "file=/images/db.raw,format=raw"), folders=("/run/db",))
+    vm = Vm("db", host, launch, "/run/db/control", observe="/run/db/observe")
+    await scene.inventory.put_vm(scene.world.start_guest(host, vm, WORKING))
+    scene.one.crowding = scene.two.crowding = crowding
+
+
+async def told(scene: Stage) -> ReportData:
+    row, _ = await scene.journal.load(scene.spec.id)
+    return report_data(row, await scene.journal.entries(scene.spec.id))
+
+
+def actions(data: ReportData) -> list[str]:
+    return [row.action.split(" (")[0] for row in data.decisions]
+
+
+def kept(data: ReportData) -> float:
+    found = next(row for row in data.costs if row.guest == "db" and row.what == "CPU it got")
+    assert found.kept is not None
+    return found.kept
+
+
+@pytest.mark.parametrize("host", ["one", "two"])
+def test_a_stream_yields_to_a_neighbour_on_either_host(host: str) -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene, host)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        await scene.assert_settled(outcome)
+        data = await told(scene)
+        assert YIELD in actions(data)
+        assert IN_VAIN not in actions(data)
+        assert kept(data) >= 0.88
+        assert data.costs[-1].host in {"one", "two"}
+
+    simulate(scenario)
+
+
+def test_without_being_asked_nothing_yields_and_the_report_says_what_that_cost() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG)
+        await beside(scene)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        data = await told(scene)
+        assert actions(data) == []
+        assert kept(data) < 0.8
+        own = {row.what: row for row in data.costs if row.moved}
+        assert own["CPU"].back_s is not None
+        assert own["CPU"].back_s < 1
+        assert own["replies"].kept is not None
+
+    simulate(scenario)
+
+
+def test_a_stream_beside_well_guests_is_soon_as_fast_as_any() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene, crowding=0.0)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert set(actions(await told(scene))) == {EASE}
+        alone = stage(LONG)
+        plain = await alone.move()
+        assert outcome.total_s < plain.total_s + 6
+
+    simulate(scenario)
+
+
+def test_a_deadline_comes_before_neighbours() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=replace(PROTECT, deadline=14.0))
+        await beside(scene, crowding=0.9)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED, outcome
+        assert outcome.total_s < 14
+        assert FLOOR in actions(await told(scene))
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize("number", range(6, 90, 12))
+def test_a_runner_that_follows_another_goes_on_protecting(number: int) -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene)
+        scene.dies_before_question(number)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        if outcome.status is OutcomeStatus.COMPLETED:
+            got = [row.during for row in (await told(scene)).costs if row.guest == "db" and row.what == "CPU it got"]
+            assert got[0] is not None
+            assert got[0] >= 0.8
+
+    simulate(scenario)
+
+
+def test_it_begins_slowly_and_leaves_no_limit_behind() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        entries = await scene.journal.entries(scene.spec.id)
+        begun = [line.data["parameters"] for line in entries if line.kind == "protecting"]
+        assert begun == [{"max-bandwidth": FIRST_UNKNOWN}]
+        assert scene.two.qemus["web"].parameters["max-bandwidth"] == 128 * MIB
+
+    simulate(scenario)
+
+
+def test_a_host_that_shows_nothing_hinders_no_move() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene)
+
+        async def refuse(_: object) -> None:
+            from godwit.errors import HostError  # noqa: PLC0415 - only here
+
+            raise HostError("nothing can be read there")
+
+        scene.one.work = scene.two.work = refuse  # type: ignore[method-assign,assignment]
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        assert not [row for row in (await told(scene)).costs if row.guest == "db"]
+        entries = await scene.journal.entries(scene.spec.id)
+        assert len([line for line in entries if "cannot be seen" in str(line.data.get("text"))]) == 2
+        assert actions(await told(scene)) == [EASE], "it is not slow for the sake of nobody"
+
+    simulate(scenario)
