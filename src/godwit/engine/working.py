@@ -130,9 +130,10 @@ class Working:
                 for wait in waits:
                     wait.cancel()
             if self._over and self._poked.is_set():
+                await self._know_it_there()
                 await self.actions.parts.clock.sleep(AFTERMATH)
             left = self._looked + SOON - self.actions.parts.clock.now()
-            if left > 0:
+            if left > 0 and self._begins == self._streams:  # what was before ends when the stream begins
                 await self.actions.parts.clock.sleep(left)
 
     def _period(self) -> float:
@@ -159,6 +160,14 @@ class Working:
                 self._seen[side][vm.name] = _Seen(vm, Meter(), vm.host)
         self._known.set()
 
+    async def _know_it_there(self) -> None:
+        """Count what the guest takes of the target, too, from the start of its process there."""
+        own = self.actions.parts.vm_on(Side.TARGET)
+        if self._known.is_set() and own.name not in self._seen[Side.TARGET]:
+            threads = await self._threads(Side.TARGET)
+            meter = Meter(threads, from_start=threads is not None)
+            self._seen[Side.TARGET][own.name] = _Seen(own, meter, self.actions.parts.spec.target)
+
     async def _threads(self, side: Side) -> frozenset[int] | None:
         """Return the threads of the guest's process that play its CPUs; None where nobody knows: then all count."""
         guest = self.actions.sides.guests.get(side)
@@ -172,11 +181,6 @@ class Working:
 
     async def _look(self) -> None:
         async with self._looking:
-            if self._over and self.actions.parts.spec.vm not in self._seen[Side.TARGET]:
-                own = self.actions.parts.vm_on(Side.TARGET)
-                threads = await self._threads(Side.TARGET)
-                meter = Meter(threads, from_start=threads is not None)
-                self._seen[Side.TARGET][own.name] = _Seen(own, meter, self.actions.parts.spec.target)
             self._looked, begins = self.actions.parts.clock.now(), self._begins
             worst = await asyncio.gather(*(self._look_at(side) for side in Side if self._seen.get(side)))
             if not self._streams:
@@ -272,7 +276,6 @@ class Working:
         worst = self.watched[-1].worst if self.watched else None
         self.changes.append(Change(parts.clock.now(), decision.action, 1.0 if worst is None else worst.share))
         self._floor_told = self._floor_told and decision.action not in {YIELD, IN_VAIN}
-        self._poked.set()
         return decision
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from godwit.measure.report_data import CostRow, ThrottleRow, Unit
 
+AT_ONCE_S = 0.001
 UNKNOWN = "\u2013"
 
 
@@ -35,14 +36,18 @@ def upshot(row: CostRow) -> str:
     """Say what became of a rate: whether it was back, what was lost or kept; empty where nobody can say."""
     told = []
     if row.moved and row.lost_s is not None:
-        back = f"within {format_duration(row.watched_s)}" if row.watched_s else "while somebody looked"
-        told.append(
-            f"not back at 95 % {back}" if row.back_s is None else f"back at 95 % after {format_duration(row.back_s)}"
-        )
+        told.append(_back(row))
         told.append(f"{format_duration(row.lost_s)} of its work lost")
     elif not row.moved and row.kept is not None:
         told.append(f"kept {min(row.kept, 1.0):.0%}".replace("%", " %"))
     return ", ".join(told)
+
+
+def _back(row: CostRow) -> str:
+    if row.back_s is None:
+        watched = f"within {format_duration(row.watched_s)}" if row.watched_s else "while somebody looked"
+        return f"not back at 95 % {watched}"
+    return "back at 95 % " + (f"after {format_duration(row.back_s)}" if row.back_s >= AT_ONCE_S else "at once")
 
 
 def line(row: CostRow) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from godwit.measure import charts
+from godwit.measure import charts, costcharts, costwords
 from godwit.measure.gaps import ClientView, Latency, client_view
 from godwit.measure.report_data import (
     BreakdownRow,
@@ -87,6 +87,7 @@ def render_html(data: ReportData) -> str:
             view=view,
             latencies=_latencies(view),
             pictures=_pictures(data, view),
+            cost=costwords,
             breakdown=_breakdown_rows(data.downtime),
             comparison=_comparison(data.comparison),
             most_bytes=max((row.sent_bytes for row in data.passes), default=1) or 1,
@@ -214,6 +215,8 @@ def _pictures(data: ReportData, view: ClientView | None) -> dict[str, Any]:
         pictures["phases"] = charts.phase_timeline(data.phases, moments, end_s)
     if sum(row.length_ms for row in data.downtime.breakdown) > 0:
         pictures["breakdown"] = charts.breakdown_bar(data.downtime.breakdown)
+    if (shown := costcharts.drawn(data.costs)) and data.began_s is not None:
+        pictures["costs"] = costcharts.strips(shown, data.began_s, moments)
     if data.probe is not None and view is not None:
         pictures["timeline"] = charts.client_timeline(data.probe, moments, data.phases)
         pictures["zoom"] = charts.switchover_zoom(data.probe, moments)
