@@ -46,6 +46,27 @@ class HostContract:
         assert all(model.flags >= model.lacks for model in models.values() if model.name != "host")
         assert (await bench.source.cpu(facts.qemu.path, "none-such")).models == ()
 
+    async def test_what_a_guest_takes_is_counted_and_only_grows(self, bench: Bench) -> None:
+        assert (await bench.source.work([bench.vm])).guests == ()
+        await bench.start()
+        first = await bench.source.work([bench.vm])
+        await asyncio.sleep(0.5)
+        later = await bench.source.work([bench.vm])
+        there = await bench.target.work([bench.vm])
+        guest = await bench.source.attach(bench.vm)
+        cpus = set(await guest.cpu_threads())
+        await guest.close()
+
+        (early,), (late,) = first.guests, later.guests
+        assert there.guests == ()
+        assert later.at > first.at
+        assert (early.vm, early.pid) == (bench.vm.name, late.pid)
+        assert cpus
+        assert cpus <= {one.id for one in late.threads}
+        ran = {one.id: one.ran for one in early.threads}
+        assert all(one.ran >= ran.get(one.id, 0.0) for one in late.threads)
+        assert sum(one.ran for one in late.threads) > sum(ran.values())
+
     async def test_a_token_is_found_on_shared_storage_and_taken_away_again(self, bench: Bench) -> None:
         await bench.source.plant_token(bench.disk, "a-token")
         found, there = await bench.target.find_token(bench.disk)
