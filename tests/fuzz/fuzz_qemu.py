@@ -16,11 +16,11 @@ from qemu_recording import Recording
 from godwit.console import arguments, commands
 from godwit.console.arguments import BadArgumentsError
 from godwit.errors import GodwitError, MonitorCommandError
-from godwit.hosts.cputimes import vcpu_threads
 from godwit.model import DiskCopy, DiskMode, ImageFacts
 from godwit.qemu import agent, balloon, handover, mirrors, ramblocks, stamps
 from godwit.qemu.blocknodes import UnknownNodeError, blockdev_options, read_graph
 from godwit.qemu.commandline import guest_name, incoming_argv, move_vnc, parse, qmp_sockets, vnc_ports
+from godwit.qemu.cpus import vcpu_threads
 from godwit.qemu.facts import guest_facts
 from godwit.qemu.features import probe
 from godwit.qemu.monitor import LOST, Monitor, MonitorEvent

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from godwit import __version__
@@ -66,6 +66,14 @@ class _InOrder(TyperGroup):
         return [name for name in wanted if name in self.commands]
 
 
+class _WithShares(TyperCommand):
+    """A command one of whose options has a value of its own where none is typed."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override] # as above
+        """Write the value that was left out."""
+        return super().parse_args(ctx, with_shares(args))
+
+
 _ORDER: Final = (
     *("migrate", "check", "upgrade", "status", "cancel", "report"),
     *("watch", "history", "show", "probe", "forecast", "profile"),
@@ -84,7 +92,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("migrate", rich_help_panel=_MOVE)(moves.migrate)
+app.command("migrate", rich_help_panel=_MOVE, cls=_WithShares)(moves.migrate)
 app.command("check", rich_help_panel=_MOVE)(moves.check)
 app.command("upgrade", rich_help_panel=_MOVE)(upgrades.upgrade)
 app.command("status", rich_help_panel=_MOVE)(watching.status)
@@ -181,7 +189,7 @@ def _command() -> TyperGroup:
 
 def _run(words: list[str]) -> int:
     try:
-        status = _command().main(with_shares(words), prog_name="godwit", standalone_mode=False)
+        status = _command().main(words, prog_name="godwit", standalone_mode=False)
     except TyperException as error:
         return _usage(error, words)
     except (GodwitError, BaseExceptionGroup) as error:

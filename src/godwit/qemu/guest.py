@@ -22,6 +22,7 @@ from godwit.qemu import (
     stamps,
 )
 from godwit.qemu.commandline import parse, resolver_of
+from godwit.qemu.cpus import vcpu_threads
 from godwit.qemu.options import CommandLineError
 from godwit.qemu.quirks import LATE_FIGURES, has_quirk
 from godwit.qemu.reply import as_object, as_objects, inner_objects, text, whole
@@ -346,8 +347,7 @@ class QemuGuest:
 
     async def cpu_threads(self) -> tuple[int, ...]:
         """Return the threads that play the guest's CPUs, in order; under plain emulation one may play several."""
-        rows = as_objects(await self._monitor.execute("query-cpus-fast"), "query-cpus-fast")
-        return tuple(whole(row, "thread-id") for row in rows)
+        return await vcpu_threads(self._monitor)
 
     async def disk_writes(self) -> int:
         """Return the bytes that the guest has written to its disks so far, as QEMU counts them."""
