@@ -8,7 +8,7 @@ import pytest
 
 from godwit.cli.main import main
 from godwit.cli.moves import patient_policy
-from godwit.cli.policies import FOLDER, Typed, policy_of
+from godwit.cli.policies import FOLDER, PROTECT, Typed, policy_of, with_shares
 from godwit.core.goals import policy_for
 from godwit.errors import InputError
 from godwit.model import Goal, Permission, Policy
@@ -25,6 +25,39 @@ bandwidth = "40MB/s"
 max_guest_slowdown = "50%"
 forbid = ["pause"]
 """
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["web", PROTECT], ["web", f"{PROTECT}=90%"]),
+        (["web", PROTECT, "80%", "host"], ["web", PROTECT, "80%", "host"]),
+        ([PROTECT, "web", "host"], [f"{PROTECT}=90%", "web", "host"]),
+        ([PROTECT, "--detach"], [f"{PROTECT}=90%", "--detach"]),
+        ([PROTECT, "120"], [PROTECT, "120"]),
+        ([f"{PROTECT}=70%"], [f"{PROTECT}=70%"]),
+        (["web", "host"], ["web", "host"]),
+    ],
+    ids=" ".join,
+)
+def test_neighbours_keep_the_usual_share_where_none_is_typed(words: list[str], read: list[str]) -> None:
+    assert with_shares(words) == read
+
+
+def test_neighbours_are_protected_as_it_was_typed(folder: Path) -> None:
+    assert policy_of(Typed()).protect_neighbours is None
+    assert policy_of(Typed(protect="85%")).protect_neighbours == 0.85
+    (folder / FOLDER / "kind.toml").write_text('protect_neighbours = "95%"')
+    assert policy_of(Typed("kind")).protect_neighbours == 0.95
+    assert policy_of(Typed("kind", protect="50%")).protect_neighbours == 0.5
+
+
+def test_a_guest_that_is_off_spares_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "web", "host", "--static", "--off", PROTECT]) == 2
+    assert "--protect-neighbours and --off contradict each other" in capsys.readouterr().err
+    main(["migrate", "web", "host", PROTECT])
+    assert "there is no guest 'web'" in capsys.readouterr().err, "without a share the usual one is meant"
+    assert folder.exists()
 
 
 @pytest.fixture
@@ -91,6 +124,8 @@ def test_a_policy_of_one_s_own_is_found_by_its_name_or_its_path(folder: Path) ->
         (Typed(max_slowdown="0%", allow=(Permission.THROTTLE,)), "--allow throttle and --max-slowdown 0% contradict"),
         (Typed(allow=(Permission.PAUSE,), forbid=(Permission.PAUSE,)), "--allow pause and --forbid pause contradict"),
         (Typed(max_downtime="0ms"), "--max-downtime: 0ms is no time at all"),
+        (Typed(protect="0%"), "--protect-neighbours 0% protects nobody"),
+        (Typed(protect="120"), "--protect-neighbours: '120' is no share below 100%"),
     ],
 )
 @pytest.mark.usefixtures("folder")
@@ -110,6 +145,7 @@ def test_nonsense_is_named(typed: Typed, said: str) -> None:
         ("max_downtime = 30", "max_downtime: 30 is no text in quotes"),
         ('max_downtime = "soon"', "max_downtime: "),
         ('max_guest_slowdown = "half"', "max_guest_slowdown: 'half' is no share"),
+        ('protect_neighbours = "most"', "protect_neighbours: 'most' is no share"),
         ('allow = "pause"', "allow: 'pause' is no list of throttle, postcopy, pause"),
         ('allow = ["magic"]', "allow: ['magic'] is no list"),
         ('allow = [["pause"]]', "allow: [['pause']] is no list"),

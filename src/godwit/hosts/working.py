@@ -59,10 +59,13 @@ class CountsWork:
     _found: tuple[frozenset[tuple[str, str]], dict[str, tuple[int, int]]] | None = None
 
     async def work(self, vms: Sequence[Vm]) -> HostWork:
-        """Read what these guests have taken; looks for their processes first where they are not those of last time."""
+        """Read what these guests have taken; looks for their processes first where they are not those of last time.
+
+        One that was not running then is missed until another has ended, or none of them runs.
+        """
         vms = sorted(vms, key=lambda vm: vm.name)[:MOST]
         asked = frozenset((vm.name, vm.control) for vm in vms)
-        if self._found is None or asked != self._found[0]:
+        if self._found is None or asked != self._found[0] or not self._found[1]:
             self._found = asked, await self._find(vms)
         known = self._found[1]
         taps = {vm.name: tuple(tap.interface for tap in vm.launch.taps) for vm in vms if vm.name in known}
