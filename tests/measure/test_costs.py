@@ -9,6 +9,7 @@ import pytest
 from godwit.core.state import State
 from godwit.measure.costs import GOT, NETWORK, PROCESSORS, Stretches, costs, stretches, throttle
 from godwit.measure.costwords import lines
+from godwit.measure.report import ReportData, render_html
 from godwit.model import Policy, Spec
 from godwit.ports import Entry, MigrationRow
 
@@ -113,3 +114,14 @@ def test_the_words_say_who_kept_what() -> None:
     told = lines(costs(ROW, STORY, TIMES, None), None)
     assert told["web, CPU"].endswith("back at 95 % at once, 2.60 s of its work lost")
     assert "kept " in told["db on one, CPU it got"]
+
+
+def test_the_page_has_the_table_and_draws_each_rate_and_shows_names_as_they_are() -> None:
+    row = replace(costs(ROW, STORY, TIMES, None)[0], guest="<b>web</b>")
+    data = ReportData("web-1", "web", "one", "two", "completed", 100.0, costs=(row,), began_s=TIMES.began)
+    page = render_html(data)
+    assert "What the move cost its guest and its neighbours" in page
+    assert page.count("against their former rates</title>") == 2, "for a desk and for a phone"
+    assert "&lt;b&gt;web&lt;/b&gt;, CPU: 1.00 before" in page
+    assert "<b>web</b>, CPU" not in page
+    assert "What the move cost" not in render_html(replace(data, costs=()))
