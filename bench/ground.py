@@ -61,6 +61,7 @@ class Move:
     bytes: int
     link_bytes: int
     passes: int
+    first_packet_ms: float | None = None
 
     @property
     def good(self) -> bool:
@@ -215,6 +216,7 @@ async def _typed(service: Service, lab: Laboratory, words: Sequence[str], target
         bytes=outcome.bytes,
         link_bytes=link_bytes(lab) - carried,
         passes=outcome.passes,
+        first_packet_ms=outcome.downtime.first_packet_ms,
     )
 
 

@@ -23,7 +23,7 @@ MOVED = {
     "ended": 106.0,
 }
 DONE = State(phase=Phase.DONE, owner=Owner.TARGET, door=Door.SENT, alive=True)
-WATCHED = WatchResult(client_gap_ms=31.0, probe_lag_ms=0.4, lost=3, errors=0, series={})
+WATCHED = WatchResult(client_gap_ms=31.0, probe_lag_ms=0.4, lost=3, errors=0, series={}, first_packet_ms=12.0)
 
 
 def ledger(*missing: str, source: float | None = None, target: float | None = None) -> Ledger:
@@ -54,6 +54,7 @@ def test_an_outcome_adds_up() -> None:
     assert (outcome.bytes, outcome.passes, outcome.findings, outcome.simulated) == (10**9, 4, findings, True)
     down = outcome.downtime
     assert (down.qemu_ms, down.client_gap_ms, down.probe_lag_ms) == (3.0, 31.0, 0.4)
+    assert down.first_packet_ms == 12.0
     assert down.blackout_ms == pytest.approx(15.0)
     assert down.clock_uncertainty_ms == pytest.approx(2.0)
 

@@ -15,6 +15,7 @@ from godwit.measure.gaps import (
     RateSeries,
     client_view,
     find_gaps,
+    first_reply,
     gap_at,
     latency,
     longest_gap,
@@ -107,6 +108,14 @@ def test_a_gap_far_from_the_switchover_is_not_its_gap() -> None:
     gaps = noticeable_gaps(make_series(length_s=10, silent=[(1.0, 1.1)]))
     assert gap_at(gaps, START_S + 1.5, START_S + 1.6) == gaps[0]
     assert gap_at(gaps, START_S + 8.0, START_S + 8.1) is None
+
+
+def test_the_first_reply_after_resume_counts_whenever_it_was_asked_for() -> None:
+    series = make_series(silent=[(1.0, 1.1)])
+    # The last request before the gap was answered at 0.9984, the first one after it at 1.1004.
+    assert first_reply(series, START_S + 1.08) == pytest.approx(0.0204, abs=1e-6)
+    assert first_reply(series, START_S + 1.1002) == pytest.approx(0.0002, abs=1e-6)
+    assert first_reply(series, series.ended_s + 10) is None
 
 
 def test_latency_percentiles_and_losses() -> None:

@@ -123,3 +123,42 @@ async def test_a_channel_that_is_closed() -> None:
 async def test_one_that_speaks_something_else(words: bytes) -> None:
     with pytest.raises(HypervisorError, match="cannot be spoken to"):
         await said_to(lambda request: synchronised(request, words))
+
+
+async def asked_addresses(interfaces: object) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+
+    async def ask(connection: socket.socket) -> None:
+        found.update(await agent.addresses(connection))
+
+    said = json.dumps({"return": interfaces}).encode() + b"\n"
+    assert await said_to(lambda request: synchronised(request, said), ask) == [
+        "guest-sync-delimited",
+        "guest-network-get-interfaces",
+    ]
+    return found
+
+
+async def test_the_addresses_of_each_nic_are_what_the_agent_names() -> None:
+    loopback = {"name": "lo", "ip-addresses": [{"ip-address": "127.0.0.1", "ip-address-type": "ipv4", "prefix": 8}]}
+    addresses = [{"ip-address": "198.51.100.9"}, {"ip-address": "fe80::1"}, {"ip-address": "198.51.100.9"}]
+    nic = {"name": "eth0", "hardware-address": "52:54:00:AA:00:01", "ip-addresses": addresses}
+    bond = {"name": "bond0", "hardware-address": "52:54:00:aa:00:01", "ip-addresses": [{"ip-address": "10.0.0.1"}]}
+    down = {"name": "eth1", "hardware-address": "52:54:00:aa:00:02"}
+
+    assert await asked_addresses([loopback, nic, bond, down]) == {
+        "52:54:00:aa:00:01": ("198.51.100.9", "fe80::1", "10.0.0.1")
+    }
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0/8", "0" * 9, "224.0.0.1", "::", "::1", "ff02::1", "fe80::1%eth0", "x", "", 7, None]
+)
+async def test_an_agent_cannot_name_what_is_no_address_of_its_own(address: object) -> None:
+    nic = {"hardware-address": "52:54:00:aa:00:01", "ip-addresses": [{"ip-address": address}, 7]}
+    assert await asked_addresses([nic, 7, {}]) == {"52:54:00:aa:00:01": ()}
+
+
+@pytest.mark.parametrize("told", [{}, 7, None, "x"])
+async def test_interfaces_that_are_no_list_are_none(told: object) -> None:
+    assert await asked_addresses(told) == {}

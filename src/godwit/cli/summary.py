@@ -44,7 +44,7 @@ def downtime_rows(downtime: Downtime) -> list[tuple[str, str, str]]:
     """Return the three figures as name, value and what limits it."""
     clocks = downtime.clock_uncertainty_ms
     lag = downtime.probe_lag_ms
-    return [
+    rows = [
         ("QEMU's own figure", milliseconds(downtime.qemu_ms), ""),
         (
             "STOP to RESUME",
@@ -59,6 +59,9 @@ def downtime_rows(downtime: Downtime) -> list[tuple[str, str, str]]:
             else (f"the probe itself was late by up to {milliseconds(lag)}" if lag is not None else ""),
         ),
     ]
+    if downtime.first_packet_ms is not None:
+        rows.append(("RESUME to first answer", milliseconds(downtime.first_packet_ms), "from the guest on the target"))
+    return rows
 
 
 def milliseconds(value: float | None) -> str:

@@ -89,6 +89,7 @@ class Ledger:
             probe_lag_ms=watched.probe_lag_ms if watched else None,
             clock_uncertainty_ms=sum(offset.uncertainty_s for offset in offsets) * 1000 if uncertain else None,
             breakdown=self.breakdown() if known else (),
+            first_packet_ms=watched.first_packet_ms if watched else None,
         )
 
     def _span(self, begin: str, end: str) -> float | None:

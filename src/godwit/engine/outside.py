@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
+from godwit.engine.announcing import Announcing
 from godwit.errors import GodwitError, ProbeError
 from godwit.model import ProbeRequest, RunState, Side, WatchResult, Way
+from godwit.units import format_duration
 
 if TYPE_CHECKING:
     from godwit.engine.actions import Actions
@@ -22,7 +24,10 @@ BOOT_DEADLINE: Final = 90.0
 READY_DEADLINE: Final = 5.0
 """Seconds that a switchover that could be at once waits for the probe that is to see it."""
 
-_ANNOUNCE_EVERY: Final = 0.5
+_FIRST_LOOK: Final = 0.1
+_LONGEST_LOOK: Final = 2.0
+"""Seconds between two announcements: each twice as long as the one before, from the first to the longest."""
+
 _WATCHED_AFTERWARDS: Final = 60.0
 """Seconds for which the guest is watched after it was seen again, at most: of a long series the end is kept."""
 
@@ -41,6 +46,11 @@ class Outside:
     _ending: asyncio.Task[None] | None = None
     _summing: bool = False
     _seen_again: asyncio.Event = field(default_factory=asyncio.Event)
+    _announcing: Announcing = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have one that announces the guest."""
+        self._announcing = Announcing(self.actions)
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -52,6 +62,7 @@ class Outside:
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start the probe beside everything else; that it cannot start never hinders a migration."""
+        self._announcing.begin(tasks)
         if self._starting is None and self.request is not None:
             self._starting = tasks.create_task(self._start(self.request), name="probe")
 
@@ -76,17 +87,25 @@ class Outside:
         """Announce the guest until it is seen from outside, and say whether it lives."""
         self.start(tasks)
         running = self.actions.ledger.running or self.actions.parts.clock.now()
-        await self._announce()
+        await self._announcing.by_qemu()
         watch = await self._starting if self._starting else None
         if watch is None:
+            await self._announce_unseen()
             return await self._alive_inside()
         seen: bool | None = False
         off = self.actions.parts.spec.policy.way is Way.OFF
         deadline = BOOT_DEADLINE if off else ALIVE_DEADLINE
         end = self.actions.parts.clock.now() + deadline
+        wait = _FIRST_LOOK
         while seen is False and self.actions.parts.clock.now() < end:
-            seen = await self._seen(watch, running)
-            await self._announce()
+            seen = await self._seen(watch, running, min(wait, end - self.actions.parts.clock.now()))
+            if seen:
+                self._seen_again.set()
+            wait = min(2 * wait, _LONGEST_LOOK)
+            # Its users wait for nothing any more when it was seen: others may not know where it is, and the host's own
+            # frames cost it more of the target's time than QEMU's.
+            await asyncio.gather(self._announcing.by_qemu(), self._announcing.by_host())
+        self._tell_announced(self.actions.parts.clock.now() - running if seen else None)
         if seen is None:
             return await self._alive_inside()
         if not seen:
@@ -108,20 +127,27 @@ class Outside:
         await asyncio.wait([seen, verifying], return_when=asyncio.FIRST_COMPLETED)
         seen.cancel()
 
-    async def _seen(self, watch: Watch, since: float) -> bool | None:
+    async def _announce_unseen(self) -> None:
+        """Announce the guest once more where nobody looks from outside; QEMU repeats it by itself, for a second."""
+        await self.actions.parts.clock.sleep(_FIRST_LOOK)
+        await self._announcing.by_host()
+        self._tell_announced(None)
+
+    def _tell_announced(self, seen_after: float | None) -> None:
+        told = f"announced {self._announcing.rounds} times by QEMU"
+        if self._announcing.frames:
+            told += f", with {self._announcing.frames} frames by {self.actions.parts.target.name}"
+        if seen_after is not None:
+            told += f"; all of it done {format_duration(seen_after)} after the guest ran"
+        self.actions.note("note", text=told)
+
+    async def _seen(self, watch: Watch, since: float, within: float) -> bool | None:
         """Say whether the guest answered; None where the probe itself is gone, so that nobody looks."""
         try:
-            return await watch.replied_since(since, _ANNOUNCE_EVERY)
+            return await watch.replied_since(since, within)
         except ProbeError as error:
             self.actions.warn("probe", error.message, "whether the guest's users reach it is not known", error.remedy)
             return None
-
-    async def _announce(self) -> None:
-        try:
-            guest = await self.actions.sides.attach(Side.TARGET)
-            await guest.announce()
-        except GodwitError as error:
-            self.actions.note("note", text=f"the guest could not be announced again: {error.message}")
 
     async def _alive_inside(self) -> e.Event:
         """Nobody can look from outside: QEMU's word is all there is, and it is not proof of a living guest."""
@@ -160,5 +186,5 @@ class Outside:
         self.actions.note("series", **self.result.series)
         if ledger.stopped is not None and self._watching_since > ledger.stopped:
             # A runner that followed a dead one: its probe cannot have seen the gap, and its longest one is no answer.
-            self.result = replace(self.result, client_gap_ms=None, probe_lag_ms=None)
+            self.result = replace(self.result, client_gap_ms=None, probe_lag_ms=None, first_packet_ms=None)
             self.actions.note("note", text="the outside probe began too late to see what the guest's users felt")

@@ -27,6 +27,7 @@ from godwit.hosts.fakedevices import FakeGiving
 from godwit.hosts.fakefiles import FakeFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakelinks import FakeLinks
+from godwit.hosts.fakenetwork import FakeAnnouncing
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import FakeStream, Link, Workload
@@ -80,7 +81,7 @@ _PROGRAMS: Final[dict[str, Callable[[Sequence[str], bytes], Completed]]] = {
 }
 
 
-class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, FakeWork):
+class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, FakeWork, FakeAnnouncing):
     """One simulated machine. Implements `godwit.ports.Host`."""
 
     def __init__(
@@ -100,6 +101,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
         FakeGiving.__init__(self)
         FakeLinks.__init__(self)
         FakeWork.__init__(self)
+        FakeAnnouncing.__init__(self)
         self.world = world
         self._name = name
         self._memory = memory

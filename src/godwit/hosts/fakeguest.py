@@ -28,7 +28,7 @@ from godwit.model import (
 from godwit.ports import GuestEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
     from godwit.hosts.fakeqemu import FakeQemu
@@ -389,6 +389,10 @@ class FakeGuest(FakePlugs):
     async def trim_by_agent(self) -> bool:
         """Let the guest's agent trim; where it obeys, its images shrink by half."""
         return await self._tell("guest-fstrim", self._qemu.inside.trim)
+
+    async def addresses_by_agent(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the addresses that the guest's agent names, for each of its NICs one."""
+        return await self._tell("guest-network-get-interfaces", self._qemu.inside.addresses)
 
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HypervisorError
 
 if TYPE_CHECKING:
     from godwit.hosts.fakeqemu import FakeQemu
+
+_MAC: Final = "52:54:00:00:00:00"
+"""Of a simulated guest's first NIC."""
 
 
 class FakeInside:
@@ -41,6 +44,10 @@ class FakeInside:
             return False
         self._qemu.world.trimmed |= {path for path, _ in self._qemu.world.disks_of(self._qemu)}
         return True
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Let the guest's agent name the addresses of its NIC; none where there is no agent. Raises HypervisorError."""
+        return {_MAC: ("198.18.0.9",)} if self._agent_answers() else {}
 
     def _agent_answers(self) -> bool:
         if self._qemu.workload.agent is False:

@@ -76,12 +76,14 @@ class FakeWatch:
             for earlier, later in pairwise(replies)
             if (stopped is None or later >= stopped) and (resumed is None or earlier <= resumed)
         ]
+        after = [] if resumed is None else [reply - resumed for reply in replies if reply >= resumed]
         return WatchResult(
             client_gap_ms=max(gaps) * 1000 if gaps else None,
             probe_lag_ms=0.0,
             lost=sum(rtt is None for _, rtt in seen),
             errors=0,
             series=self._series(seen, now),
+            first_packet_ms=min(after) * 1000 if after else None,
         )
 
     def _series(self, seen: list[tuple[float, float | None]], now: float) -> dict[str, object]:

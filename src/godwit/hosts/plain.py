@@ -23,6 +23,7 @@ from godwit.errors import (
     RemoteCommandError,
 )
 from godwit.hosts import hostfacts, incoming, launching, processes, sendqueue, tcpports
+from godwit.hosts.announcing import Announces
 from godwit.hosts.cpumodels import ask_cpu
 from godwit.hosts.cputimes import cpu_times
 from godwit.hosts.credentials import KeepsCredentials
@@ -48,7 +49,7 @@ from godwit.storage import images, leftbehind, sharedproof
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from godwit.hosts.processes import QemuProcess
     from godwit.hosts.transport import Transport
@@ -131,16 +132,26 @@ class PlainGuest(QemuGuest):
         """Let the guest's agent trim its disks; returns False where it has no channel for one."""
         return await self._by_agent(agent.trim)
 
+    async def addresses_by_agent(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the IP addresses of the guest's interfaces by MAC address; empty where it has no channel."""
+        channel = await self._agent_channel()
+        return {} if channel is None else await agent.addresses(channel)
+
     async def _by_agent(self, ask: Callable[[socket.socket], Awaitable[None]]) -> bool:
+        channel = await self._agent_channel()
+        if channel is None:
+            return False
+        await ask(channel)
+        return True
+
+    async def _agent_channel(self) -> socket.socket | None:
         path = agent.channel_of(await self._look())
         if path is None:
-            return False
+            return None
         try:
-            connection = await self._transport.open_unix(path, deadline=agent.ANSWERS)
+            return await self._transport.open_unix(path, deadline=agent.ANSWERS)
         except MonitorLostError as error:  # of the agent's channel, not of QEMU's monitor
             raise HypervisorError(error.message, remedy=error.remedy) from None
-        await ask(connection)
-        return True
 
     async def facts(self) -> GuestFacts:
         """Describe the running machine; the bridge of each tap, and whether an image is lost, comes from the host."""
@@ -163,7 +174,7 @@ def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
     return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
 
 
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks, CountsWork):
+class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks, CountsWork, Announces):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

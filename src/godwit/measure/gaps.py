@@ -149,6 +149,16 @@ def gap_at(gaps: tuple[Gap, ...], stop_s: float, resume_s: float) -> Gap | None:
     return max(near, key=lambda gap: gap.overlap_s(stop_s, resume_s), default=None)
 
 
+def first_reply(series: ProbeSeries, resume_s: float) -> float | None:
+    """Give the seconds from RESUME to the first reply that arrived after it; None where none did.
+
+    Nobody else answers by then: the source has stood still since STOP, and what it sent last arrived before RESUME.
+    """
+    replies = series.replied_s
+    place = int(np.searchsorted(replies, resume_s))
+    return float(replies[place]) - resume_s if place < len(replies) else None
+
+
 def latency(series: ProbeSeries, start_s: float = -np.inf, end_s: float = np.inf) -> Latency:
     """Summarise the requests sent in [start_s, end_s), UNIX seconds."""
     sent = (series.sent_s >= start_s) & (series.sent_s < end_s)

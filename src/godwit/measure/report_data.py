@@ -86,6 +86,7 @@ class DowntimeFigures:
     clock_uncertainty_ms: float | None = None
     client_gap_open: bool = False
     breakdown: tuple[BreakdownRow, ...] = ()
+    first_packet_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,7 @@ def _downtime(
         clock_uncertainty_ms=measured.clock_uncertainty_ms,
         client_gap_open=_gap_is_open(series, stop, resume),
         breakdown=tuple(BreakdownRow(name, length) for name, length in measured.breakdown),
+        first_packet_ms=measured.first_packet_ms,
     )
 
 

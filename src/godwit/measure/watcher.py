@@ -72,16 +72,18 @@ class ProbeWatch:
 
     async def finish(self, stopped: float | None, resumed: float | None) -> WatchResult:
         """Stop probing and sum up what the client felt; see the port."""
-        from godwit.measure.gaps import client_view  # noqa: PLC0415 - loaded by start()
+        from godwit.measure.gaps import client_view, first_reply  # noqa: PLC0415 - loaded by start()
 
         series = await self.probe.finish()
         view = client_view(series, stopped, resumed)
         gap = view.client_gap_s
         lag = view.longest.lag_max_s if view.longest else None
+        first = None if resumed is None else first_reply(series, resumed)
         return WatchResult(
             client_gap_ms=None if gap is None else gap * 1000,
             probe_lag_ms=lag * 1000 if lag is not None and math.isfinite(lag) else None,
             lost=series.lost,
             errors=sum(series.errors.values()),
             series=series.to_json(),
+            first_packet_ms=None if first is None else first * 1000,
         )

@@ -29,6 +29,7 @@ from godwit.model.disks import (
 )
 from godwit.model.forecasts import Forecast, Interval, LinkSaid, MoveRecord, PassRecord, Prospect
 from godwit.model.guests import (
+    Announced,
     Balloon,
     Features,
     GuestFacts,
@@ -90,6 +91,7 @@ from godwit.model.work import GuestWork, HostWork, ThreadWork
 __all__ = [
     "MIGRATION_PORTS",
     "Allocation",
+    "Announced",
     "Balloon",
     "Baseline",
     "Bond",

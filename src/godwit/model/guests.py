@@ -106,6 +106,15 @@ class NicFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """A NIC as a network is told of it: its MAC address, the tap that it is on, and its IP addresses, if known."""
+
+    mac: str
+    tap: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GuestFacts:
     """What a running guest's QEMU says of it.
 

@@ -140,6 +140,7 @@ class Downtime:
     `qemu_ms` is what QEMU reports, `blackout_ms` STOP on the source to RESUME on the target, put on one
     clock; `client_gap_ms` the longest time that an outside client waited. `breakdown` names the blackout's
     parts; `clock_uncertainty_ms` says how well the two hosts' clocks are known against each other.
+    `first_packet_ms` is the time from RESUME to the first answer that the client had from the guest on the target.
     """
 
     qemu_ms: float | None = None
@@ -148,17 +149,22 @@ class Downtime:
     probe_lag_ms: float | None = None
     clock_uncertainty_ms: float | None = None
     breakdown: tuple[tuple[str, float], ...] = ()
+    first_packet_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WatchResult:
-    """What an outside client felt. `series` is plain JSON, see godwit.measure.series; None where nothing answered."""
+    """What an outside client felt. `series` is plain JSON, see godwit.measure.series; None where nothing answered.
+
+    `first_packet_ms` is the time from RESUME to the first answer after it; None where that is not known, too.
+    """
 
     client_gap_ms: float | None
     probe_lag_ms: float | None
     lost: int
     errors: int
     series: dict[str, object]
+    first_packet_ms: float | None = None
 
 
 class OutcomeStatus(StrEnum):

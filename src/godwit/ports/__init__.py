@@ -7,10 +7,12 @@ from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
 from godwit.ports.journal import Archive, Decisions, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
 from godwit.ports.links import LooksAtLinks
+from godwit.ports.network import Announces
 from godwit.ports.trust import Authority, KeepsCredentials
 
 __all__ = [
     "Addresses",
+    "Announces",
     "Archive",
     "Authority",
     "Clock",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from godwit.ports.devices import HotPlugs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
     from godwit.model import (
@@ -229,6 +229,13 @@ class Guest(HotPlugs, Protocol):
         """Let the guest's agent give back what its file systems have freed; returns False as above.
 
         Raises HypervisorError where no agent answers in time, or with its words where it refuses.
+        """
+        ...
+
+    async def addresses_by_agent(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the IP addresses of the guest's interfaces by MAC address, as its agent says; empty without a channel.
+
+        Raises HypervisorError as above.
         """
         ...
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from godwit.ports.devices import GivesDevices
 from godwit.ports.links import LooksAtLinks
+from godwit.ports.network import Announces
 from godwit.ports.trust import KeepsCredentials
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class SaveFiles(Protocol):
         ...
 
 
-class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, LooksAtLinks, Protocol):
+class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, LooksAtLinks, Announces, Protocol):
     """One machine that runs guests. Raises HostError and its kin."""
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import secrets
 from typing import TYPE_CHECKING, Final
@@ -20,7 +21,7 @@ from godwit.qemu.paths import split
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from godwit.qemu.process import ProcessFacts
 
@@ -73,6 +74,52 @@ async def power_off(connection: socket.socket) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(OBJECTS):
                 _check(await reader.readline())
+
+
+async def addresses(connection: socket.socket) -> dict[str, tuple[str, ...]]:
+    """Ask the agent at the other end of `connection`, which this closes, for the guest's IP addresses by MAC address.
+
+    What it says is the guest's own word: what is no address, or one that nobody else may have, is left out. Raises
+    HypervisorError when nobody answers, or with its words.
+    """
+    told = await _asked(connection, "guest-network-get-interfaces")
+    found: dict[str, tuple[str, ...]] = {}
+    for interface in told if isinstance(told, list) else ():
+        mac = interface.get("hardware-address") if isinstance(interface, dict) else None
+        rows = interface.get("ip-addresses") if isinstance(interface, dict) else None
+        if isinstance(mac, str) and isinstance(rows, list):
+            named = (one for one in map(_address, rows) if one is not None)
+            found[mac.lower()] = tuple(dict.fromkeys((*found.get(mac.lower(), ()), *named)))
+    return found
+
+
+def _address(row: object) -> str | None:
+    text = row.get("ip-address") if isinstance(row, dict) else None
+    try:
+        address = ipaddress.ip_address(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
+        return None
+    return None if getattr(address, "scope_id", None) else str(address)
+
+
+async def _asked(connection: socket.socket, command: str, arguments: Mapping[str, object] | None = None) -> object:
+    """Say something to an agent that answers at once, and return its answer. Raises HypervisorError."""
+    async with _speaking(connection) as (reader, writer):
+        _say(writer, {"execute": command, "arguments": dict(arguments or {})})
+        try:
+            async with asyncio.timeout(ANSWERS):
+                line = await reader.readline()
+        except TimeoutError:
+            message = f"the guest agent did not answer {command} within {ANSWERS:g} s"
+            raise HypervisorError(message) from None
+        if not line:
+            message = "the guest agent's channel was closed"
+            raise HypervisorError(message)
+        _check(line)
+        document = from_json(line.rpartition(_SENTINEL)[2])
+        return document.get("return") if isinstance(document, dict) else None
 
 
 async def trim(connection: socket.socket) -> None:

@@ -305,6 +305,10 @@ class QemuGuest:
         """Return False, as above."""
         return False
 
+    async def addresses_by_agent(self) -> Mapping[str, tuple[str, ...]]:
+        """Return nothing, as above."""
+        return {}
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off; or let it do again what its command line says."""
         actions = power.OUTLIVE if keep else power.actions_of((await self._read_process()).argv)

@@ -1,0 +1,52 @@
+"""The network around simulated hosts: whom they have spoken with, and what they announce. A part of `FakeHost`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from godwit.hosts.fakeqemu import FakeQemu
+    from godwit.hosts.fakeworld import FakeWorld
+    from godwit.model import Announced
+
+
+class FakeAnnouncing:
+    """What a simulated host does for the network of its guests; see `godwit.ports.Announces`."""
+
+    world: FakeWorld
+    qemus: dict[str, FakeQemu]
+
+    def __init__(self) -> None:
+        """Have announced nobody."""
+        self.announced: list[Announced] = []
+
+    @property
+    def name(self) -> str:
+        """The name under which the host is registered."""
+        raise NotImplementedError
+
+    async def _reach(self) -> None:
+        raise NotImplementedError
+
+    async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return an address for each NIC: a simulated host has spoken with every guest."""
+        await self._reach()
+        return {mac: (f"198.18.1.{number + 1}",) for number, mac in enumerate(macs)}
+
+    async def announce(self, announced: Sequence[Announced]) -> int:
+        """Announce NICs whose tap a QEMU here has; that a guest is announced while it runs elsewhere breaks the law."""
+        await self._reach()
+        sent = 0
+        for one in announced:
+            for qemu in self.qemus.values():
+                if any(tap.interface == one.tap for tap in qemu.launch.taps):
+                    elsewhere = [host for host in self.world.executing(qemu.vm.name) if host != self.name]
+                    if elsewhere:
+                        self.world.broken_laws.append(
+                            f"{self.name} announced {qemu.vm.name}, which ran on {elsewhere[0]}"
+                        )
+                    self.announced.append(one)
+                    sent += 1 + len(one.addresses)
+        return sent

@@ -1,0 +1,25 @@
+"""The network of a guest that has just come to a host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from godwit.model import Announced
+
+
+class Announces(Protocol):
+    """What a host knows of its guests' addresses, and tells others. Raises HostError."""
+
+    async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the IP addresses under which this host has spoken with the NICs of these MAC addresses."""
+        ...
+
+    async def announce(self, announced: Sequence[Announced]) -> int:
+        """Tell the bridges, and what is behind their other ports, where these NICs are; returns how many frames.
+
+        A guest is announced only where it runs.
+        """
+        ...
