@@ -67,6 +67,7 @@ async def opened(
     runners = RunnerProcesses(folder or home())
     if migrating is not None:
         runners.prepare(*migrating)
+    from godwit.hooks import FileHooks  # noqa: PLC0415 - start-up time
     from godwit.hosts.fencing import PowerFencer  # noqa: PLC0415 - start-up time
     from godwit.journal.database import Database  # noqa: PLC0415 - start-up time
     from godwit.journal.sqljournal import SqlInventory, SqlJournal  # noqa: PLC0415 - start-up time
@@ -92,6 +93,7 @@ async def opened(
             authority=HomeAuthority(runners.home, clock),
             fencer=PowerFencer(),
             life=runners,
+            hooks=FileHooks(runners.home),
         )
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         Entry,
         Fencer,
         Guest,
+        Hooks,
         Host,
         Hypervisor,
         Inventory,
@@ -118,6 +119,7 @@ class Service:
     authority: Authority
     fencer: Fencer | None = None
     life: RunnerLife | None = None
+    hooks: Hooks | None = None
 
     # -- hosts -----------------------------------------------------------------------------------------------------
 
@@ -441,6 +443,7 @@ class Service:
             hypervisor=self.hypervisor,
             records={Side.SOURCE: source, Side.TARGET: target},
             fencer=self.fencer,
+            hooks=self.hooks,
             authority=self.authority,
             mark=await self.authority.mark() if encrypts(spec) else "",
         )

@@ -21,6 +21,7 @@ from godwit.bench.commands import bench_app
 from godwit.cli.main import app
 from godwit.cli.moves import probe_of
 from godwit.cli.policies import Typed, policy_of
+from godwit.hooks import FileHooks
 from godwit.lab.commands import lab_app
 from godwit.model import Permission
 from godwit.qemu.define import GuestDefinition, load_definition
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FOREIGN = {"ssh", "chrt", "nice", "virsh", "qemu-img"}
+FOREIGN = {"install", "ssh", "chrt", "nice", "virsh", "qemu-img"}
 READERS = {
     "max_downtime": units.parse_duration,
     "deadline": units.parse_duration,
@@ -192,9 +193,32 @@ def test_the_table_of_methods_is_that_of_the_library() -> None:
 
 def test_blocks_are_of_known_kinds() -> None:
     kinds = {block.language for page in pages() for block in blocks_of(page)}
-    assert kinds <= {"console", "text", "python", "toml", "mermaid"}
+    assert kinds <= {"console", "text", "python", "toml", "mermaid", "sh"}
 
 
 def test_the_main_pages_are_typed_in_a_laboratory() -> None:
     typed = {block.page for block in CONSOLE if "lab" in block.info}
     assert typed >= {"README.md", "docs/laboratory.md"}
+
+
+@pytest.mark.parametrize(("found", "status"), [("4711", 1), ("", 0)])
+async def test_the_example_of_a_hook_keeps_a_guest_where_it_is_or_lets_it_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: str, status: int
+) -> None:
+    """As it stands on the page, with an `ssh` in its way that finds a backup on the host, or none."""
+    (block,) = blocks("sh")
+    hooks = FileHooks(tmp_path)
+    hooks.folder.mkdir(mode=0o700)
+    (hooks.folder / "before-move").write_text(block.text)
+    (hooks.folder / "before-move").chmod(0o700)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "ssh").write_text(f'#!/bin/sh\n[ "$*" = "host1 pgrep -x backup" ] && [ -n "{found}" ]\n')
+    (programs / "ssh").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    run = await hooks.run("before-move", {"GODWIT_SOURCE": "host1"}, 30)
+
+    assert run is not None
+    assert run.status == status
+    assert run.said == ("a backup runs on host1" if found else "")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from godwit.core.state import Phase, State
+    from godwit.hosts.fakehooks import FakeHooks
     from godwit.model import HostRecord, Side
     from godwit.ports import Entry, Fencer
 
@@ -120,6 +121,7 @@ class Stage:
     probe_takes: float = 0.0
     records: dict[Side, HostRecord] = field(default_factory=dict)
     fencer: Fencer | None = None
+    hooks: FakeHooks | None = None
     inventory: MemoryInventory = field(init=False)
     authority: FakeAuthority = field(init=False)
 
@@ -157,6 +159,7 @@ class Stage:
             simulated=True,
             records=self.records,
             fencer=self.fencer,
+            hooks=self.hooks,
         )
         engine = asyncio.create_task(Engine(parts, state).run())
         death = asyncio.create_task(self.died.wait())

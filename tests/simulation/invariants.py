@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.hooks import Hook, last_hook
 from godwit.core.state import Door, Held, Phase
 from godwit.model import OutcomeStatus, Owner
 
@@ -116,7 +117,21 @@ async def judge(story: Story) -> None:
         _judge_success(story, guest, outcome)
         _judge_place(story, guest, outcome)
         _judge_remains(story, guest, outcome)
+        _judge_hooks(story, guest, outcome)
         await _judge_journal(story, guest, outcome)
+
+
+def _judge_hooks(story: Story, guest: str, outcome: Outcome) -> None:
+    """Hooks tell their programs what is so: no move begins without the first, and the last says how it ended."""
+    names = story.hooks.names(guest)
+    last = last_hook(outcome.status)
+    began = outcome.status in MOVED or guest in story.watch.ran_there
+    if began and Hook.BEFORE_MOVE not in names:
+        story.violated(f"{guest} went on its way and the hook before it was not run: {names}")
+    if last is not None and Hook.BEFORE_MOVE in names and names[-1] != last:
+        story.violated(f"{guest} is {outcome.status}, and the last hook was {names[-1]}: {names}")
+    if Hook.AFTER_SWITCHOVER in names and guest not in story.watch.ran_there:
+        story.violated(f"{guest} never ran on the target, and a hook was told so")
 
 
 def _judge_success(story: Story, guest: str, outcome: Outcome) -> None:

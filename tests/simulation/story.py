@@ -29,6 +29,7 @@ from godwit.errors import JournalError
 from godwit.hosts.fakeclock import EPOCH, VirtualTimeLoop
 from godwit.hosts.fakecontroller import CONTROLLER
 from godwit.hosts.fakecredentials import FakeAuthority
+from godwit.hosts.fakehooks import FakeHooks
 from godwit.hosts.fakewatch import FakeWatcher
 from godwit.journal.codec import encode
 from godwit.model import Outcome, OutcomeStatus
@@ -131,6 +132,7 @@ class Story:
     store: Store = field(default_factory=Store)
     chance: random.Random = field(init=False)
     authority: FakeAuthority = field(init=False)
+    hooks: FakeHooks = field(init=False)
     controllers: dict[str, Controller] = field(default_factory=dict)
     pauses: dict[str, float] = field(default_factory=dict)
     deaf: set[str] = field(default_factory=set)
@@ -154,6 +156,7 @@ class Story:
         """Make what chance needs, and let the world be watched."""
         self.chance = random.Random(f"{self.plan.seed} while it happens")  # noqa: S311 - no secrets
         self.authority = FakeAuthority(self.scene.world.clock)
+        self.hooks = FakeHooks(self.scene.world.clock)
         self._calm.set()
         self.watch = Watch(self)
         self.scene.world.told = self.say
@@ -456,6 +459,7 @@ class Story:
             authority=self.authority,
             mark=await self.authority.mark(),
             simulated=True,
+            hooks=self.hooks,
         )
         return await Engine(parts, state).run()
 

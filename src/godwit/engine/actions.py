@@ -103,6 +103,8 @@ class Actions:
     """Chooses that from what the QEMUs of both sides can do, and from the disks that travel."""
     slowly: Callable[[], Awaitable[int | None]] | None = None
     """Says with how many bytes a second a stream begins that is to spare others; None: with as many as it may."""
+    before: Callable[[], Awaitable[None]] | None = None
+    """What is to happen when all checks are passed, before anything is changed; it may refuse."""
     foreseen: Foreseen | None = None
     """What is thought of the guest and its stream; None for a runner that took over."""
     waited: float = 0.0
@@ -202,6 +204,8 @@ class Actions:
         if not upgrade and (travelling or read or policy.way is not Way.OFF):  # else nothing leaves the host
             self.encrypted = encrypts(self.parts.spec)
             self.note("encryption", encrypted=self.encrypted)
+        if self.before is not None:
+            await self.before()
         return e.Checked(travelling, policy.way, anew, read, self.balloon, encrypted=bool(self.encrypted))
 
     async def _examined(self, guest: Guest) -> Evidence:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD
+from godwit.core.hooks import Hook
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.rollback import is_owed
@@ -22,6 +23,7 @@ from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
 from godwit.engine.expecting import Expecting
 from godwit.engine.fencing import guard
+from godwit.engine.hooking import Hooking
 from godwit.engine.media import Media
 from godwit.engine.mending import Mending
 from godwit.engine.mirroring import Mirroring
@@ -99,6 +101,7 @@ class Engine:
         self._allocations: dict[str, Allocation] = {}
         self._qemus: tuple[str, str] | None = None
         self._encrypted: bool | None = None
+        self._hooked = self._restarted and not self._state.finished
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -150,6 +153,8 @@ class Engine:
         self._actions.encrypting.off = self._fences.off
         self._observer = Observer(self._parts.clock, self._sides, self._fences)
         self._outside = Outside(self._actions)
+        self._hooking = Hooking(self._actions, reached=self._hooked)
+        self._actions.before = self._hooking.before
         self._beside(self._listen_for_cancel())
         if self._state.phase is Phase.LIMBO:
             self._beside(self._listen_for_a_word())
@@ -165,9 +170,12 @@ class Engine:
 
     async def _recall(self) -> None:
         """Take up the instants that a former runner saw, and what it told the source."""
-        if not self._restarted:
+        if not self._restarted and self._parts.epoch == 1:
             return
-        for entry in await self._parts.journal.entries(self._parts.spec.id):
+        entries = await self._parts.journal.entries(self._parts.spec.id)
+        hooks = (entry.data.get("name") for entry in entries if entry.kind == "hook")
+        self._hooked = self._hooked or Hook.BEFORE_MOVE in hooks
+        for entry in entries if self._restarted else ():
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": dict(parameters)}} | {
                     "parameters": dict(parameters)
@@ -214,6 +222,7 @@ class Engine:
                 continue
             result = await self._journalled(event, result)
             self._entered(self._state.phase, result.state.phase)
+            self._hooking.entered(result.state, self._tasks)
             if result.state != self._state:
                 self._last_change = self._parts.clock.now()
             self._state = result.state
@@ -230,6 +239,7 @@ class Engine:
             self._inbox.put_nowait(e.Begin())
             return
         self._entered(Phase.PENDING, self._state.phase)
+        self._hooking.entered(self._state, self._tasks)
         if self._state.phase is not Phase.LIMBO or not await self._heard_a_word():
             self._start(e.Observe())
 
@@ -467,7 +477,19 @@ class Engine:
     async def _finish(self) -> Outcome:
         self._ledger.mark("ended", self._parts.clock.now())
         await self._sides.close()  # whoever follows needs the monitors, should this process be stopped here
+        await self._end(e.Check)  # its hook, if it is at that, ends before the last one begins
         await asyncio.gather(self._outside.finish(), self._working.finish())
+        await self._hooking.settled()
+        outcome = self._outcome()
+        await self._hooking.finish(outcome)
+        outcome = replace(outcome, findings=self._actions.findings)
+        paused = self._state.way is not self._parts.spec.policy.way
+        began = self._ledger.marks.get("stream_started")
+        await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused)
+        await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
+        return outcome
+
+    def _outcome(self) -> Outcome:
         outcome = self._ledger.outcome(
             self._parts.spec,
             self._state,
@@ -478,12 +500,7 @@ class Engine:
             allocations=tuple(self._allocations.values()),
             simulated=self._parts.simulated,
         )
-        outcome = replace(outcome, qemus=self._actions.qemus, encrypted=self._actions.encrypted)
-        paused = self._state.way is not self._parts.spec.policy.way
-        began = self._ledger.marks.get("stream_started")
-        await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused)
-        await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
-        return outcome
+        return replace(outcome, qemus=self._actions.qemus, encrypted=self._actions.encrypted)
 
 
 def _first(group: BaseExceptionGroup[JournalError]) -> JournalError:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from godwit.model import HostRecord, Spec, Vm
-    from godwit.ports import Authority, Clock, Fencer, Host, Hypervisor, Inventory, Journal, Watcher
+    from godwit.ports import Authority, Clock, Fencer, Hooks, Host, Hypervisor, Inventory, Journal, Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class Parts:
     simulated: bool = False
     records: Mapping[Side, HostRecord] = field(default_factory=dict)
     fencer: Fencer | None = None
+    hooks: Hooks | None = None
 
     def host(self, side: Side) -> Host:
         """Return one side's host."""

@@ -4,6 +4,7 @@ from godwit.ports.around import Clock, Hypervisor, Log, RunnerLife, Runners, Sig
 from godwit.ports.devices import GivesDevices, HotPlugs
 from godwit.ports.fencing import Fencer, Power
 from godwit.ports.guest import Guest, GuestEvent, GuestEventKind
+from godwit.ports.hooks import HookRun, Hooks
 from godwit.ports.host import Addresses, Completed, Fence, Host, SaveFiles, Session, Transfers
 from godwit.ports.journal import Archive, Decisions, Ended, Entry, History, Inventory, JobBook, Journal, MigrationRow
 from godwit.ports.links import LooksAtLinks
@@ -27,6 +28,8 @@ __all__ = [
     "GuestEvent",
     "GuestEventKind",
     "History",
+    "HookRun",
+    "Hooks",
     "Host",
     "HotPlugs",
     "Hypervisor",

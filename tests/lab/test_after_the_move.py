@@ -1,0 +1,115 @@
+"""What is done beside and after a move: hooks, and whether the guest that has moved is a healthy one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from labwaits import until
+
+from godwit.core.state import Phase
+from godwit.model import OutcomeStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from labtools import Ground
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+
+LOGGING = """\
+#!/bin/sh
+echo "$GODWIT_HOOK $GODWIT_GUEST $GODWIT_OUTCOME $GODWIT_RUNS_ON" >> "$GODWIT_HOME/hooked"
+"""
+
+
+@pytest.fixture
+def hooks(ground: Ground) -> Iterator[Path]:
+    folder = ground.home / "hooks"
+    folder.mkdir(mode=0o700)
+    for name in ("before-move", "after-switchover", "after-move", "move-failed"):
+        write(folder, name, LOGGING)
+    yield folder
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    (ground.home / "hooked").unlink(missing_ok=True)
+
+
+def write(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o700)
+
+
+def hooked(ground: Ground) -> list[str]:
+    return (ground.home / "hooked").read_text().splitlines()
+
+
+async def test_hooks_run_around_a_move_on_the_controller(ground: Ground, healthy: None, hooks: Path) -> None:
+    del healthy, hooks
+    _, there = await ground.whereabouts()
+    async with ground.client():
+        ran = await ground.godwit("migrate", ground.name, ground.host(there))
+
+    assert ran.status == 0, ran
+    name, home = ground.name, ground.host(there)
+    assert hooked(ground) == [
+        f"before-move {name}  ",
+        f"after-switchover {name}  ",
+        f"after-move {name} completed {home}",
+    ]
+    await ground.assert_settled(there)
+
+
+async def test_a_hook_that_says_no_keeps_the_guest_where_it_is(ground: Ground, healthy: None, hooks: Path) -> None:
+    del healthy
+    here, there = await ground.whereabouts()
+    write(hooks, "before-move", "#!/bin/sh\necho a backup runs; exit 1\n")
+    async with ground.client():
+        ran = await ground.godwit("migrate", ground.name, ground.host(there))
+
+    assert ran.status == 3, ran
+    assert "a backup runs" in ran.out + ran.err
+    assert hooked(ground) == [f"move-failed {ground.name} refused {ground.host(here)}"]
+    await ground.assert_settled(here)
+
+
+async def test_a_cancel_ends_a_hook_that_takes_long(ground: Ground, healthy: None, hooks: Path) -> None:
+    del healthy
+    here, there = await ground.whereabouts()
+    pid = ground.home / "hook-pid"
+    write(hooks, "before-move", f"#!/bin/sh\necho $$ > {pid}.new; mv {pid}.new {pid}; sleep 300\n")
+    move = await ground.begin(there)
+    await until(pid.exists, "the hook runs")
+    assert (await move.state()).phase is Phase.PENDING
+
+    assert (await ground.godwit("cancel", ground.name)).status == 0
+    outcome = await move.outcome()
+
+    assert outcome.status is OutcomeStatus.CANCELLED
+    assert hooked(ground) == [f"move-failed {ground.name} cancelled {ground.host(here)}"]
+    await until(lambda: not os.path.exists(f"/proc/{pid.read_text().strip()}"), "the hook is gone")  # noqa: PTH110
+    pid.unlink()
+    await ground.assert_settled(here)
+
+
+async def test_a_runner_that_dies_in_a_hook_is_followed_by_one_that_runs_it_again(
+    ground: Ground, healthy: None, hooks: Path
+) -> None:
+    del healthy
+    _, there = await ground.whereabouts()
+    told = f'echo "$GODWIT_ATTEMPT" >> "{ground.home}/attempts"; [ "$GODWIT_ATTEMPT" != 1 ] || sleep 300'
+    write(hooks, "before-move", f"#!/bin/sh\n{told}\n")
+    attempts = ground.home / "attempts"
+    async with ground.client():
+        move = await ground.begin(there)
+        await until(attempts.exists, "the hook runs")
+        await move.kill_runner()
+        outcome = await move.outcome()
+
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert attempts.read_text().split() == ["1", "2"]
+    attempts.unlink()
+    await ground.assert_settled(there)
