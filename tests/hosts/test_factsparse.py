@@ -7,7 +7,7 @@ import pytest
 from godwit.errors import HostError
 from godwit.hosts import factsparse
 from godwit.hosts.hostfacts import Identity, read_facts
-from godwit.model import BridgeFacts, HugeMount, StorageFacts
+from godwit.model import BridgeFacts, HugeMount, Port, PortVlan, StorageFacts, Tap
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -134,3 +134,43 @@ def test_global_addresses_come_with_ipv4_first() -> None:
 def test_memory_that_is_not_told_is_an_error() -> None:
     with pytest.raises(HostError, match="meminfo"):
         factsparse.parse_memory("MemTotal: 12 kB")
+
+
+LINKS = """[
+    {"ifname":"br0","mtu":1500,"flags":["UP"],"linkinfo":{"info_kind":"bridge","info_data":{"vlan_filtering":1}}},
+    {"ifname":"br1","mtu":1500,"flags":["UP"],"linkinfo":{"info_kind":"bridge","info_data":{"vlan_filtering":0}}},
+    {"ifname":"tap0","mtu":1500,"flags":[],"master":"br0","linkinfo":{"info_kind":"tun","info_slave_kind":"bridge",
+     "info_slave_data":{"state":"forwarding","hairpin":false,"learning":false,"flood":true,"isolated":true}}},
+    {"ifname":"tap1","mtu":1500,"flags":[],"master":"br1","linkinfo":{"info_kind":"tun","info_slave_kind":"bridge",
+     "info_slave_data":{"hairpin":false,"learning":true}}},
+    {"ifname":"eth1","mtu":1500,"flags":[],"master":"bond0","linkinfo":{"info_slave_kind":"bond"}}
+]"""
+VLANS = """[
+    {"ifname":"tap0","vlans":[{"vlan":100,"flags":["PVID","Egress Untagged"]},{"vlan":200,"vlanEnd":210}]},
+    {"ifname":"tap1","vlans":[{"vlan":1,"flags":["PVID","Egress Untagged"]}]}
+]"""
+
+
+def test_how_taps_are_plugged_in() -> None:
+    network = factsparse.parse_network(LINKS, VLANS)
+    vlans = (PortVlan(100, 100, pvid=True, untagged=True), PortVlan(200, 210))
+
+    # Names are in the order in which they are set, and only what is not as usual.
+    assert network.plugged(Tap("tap0", "")) == Tap(
+        "tap0", "br0", Port(vlans, (("isolated", True), ("learning", False)))
+    )
+    assert network.plugged(Tap("tap1", "old")) == Tap("tap1", "br1", Port())
+    assert network.plugged(Tap("eth1", "")) == Tap("eth1", "bond0", None)
+    assert network.plugged(Tap("tap9", "br9")) == Tap("tap9", "br9")
+
+
+@pytest.mark.parametrize("vlans", ["", "[]", '[{"ifname": "tap9", "vlans": []}]'])
+def test_a_host_that_tells_of_no_vlans_has_none(vlans: str) -> None:
+    tap = factsparse.parse_network(LINKS, vlans).plugged(Tap("tap0", ""))
+    assert tap.port is not None
+    assert tap.port.vlans == ()
+
+
+def test_vlans_that_are_none_are_an_error() -> None:
+    with pytest.raises(HostError):
+        factsparse.parse_network(LINKS, '[{"ifname": "tap0", "vlans": [{}]}]')

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,6 @@ from godwit.model import OutcomeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from labtools import Ground
 
@@ -112,4 +113,33 @@ async def test_a_runner_that_dies_in_a_hook_is_followed_by_one_that_runs_it_agai
     assert outcome.status is OutcomeStatus.COMPLETED
     assert attempts.read_text().split() == ["1", "2"]
     attempts.unlink()
+    await ground.assert_settled(there)
+
+
+async def test_a_kernel_in_trouble_is_told_and_the_console_is_given_back(ground: Ground, healthy: None) -> None:
+    """The guest writes to its console what a kernel in trouble writes, all the while."""
+    del healthy
+    _, there = await ground.whereabouts()
+    line = "kernel BUG at lib/list_debug.c:51!"
+    # No process of its own for each line: those take an emulated guest that has just come its time.
+    ground.ssh(f"yes '{line}' > /dev/ttyS0 2>&1 & echo $! > /tmp/noisy")
+    try:
+        move = await ground.begin(there, "--probe", f"{ground.address}@{ground.host('client')}")
+        outcome = await move.outcome()
+    finally:
+        ground.ssh("kill $(cat /tmp/noisy)")
+
+    assert outcome.status is OutcomeStatus.COMPLETED
+    assert outcome.guest_alive is True
+    (finding,) = [finding for finding in outcome.findings if finding.code == "guest-kernel"]
+    assert line in finding.found
+    # Whoever comes next has the console to themselves.
+    path = Path(f"/proc/{ground.init(there)}/root/run/godwit/{ground.name}/console.sock")
+    with socket.socket(socket.AF_UNIX) as console:
+        console.connect(str(path))
+        console.settimeout(30)
+        console.sendall(b"\recho mine $((6 * 7))\r")
+        said = b""
+        while b"mine 42" not in said:
+            said += console.recv(4096)
     await ground.assert_settled(there)

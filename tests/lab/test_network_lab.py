@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from godwit.model import OutcomeStatus
+from godwit.hosts import factsparse
+from godwit.model import Launch, OutcomeStatus, Tap
+from godwit.network.tap import PLUG, plug_arguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,3 +110,32 @@ async def test_the_guest_is_announced_by_all_means_and_seen_soon(ground: Ground,
     (tap,) = ground.taps(there)
     assert tap in {row["ifname"] for row in rows if row["mac"] == mac}
     await ground.assert_settled(there)
+
+
+def in_a_network(*words: str, script: str) -> str:
+    """Run a script in a network of its own that has a bridge br0, and return what it printed."""
+    made = "ip link add br0 mtu 1400 type bridge && ip link set br0 up\n"
+    command = ["unshare", "--net", "sh", "-s", "--", *words]
+    return subprocess.run(command, input=made + script, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_a_real_kernel_plugs_taps_in_as_they_were_elsewhere() -> None:
+    """What is read of one host is asked of another: two NICs, one of them of several queues and an isolated port."""
+    flags = "isolated on learning off hairpin on flood off"
+    there = in_a_network(
+        script="ip tuntap add dev tap0 mode tap; ip link set tap0 master br0; ip tuntap add dev tap1 mode tap\n"
+        f"ip link set tap1 master br0; bridge link set dev tap0 {flags}; ip -j -d link show"
+    )
+    taps = tuple(factsparse.parse_network(there).plugged(Tap(name, "")) for name in ("tap0", "tap1"))
+    assert taps[0].port is not None
+    assert dict(taps[0].port.flags) == {"isolated": True, "learning": False, "hairpin": True, "flood": False}
+    argv = ("qemu", "-netdev", "tap,ifname=tap0,queues=2", "-netdev", "tap,ifname=tap1")
+
+    here = in_a_network(*plug_arguments(Launch(argv, taps=taps)), script=f"{PLUG}\nip -j -d link show")
+
+    network = factsparse.parse_network(here)
+    assert tuple(network.plugged(Tap(tap.interface, "")) for tap in taps) == taps
+    links = {link["ifname"]: link for link in json.loads(here)}
+    assert [links[name]["linkinfo"]["info_data"]["multi_queue"] for name in ("tap0", "tap1")] == [True, False]
+    assert {links[name]["mtu"] for name in ("tap0", "tap1")} == {1400}
+    assert all("UP" in links[name]["flags"] for name in ("tap0", "tap1"))

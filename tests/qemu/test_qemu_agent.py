@@ -162,3 +162,30 @@ async def test_an_agent_cannot_name_what_is_no_address_of_its_own(address: objec
 @pytest.mark.parametrize("told", [{}, 7, None, "x"])
 async def test_interfaces_that_are_no_list_are_none(told: object) -> None:
     assert await asked_addresses(told) == {}
+
+
+async def test_the_time_is_asked_for_and_set_in_nanoseconds() -> None:
+    asked: list[object] = []
+
+    def answer(request: dict[str, object]) -> bytes | None:
+        asked.append(request.get("arguments"))
+        return synchronised(request, b'{"return": 1700000000250000000}\n')
+
+    async def ask(connection: socket.socket) -> None:
+        assert await agent.time(connection) == 1_700_000_000.25
+
+    assert await said_to(answer, ask) == ["guest-sync-delimited", "guest-get-time"]
+    assert await said_to(answer, lambda connection: agent.set_time(connection, 12.5)) == [
+        "guest-sync-delimited",
+        "guest-set-time",
+    ]
+    assert asked[-1] == {"time": 12_500_000_000}
+
+
+@pytest.mark.parametrize("said", ["-1", "true", "null", '"now"', "1e3", str(1 << 63), "{}"])
+async def test_a_time_that_is_none_is_an_error(said: str) -> None:
+    async def ask(connection: socket.socket) -> None:
+        await agent.time(connection)
+
+    with pytest.raises(HypervisorError, match="said no time"):
+        await said_to(lambda request: synchronised(request, f'{{"return": {said}}}\n'.encode()), ask)

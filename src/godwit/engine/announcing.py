@@ -31,11 +31,18 @@ class Announcing:
     """How many frames the target's host has sent by itself."""
     _learning: asyncio.Task[tuple[Announced, ...]] | None = None
     _told: set[str] = field(default_factory=set)
+    _agent_answers: bool = False
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Learn the guest's addresses while it runs on the source; nobody waits for that before the switchover."""
         if self._learning is None and self.actions.facts is not None and self._by_host:
             self._learning = tasks.create_task(self._learn(Side.SOURCE, self.actions.facts), name="addresses")
+
+    async def has_agent(self) -> bool:
+        """Say whether the guest's agent has answered on the source, when it has, or has not."""
+        if self._learning is not None:
+            await asyncio.wait([self._learning])
+        return self._agent_answers
 
     @property
     def _by_host(self) -> bool:
@@ -84,10 +91,12 @@ class Announcing:
             return {}
         try:
             guest: Guest = await self.actions.sides.attach(side)
-            return await guest.addresses_by_agent()
+            found = await guest.addresses_by_agent()
         except GodwitError as error:
             self._note(f"the guest's addresses were not learnt from its agent: {error.message}")
             return {}
+        self._agent_answers = bool(found)
+        return found
 
     async def _seen_by_host(self, side: Side, macs: list[str]) -> Mapping[str, tuple[str, ...]]:
         if self.actions.parts.spec.policy.way is Way.OFF:

@@ -223,6 +223,7 @@ class Engine:
             result = await self._journalled(event, result)
             self._entered(self._state.phase, result.state.phase)
             self._hooking.entered(result.state, self._tasks)
+            self._outside.listening.entered(result.state, self._tasks)
             if result.state != self._state:
                 self._last_change = self._parts.clock.now()
             self._state = result.state
@@ -240,6 +241,7 @@ class Engine:
             return
         self._entered(Phase.PENDING, self._state.phase)
         self._hooking.entered(self._state, self._tasks)
+        self._outside.listening.entered(self._state, self._tasks)
         if self._state.phase is not Phase.LIMBO or not await self._heard_a_word():
             self._start(e.Observe())
 

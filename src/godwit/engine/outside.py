@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
 from godwit.engine.announcing import Announcing
+from godwit.engine.listening import Listening
+from godwit.engine.timekeeping import Timekeeping
 from godwit.errors import GodwitError, ProbeError
 from godwit.model import ProbeRequest, RunState, Side, WatchResult, Way
 from godwit.units import format_duration
@@ -47,10 +49,14 @@ class Outside:
     _summing: bool = False
     _seen_again: asyncio.Event = field(default_factory=asyncio.Event)
     _announcing: Announcing = field(init=False)
+    listening: Listening = field(init=False)
+    _timekeeping: Timekeeping = field(init=False)
 
     def __post_init__(self) -> None:
-        """Have one that announces the guest."""
+        """Have one that announces the guest, and one that listens to it."""
         self._announcing = Announcing(self.actions)
+        self.listening = Listening(self.actions)
+        self._timekeeping = Timekeeping(self.actions)
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -63,6 +69,7 @@ class Outside:
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start the probe beside everything else; that it cannot start never hinders a migration."""
         self._announcing.begin(tasks)
+        self._timekeeping.begin(tasks, self._announcing.has_agent)
         if self._starting is None and self.request is not None:
             self._starting = tasks.create_task(self._start(self.request), name="probe")
 
@@ -84,7 +91,20 @@ class Outside:
             await self.actions.parts.clock.sleep(_AFTERWARDS)
 
     async def verify(self, tasks: asyncio.TaskGroup) -> e.Event:
-        """Announce the guest until it is seen from outside, and say whether it lives."""
+        """Announce the guest until it is seen from outside, and say whether it lives.
+
+        One that was not seen and says itself that its kernel has stopped does not; what it says proves nothing else.
+        """
+        found = await self._look(tasks)
+        trouble = await self.listening.verdict()
+        if trouble is not None and trouble.fatal and not found.alive:
+            return e.Verified(alive=False, detail="its kernel says that it has stopped")
+        if found.alive is False:
+            return found
+        answers = await self._timekeeping.mend()
+        return e.Verified(alive=True, detail="its agent answers") if answers and found.alive is None else found
+
+    async def _look(self, tasks: asyncio.TaskGroup) -> e.Verified:
         self.start(tasks)
         running = self.actions.ledger.running or self.actions.parts.clock.now()
         await self._announcing.by_qemu()
@@ -149,7 +169,7 @@ class Outside:
             self.actions.warn("probe", error.message, "whether the guest's users reach it is not known", error.remedy)
             return None
 
-    async def _alive_inside(self) -> e.Event:
+    async def _alive_inside(self) -> e.Verified:
         """Nobody can look from outside: QEMU's word is all there is, and it is not proof of a living guest."""
         view = await self.actions.sides.look(Side.TARGET)
         if view.state is not RunState.RUNNING:

@@ -1,7 +1,9 @@
-"""Guests as their network knows them: who was seen where, and telling it where a guest is now."""
+"""Guests as seen from around them: who was seen where, telling a network where one is now, hearing its console."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import json
 from typing import TYPE_CHECKING, Final
@@ -12,7 +14,7 @@ from godwit.network import announce
 from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from godwit.hosts.transport import Transport
     from godwit.model import Announced
@@ -22,12 +24,24 @@ _KNOWN: Final = frozenset({"REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"})
 """States in which an entry was confirmed once (see ip-neighbour(8)); another may be a guess, or a failure."""
 
 ANNOUNCE_DEADLINE: Final = 5.0
+_CHUNK: Final = 1 << 14
 
 
 class Announces:
     """What a host does for the network of a guest that has just come; see `godwit.ports.Announces`."""
 
     _transport: Transport
+
+    async def hear(self, path: str) -> AsyncGenerator[bytes]:
+        """Yield what comes from the UNIX socket `path`, until it ends; see `godwit.ports.Host`."""
+        connection = await self._transport.open_unix(path)
+        try:
+            loop = asyncio.get_running_loop()
+            with contextlib.suppress(ConnectionError):  # its QEMU has ended
+                while data := await loop.sock_recv(connection, _CHUNK):
+                    yield data
+        finally:
+            connection.close()
 
     async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """Return the addresses under which this host has spoken with these NICs. Raises HostError."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from godwit.errors import HostError
 from godwit.hosts.resources import parse_models
-from godwit.model import BridgeFacts, QemuFacts, StorageFacts
+from godwit.model import BridgeFacts, Port, PortVlan, QemuFacts, StorageFacts, Tap
 from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
@@ -33,10 +33,16 @@ class Processor:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The host's interfaces, as far as guests care: its bridges, and which interface is plugged into which."""
+    """The host's interfaces, as far as guests care: its bridges, which interface is plugged into which, and how."""
 
     bridges: tuple[BridgeFacts, ...]
     masters: tuple[tuple[str, str], ...]
+    ports: tuple[tuple[str, Port], ...] = ()
+
+    def plugged(self, tap: Tap) -> Tap:
+        """Return a tap with its bridge and how it is plugged in; as it was where it is plugged into none."""
+        bridge = dict(self.masters).get(tap.interface)
+        return tap if bridge is None else Tap(tap.interface, bridge, dict(self.ports).get(tap.interface))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,46 @@ def parse_memory(meminfo: str) -> tuple[int, int]:
         raise HostError(message) from None
 
 
-def parse_network(links: str) -> Network:
-    """Read `ip -j -d link show`. Raises HostError when it is no such thing."""
+_PORT_FLAGS: Final[Mapping[str, bool]] = {
+    "isolated": False,
+    "hairpin": False,
+    "learning": True,
+    "flood": True,
+    "mcast_flood": True,
+    "bcast_flood": True,
+    "mcast_to_unicast": False,
+    "neigh_suppress": False,
+    "locked": False,
+    "guard": False,
+}
+"""Flags of a bridge's port that decide what a guest gets and gives, as the kernel has them by default."""
+
+
+def _port(link: Mapping[str, Any], vlans: Mapping[str, tuple[PortVlan, ...]], filtering: frozenset[str]) -> Port:
+    shown = link.get("linkinfo", {}).get("info_slave_data", {})
+    flags = tuple((name, shown[name]) for name, usual in _PORT_FLAGS.items() if shown.get(name, usual) is (not usual))
+    carried = vlans.get(str(link["ifname"]), ()) if link["master"] in filtering else None
+    return Port(carried, flags)
+
+
+def _port_vlans(said: str) -> dict[str, tuple[PortVlan, ...]]:
+    """Read `bridge -j vlan show`; a host whose kernel cannot filter has none."""
+    return {
+        str(row["ifname"]): tuple(
+            PortVlan(
+                int(vlan["vlan"]),
+                int(vlan.get("vlanEnd", vlan["vlan"])),
+                pvid="PVID" in vlan.get("flags", ()),
+                untagged="Egress Untagged" in vlan.get("flags", ()),
+            )
+            for vlan in row.get("vlans", ())
+        )
+        for row in _json(said or "[]")
+    }
+
+
+def parse_network(links: str, vlans_shown: str = "") -> Network:
+    """Read `ip -j -d link show` and `bridge -j vlan show`. Raises HostError when they are no such thing."""
     try:
         interfaces = _json(links or "[]")
         vlans = [(link.get("master"), _vlan(link)) for link in interfaces]
@@ -103,10 +147,17 @@ def parse_network(links: str) -> Network:
             if link.get("linkinfo", {}).get("info_kind") == "bridge"
         )
         masters = tuple((str(link["ifname"]), str(link["master"])) for link in interfaces if "master" in link)
+        filtering = frozenset(bridge.name for bridge in bridges if bridge.vlan_filtering)
+        carried = _port_vlans(vlans_shown) if filtering else {}
+        ports = tuple(
+            (str(link["ifname"]), _port(link, carried, filtering))
+            for link in interfaces
+            if link.get("linkinfo", {}).get("info_slave_kind") == "bridge" and "master" in link
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the host's `ip -j -d link show` cannot be read: {error!r}"
         raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
-    return Network(bridges, masters)
+    return Network(bridges, masters, ports)
 
 
 def _vlan(link: Mapping[str, Any]) -> int:

@@ -394,6 +394,14 @@ class FakeGuest(FakePlugs):
         """Return the addresses that the guest's agent names, for each of its NICs one."""
         return await self._tell("guest-network-get-interfaces", self._qemu.inside.addresses)
 
+    async def time_by_agent(self) -> float | None:
+        """Return what the guest's clock shows (`FakeWorld.guest_clocks`)."""
+        return await self._tell("guest-get-time", self._qemu.inside.time)
+
+    async def set_time_by_agent(self, at: float) -> bool:
+        """Let the guest's agent set its clock."""
+        return await self._tell("guest-set-time", lambda: self._qemu.inside.set_time(at))
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""
         await self._tell("set-action", lambda: setattr(self._qemu, "outlives", keep))

@@ -49,6 +49,22 @@ class FakeInside:
         """Let the guest's agent name the addresses of its NIC; none where there is no agent. Raises HypervisorError."""
         return {_MAC: ("198.18.0.9",)} if self._agent_answers() else {}
 
+    def time(self) -> float | None:
+        """Let the guest's agent tell its time; None where there is no agent. Raises HypervisorError."""
+        return self._qemu.world.clock.now() + self._behind if self._agent_answers() else None
+
+    def set_time(self, at: float) -> bool:
+        """Let the guest's agent set its time; returns False where there is none. Raises HypervisorError."""
+        if not self._agent_answers():
+            return False
+        self._qemu.world.guest_clocks[self._qemu.vm.name] = at - self._qemu.world.clock.now()
+        return True
+
+    @property
+    def _behind(self) -> float:
+        """What the guest's clock is ahead of the world's, in seconds."""
+        return self._qemu.world.guest_clocks.get(self._qemu.vm.name, 0.0)
+
     def _agent_answers(self) -> bool:
         if self._qemu.workload.agent is False:
             message = "no guest agent answered within 3 s"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from godwit.errors import MonitorLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakeworld import FakeWorld
     from godwit.model import Announced
+
+_LOOK: Final = 0.05
+_LONG: Final = 1e6
 
 
 class FakeAnnouncing:
@@ -29,6 +34,19 @@ class FakeAnnouncing:
 
     async def _reach(self) -> None:
         raise NotImplementedError
+
+    async def hear(self, path: str) -> AsyncGenerator[bytes]:
+        """Yield what a guest says on its console here once it runs (`Workload.says`). Raises MonitorLostError."""
+        await self._reach()
+        qemu = next((qemu for qemu in self.qemus.values() if qemu.vm.console == path), None)
+        if qemu is None:
+            message = f"nobody serves {path} on {self.name}"
+            raise MonitorLostError(message)
+        while qemu.alive and qemu.raw != "running":
+            await self.world.clock.sleep(_LOOK)
+        if qemu.alive:
+            yield qemu.workload.says
+            await self.world.until(lambda: not qemu.alive, _LONG)
 
     async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
         """Return an address for each NIC: a simulated host has spoken with every guest."""

@@ -51,7 +51,8 @@ class Workload:
 
     `used` is what a first pass has to send; the guest rewrites `hot_set` over and over. `power_off` is how many seconds
     it takes to switch itself off when its power button is pressed, None where it does not listen to it; the first
-    `presses_missed` it does not hear, as one that is only booting. `agent` says whether its agent obeys, None where it
+    `presses_missed` it does not hear, as one that is only booting. `says` is what it prints on its console once it runs
+    anew or elsewhere. `agent` says whether its agent obeys, None where it
     has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
     one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time. `freed` of what it has
     used it uses no more; its balloon, which `yields` when memory runs short, can have that. `cached` it only keeps of
@@ -66,6 +67,7 @@ class Workload:
     power_off: float | None = 0.02
     presses_missed: int = 0
     agent: bool | None = None
+    says: bytes = b""
     again: float = 1.0
     compressed: float = 1.0
     busy: float = 1.0

@@ -100,6 +100,8 @@ class FakeWorld:
     """The snapshots in an image, by its inode."""
     owned: dict[int, str] = field(default_factory=dict)
     """The migration that an image was made by, by inode, until it is kept."""
+    guest_clocks: dict[str, float] = field(default_factory=dict)
+    """By how many seconds a guest's clock is ahead of the world's."""
     trimmed: set[str] = field(default_factory=set)
     """Paths of images that their guest has trimmed: half of what they held was free."""
     read_only: set[str] = field(default_factory=set)

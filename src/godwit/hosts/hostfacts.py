@@ -210,11 +210,22 @@ async def ask_clock(transport: Transport) -> factsparse.Clock:
     return min(answers, key=lambda answer: answer.uncertainty)
 
 
+_NETWORK: Final = """\
+echo "== links"
+ip -j -d link show || exit
+echo
+echo "== vlans"
+bridge -j vlan show 2>/dev/null
+true
+"""
+
+
 async def ask_network(transport: Transport) -> factsparse.Network:
     """Ask for the host's interfaces alone."""
-    completed = await run_script(transport, "ip -j -d link show\n")
+    completed = await run_script(transport, _NETWORK)
+    said = factsparse.split_sections(completed.stdout.decode(errors="replace"))
     try:
-        return factsparse.parse_network(completed.stdout.decode(errors="replace"))
+        return factsparse.parse_network(said.get("links", ""), said.get("vlans", ""))
     except HostError as error:
         message = f"{transport.where}: {error.message}"
         raise HostError(message, remedy=error.remedy) from None

@@ -37,7 +37,7 @@ from godwit.hosts.transfers import Transfers
 from godwit.hosts.transport import COMMAND_DEADLINE, shown
 from godwit.hosts.trials import TriesLinks
 from godwit.hosts.working import CountsWork
-from godwit.model import GuestView, RunState, Tap
+from godwit.model import GuestView, RunState
 from godwit.network import tap as taps
 from godwit.qemu import agent, ramblocks
 from godwit.qemu.beside import taking_argv
@@ -137,6 +137,15 @@ class PlainGuest(QemuGuest):
         channel = await self._agent_channel()
         return {} if channel is None else await agent.addresses(channel)
 
+    async def time_by_agent(self) -> float | None:
+        """Return what the guest's clock shows; None where it has no channel for an agent."""
+        channel = await self._agent_channel()
+        return None if channel is None else await agent.time(channel)
+
+    async def set_time_by_agent(self, at: float) -> bool:
+        """Let the guest's agent set its clock; returns False where it has no channel for one."""
+        return await self._by_agent(lambda channel: agent.set_time(channel, at))
+
     async def _by_agent(self, ask: Callable[[socket.socket], Awaitable[None]]) -> bool:
         channel = await self._agent_channel()
         if channel is None:
@@ -156,9 +165,9 @@ class PlainGuest(QemuGuest):
     async def facts(self) -> GuestFacts:
         """Describe the running machine; the bridge of each tap, and whether an image is lost, comes from the host."""
         facts = await super().facts()
-        masters = dict((await hostfacts.ask_network(self._transport)).masters)
-        nics = tuple(nic if nic.tap is None else replace(nic, tap=_plugged(nic.tap, masters)) for nic in facts.nics)
-        launch = replace(facts.launch, taps=tuple(_plugged(tap, masters) for tap in facts.launch.taps))
+        network = await hostfacts.ask_network(self._transport)
+        nics = tuple(nic if nic.tap is None else replace(nic, tap=network.plugged(nic.tap)) for nic in facts.nics)
+        launch = replace(facts.launch, taps=tuple(map(network.plugged, facts.launch.taps)))
         return replace(facts, nics=nics, launch=launch, stray_images=await self._lost(facts.stray_images))
 
     async def _lost(self, images: tuple[StrayImage, ...]) -> tuple[StrayImage, ...]:
@@ -170,11 +179,9 @@ class PlainGuest(QemuGuest):
         return tuple(image for image, there in zip(images, found, strict=True) if there == "no")
 
 
-def _plugged(tap: Tap, masters: dict[str, str]) -> Tap:
-    return Tap(tap.interface, masters.get(tap.interface, tap.bridge))
-
-
-class PlainHost(Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks, CountsWork, Announces):
+class PlainHost(
+    Transfers, LooksIntoFiles, KeepsCredentials, GivesDevices, LooksAtLinks, TriesLinks, CountsWork, Announces
+):
     """One machine that runs plain QEMU. Implements `godwit.ports.Host`; made by `hosts.connect.open_host`."""
 
     def __init__(self, identity: hostfacts.Identity, transport: Transport) -> None:

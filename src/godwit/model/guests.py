@@ -50,11 +50,37 @@ class StreamStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PortVlan:
+    """VLANs that a port of a bridge carries, from `first` to `last`.
+
+    What comes without a tag belongs to the one that is the port's `pvid`; `untagged` ones leave the port without a tag.
+    """
+
+    first: int
+    last: int
+    pvid: bool = False
+    untagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """How a tap is plugged into its bridge, as far as it matters to who uses the guest.
+
+    `vlans` are None where the bridge does not filter VLANs; `flags` are those that are not as the kernel has them by
+    default, by their names in bridge(8).
+    """
+
+    vlans: tuple[PortVlan, ...] | None = None
+    flags: tuple[tuple[str, bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tap:
-    """A host network interface that a guest's NIC is plugged into."""
+    """A host network interface that a guest's NIC is plugged into; `port` is None where nobody has looked."""
 
     interface: str
     bridge: str
+    port: Port | None = None
 
 
 @dataclass(frozen=True, slots=True)

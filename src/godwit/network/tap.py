@@ -10,12 +10,12 @@ from godwit.errors import HostError, InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from godwit.model import Launch
+    from godwit.model import Launch, Tap
 
 PLUG: Final = r"""
-while [ $# -ge 3 ]; do
-    tap=$1 bridge=$2 queues=$3
-    shift 3
+while [ $# -ge 5 ]; do
+    tap=$1 bridge=$2 queues=$3 flags=$4 vlans=$5
+    shift 5
     mtu=$(ip -d -o link show dev "$bridge" 2>/dev/null | grep ' bridge ') || {
         echo "no-bridge $tap $bridge"
         exit 1
@@ -27,12 +27,27 @@ while [ $# -ge 3 ]; do
             *) said=$(ip tuntap add dev "$tap" mode tap 2>&1) ;;
         esac || { echo "no-tap $tap $bridge $said"; exit 1; }
     fi
-    said=$(ip link set dev "$tap" mtu "$mtu" 2>&1 && ip link set dev "$tap" master "$bridge" 2>&1 &&
-        ip link set dev "$tap" up 2>&1) || { echo "no-plug $tap $bridge $said"; exit 1; }
+    said=$(ip link set dev "$tap" mtu "$mtu" 2>&1 && ip link set dev "$tap" master "$bridge" 2>&1) ||
+        { echo "no-plug $tap $bridge $said"; exit 1; }
+    for flag in $flags; do
+        said=$(bridge link set dev "$tap" "${flag%%=*}" "${flag#*=}" 2>&1) ||
+            { echo "no-port $tap $bridge $flag: $said"; exit 1; }
+    done
+    if [ -n "$vlans" ]; then
+        # The bridge has put it into a VLAN of its own choice.
+        bridge vlan del dev "$tap" vid 1-4094 >/dev/null 2>&1
+        for vlan in $vlans; do
+            # shellcheck disable=SC2046 - a number, and what follows it
+            said=$(bridge vlan add dev "$tap" vid $(echo "$vlan" | tr ':' ' ') 2>&1) ||
+                { echo "no-vlan $tap $bridge ${vlan%%:*}: $said"; exit 1; }
+        done
+    fi
+    said=$(ip link set dev "$tap" up 2>&1) || { echo "no-plug $tap $bridge $said"; exit 1; }
 done
 """
-"""$1 to $3 are a tap, its bridge and "one" or "many" queues, then the next three. A tap that is there is plugged
-in anew."""
+"""$1 to $5 are a tap, its bridge, "one" or "many" queues, flags of its port such as "isolated=on" and VLANs such as
+"100:pvid:untagged 200-210", then the next five. A tap that is there is plugged in anew; it goes up when it is as it is
+to be, so that nothing of its guest's is ever in a VLAN that is not its own."""
 
 UNPLUG: Final = r"""
 for tap in "$@"; do
@@ -59,7 +74,21 @@ def plug_arguments(launch: Launch) -> tuple[str, ...]:
                 message = f"{name!r} can be no network interface: up to 15 characters without space, '/' and ':'"
                 raise InputError(message)
         arguments += [tap.interface, tap.bridge, "many" if _has_queues(launch.argv, tap.interface) else "one"]
+        arguments += [_flags(tap), _vlans(tap)]
     return tuple(arguments)
+
+
+def _flags(tap: Tap) -> str:
+    return " ".join(f"{name}={'on' if value else 'off'}" for name, value in tap.port.flags) if tap.port else ""
+
+
+def _vlans(tap: Tap) -> str:
+    """Return the VLANs of a tap's port; empty where its bridge does not filter, or nobody has looked."""
+    words = []
+    for vlan in (tap.port.vlans or ()) if tap.port else ():
+        numbers = f"{vlan.first}" if vlan.first == vlan.last else f"{vlan.first}-{vlan.last}"
+        words.append(f"{numbers}{':pvid' * vlan.pvid}{':untagged' * vlan.untagged}")
+    return " ".join(words)
 
 
 def _has_queues(argv: Sequence[str], interface: str) -> bool:
@@ -79,6 +108,12 @@ def plug_error(where: str, said: str) -> HostError:
         return HostError(
             message, remedy=f"make it on the host: ip link add {bridge} type bridge; ip link set {bridge} up"
         )
+    if code in {"no-port", "no-vlan"}:
+        setting, _, words = words.partition(": ")
+        what = f"VLAN {setting}" if code == "no-vlan" else setting
+        message = f"{where} cannot plug {tap} into {bridge} as it is on the source ({what}): {words or 'nothing said'}"
+        remedy = f"let {bridge} filter VLANs there, as on the source: ip link set {bridge} type bridge vlan_filtering 1"
+        return HostError(message, remedy=remedy if code == "no-vlan" else "see bridge(8); the host's kernel is too old")
     doing = f"make the tap {tap}" if code == "no-tap" else f"plug {tap} into {bridge}"
     message = f"{where} cannot {doing}: {words or said.strip() or 'ip said nothing'}"
     return HostError(message, remedy="log in as a user who may change the network (CAP_NET_ADMIN), such as root")

@@ -239,6 +239,14 @@ class Guest(HotPlugs, Protocol):
         """
         ...
 
+    async def time_by_agent(self) -> float | None:
+        """Return what the guest's clock shows, in UNIX seconds, as its agent says; None without a channel. As above."""
+        ...
+
+    async def set_time_by_agent(self, at: float) -> bool:
+        """Let the guest's agent set its clock to `at`, in UNIX seconds; returns False without a channel. As above."""
+        ...
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off (POWERED_OFF); or let it do again what it was started for.
 

@@ -12,7 +12,7 @@ from godwit.ports.trust import KeepsCredentials
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from godwit.core.savefile import DiskState
     from godwit.core.snapshots import DiskSnapshots
@@ -197,6 +197,13 @@ class Host(Transfers, Addresses, KeepsCredentials, GivesDevices, LooksAtLinks, A
 
     async def open_socket(self, path: str) -> socket.socket:
         """Return a non-blocking socket connected to the UNIX socket `path` on the host. Raises MonitorLostError."""
+        ...
+
+    def hear(self, path: str) -> AsyncGenerator[bytes]:
+        """Yield what comes from the UNIX socket `path` on the host, until it ends; nothing is ever said to it.
+
+        Raises MonitorLostError where nobody serves it.
+        """
         ...
 
     async def observe(self, vm: Vm) -> GuestView:

@@ -37,6 +37,9 @@ TRIMS: Final = 60.0
 OBJECTS: Final = 1.0
 """Seconds within which it says that it cannot switch off; it says nothing where it can."""
 
+_NANOSECONDS: Final = 1_000_000_000
+_LATEST: Final = 1 << 63
+
 _SENTINEL: Final = b"\xff"
 _LONGEST: Final = 65536
 """Bytes of an answer that are read: the guest, which nobody trusts, says what it likes."""
@@ -120,6 +123,26 @@ async def _asked(connection: socket.socket, command: str, arguments: Mapping[str
         _check(line)
         document = from_json(line.rpartition(_SENTINEL)[2])
         return document.get("return") if isinstance(document, dict) else None
+
+
+async def time(connection: socket.socket) -> float:
+    """Ask the agent at the other end of `connection`, which this closes, for the guest's time, in UNIX seconds.
+
+    Raises HypervisorError when nobody answers, or with its words.
+    """
+    told = await _asked(connection, "guest-get-time")
+    if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told < _LATEST:
+        message = "the guest agent said no time"
+        raise HypervisorError(message)
+    return told / _NANOSECONDS
+
+
+async def set_time(connection: socket.socket, at: float) -> None:
+    """Let the agent at the other end of `connection`, which this closes, set the guest's clock to `at` UNIX seconds.
+
+    Raises HypervisorError as above.
+    """
+    await _asked(connection, "guest-set-time", {"time": round(at * _NANOSECONDS)})
 
 
 async def trim(connection: socket.socket) -> None:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import InputError
-from godwit.model import Tap
 from godwit.qemu import options, properties
 from godwit.qemu.options import CommandLineError, Option
 from godwit.qemu.paths import join, made_files, split
@@ -69,7 +68,7 @@ def beside(vm: Vm, launch: Launch, program: str) -> Vm:
     if len(control) > LONGEST_SOCKET:
         message = f"{control} is too long for a socket ({len(control)} characters of {LONGEST_SOCKET})"
         raise InputError(message, remedy="start the guest with its -qmp socket at a shorter path, and adopt it again")
-    taps = tuple(Tap(next_tap(vm.name, tap.interface), tap.bridge) for tap in launch.taps)
+    taps = tuple(replace(tap, interface=next_tap(vm.name, tap.interface)) for tap in launch.taps)
     return replace(
         vm,
         launch=replace(launch, argv=(program, *options.render(renamed)), taps=taps),

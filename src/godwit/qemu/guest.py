@@ -309,6 +309,15 @@ class QemuGuest:
         """Return nothing, as above."""
         return {}
 
+    async def time_by_agent(self) -> float | None:
+        """Return nothing, as above."""
+        return None
+
+    async def set_time_by_agent(self, at: float) -> bool:
+        """Return False, as above."""
+        del at
+        return False
+
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off; or let it do again what its command line says."""
         actions = power.OUTLIVE if keep else power.actions_of((await self._read_process()).argv)
