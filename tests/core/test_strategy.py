@@ -212,7 +212,8 @@ def test_what_was_told_before_is_undone_by_zero() -> None:
     now = adjusted(Switchover(0.003), {"avail-switchover-bandwidth": 5, "downtime-limit": 20})
     assert now == Switchover(0.02, 5)
     assert adjusted(now, {"avail-switchover-bandwidth": 0}) == Switchover(0.02)
-    assert adjusted(now, {"max-bandwidth": 7}) == now
+    assert adjusted(now, {"max-bandwidth": 7}) == Switchover(0.02, 5, bandwidth=7)
+    assert adjusted(now, {"max-postcopy-bandwidth": 7}) == now
 
 
 def test_a_dead_link_is_no_evidence() -> None:

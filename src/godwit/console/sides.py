@@ -46,8 +46,10 @@ class Place:
         return Vm(posixpath.basename(self.socket), self.record.name, Launch(()), control=self.socket)
 
     def document(self) -> dict[str, object]:
-        """Return it as plain JSON."""
-        return {"record": asdict(self.record), "socket": self.socket}
+        """Return it as plain JSON: how the host is reached, without what else is kept of it."""
+        record = asdict(self.record)
+        del record["fence"], record["pools"]
+        return {"record": record, "socket": self.socket}
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
