@@ -28,7 +28,7 @@ from godwit.hosts.hostfacts import ask_sections
 from godwit.lab import assets
 from godwit.lab.laboratory import Laboratory
 from godwit.lab.plan import LabPlan
-from godwit.model import BridgeFacts, HostRecord, Launch, RunState, Tap, Vm
+from godwit.model import BridgeFacts, HostRecord, Launch, Port, RunState, Tap, Vm
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -160,7 +160,7 @@ async def test_a_guest_s_whole_life(lab: Laboratory, extra: tuple[str, ...]) -> 
             assert (await plain.observe(vm)).state is RunState.PAUSED
             facts = await attached.facts()
             assert facts.machine == MACHINE
-            assert facts.nics[0].tap == Tap("tap-life", "br0")
+            assert facts.nics[0].tap == Tap("tap-life", "br0", Port())
             assert facts.pid == pid
             await attached.close()
             again = await plain.attach(vm)

@@ -85,7 +85,7 @@ async def addresses(connection: socket.socket) -> dict[str, tuple[str, ...]]:
     What it says is the guest's own word: what is no address, or one that nobody else may have, is left out. Raises
     HypervisorError when nobody answers, or with its words.
     """
-    told = await _asked(connection, "guest-network-get-interfaces")
+    told = _returned(await _asked(connection, "guest-network-get-interfaces"))
     found: dict[str, tuple[str, ...]] = {}
     for interface in told if isinstance(told, list) else ():
         mac = interface.get("hardware-address") if isinstance(interface, dict) else None
@@ -107,22 +107,33 @@ def _address(row: object) -> str | None:
     return None if getattr(address, "scope_id", None) else str(address)
 
 
-async def _asked(connection: socket.socket, command: str, arguments: Mapping[str, object] | None = None) -> object:
-    """Say something to an agent that answers at once, and return its answer. Raises HypervisorError."""
+async def _asked(
+    connection: socket.socket,
+    command: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    within: float = ANSWERS,
+    late: str = "",
+) -> bytes:
+    """Say something to an agent, and return its answer. Raises HypervisorError, with the words `late` where it is."""
     async with _speaking(connection) as (reader, writer):
-        _say(writer, {"execute": command, "arguments": dict(arguments or {})})
+        _say(writer, {"execute": command} | ({"arguments": dict(arguments)} if arguments else {}))
         try:
-            async with asyncio.timeout(ANSWERS):
+            async with asyncio.timeout(within):
                 line = await reader.readline()
         except TimeoutError:
-            message = f"the guest agent did not answer {command} within {ANSWERS:g} s"
+            message = f"the guest agent {late or f'did not answer {command}'} within {within:g} s"
             raise HypervisorError(message) from None
         if not line:
             message = "the guest agent's channel was closed"
             raise HypervisorError(message)
         _check(line)
-        document = from_json(line.rpartition(_SENTINEL)[2])
-        return document.get("return") if isinstance(document, dict) else None
+        return line
+
+
+def _returned(line: bytes) -> object:
+    document = from_json(line.rpartition(_SENTINEL)[2])
+    return document.get("return") if isinstance(document, dict) else None
 
 
 async def time(connection: socket.socket) -> float:
@@ -130,7 +141,7 @@ async def time(connection: socket.socket) -> float:
 
     Raises HypervisorError when nobody answers, or with its words.
     """
-    told = await _asked(connection, "guest-get-time")
+    told = _returned(await _asked(connection, "guest-get-time"))
     if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told < _LATEST:
         message = "the guest agent said no time"
         raise HypervisorError(message)
@@ -150,19 +161,7 @@ async def trim(connection: socket.socket) -> None:
 
     Returns when it is done. Raises HypervisorError when nobody answers, not within TRIMS seconds, or with its words.
     """
-    async with _speaking(connection) as (reader, writer):
-        _say(writer, {"execute": "guest-fstrim"})
-        try:
-            async with asyncio.timeout(TRIMS):
-                line = await reader.readline()
-        except TimeoutError:
-            message = f"the guest agent was not done trimming within {TRIMS:g} s"
-            raise HypervisorError(message) from None
-        if not line:
-            message = "the guest agent's channel was closed"
-            raise HypervisorError(message)
-        _check(line)
-        _check_paths(line)
+    _check_paths(await _asked(connection, "guest-fstrim", within=TRIMS, late="was not done trimming"))
 
 
 def _check_paths(line: bytes) -> None:
