@@ -313,6 +313,7 @@ class Service:
             raise InputError(message, remedy="move it with --static alone, or compare them by hand while it is off")
         if not policy.plaintext and await self.authority.is_off():
             policy = replace(policy, plaintext=True)
+        policy = replace(policy, devices=(*guest.devices, *policy.devices))
         return Spec(identifier or new_identifier(vm), vm, guest.host, target, policy, probe, defaults, converge)
 
     async def migrate(

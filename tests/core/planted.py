@@ -43,11 +43,14 @@ from plantedpairs import (
 )
 
 from godwit.model import (
+    DeviceChoice,
+    DevicePolicy,
     DiskFacts,
     DiskMode,
     GuestView,
     NicFacts,
     Packets,
+    PciFunction,
     RunState,
     Severity,
     StrayImage,
@@ -93,6 +96,14 @@ def plugged(driver: str, **values: str) -> Plant:
     return arguments("-device", ",".join((driver, "id=dev0", *(f"{key}={value}" for key, value in values.items()))))
 
 
+def taking(name: str, how: str = "unplug", way: Way = Way.LIVE) -> Plant:
+    """Somebody says what becomes of a device."""
+    return policy(devices=(DeviceChoice(name, DevicePolicy(how)),), way=way)
+
+
+PAIRED = plugged("e1000e", netdev="net0", bus="rp1", failover_pair_id="nic0")
+
+
 def cached(version_: str) -> Plant:
     """The disk goes through the page cache of both hosts."""
     facts = DiskFacts("disk0", DISK, "raw", read_only=False, virtual_size=10 * GIB, direct=False)
@@ -107,6 +118,8 @@ HUGE_FILE = ("-object", "memory-backend-file,id=m,size=2G,mem-path=/dev/hugepage
 HUGE_MEMFD = ("-object", "memory-backend-memfd,id=m,size=2G,hugetlb=on,hugetlbsize=1G")
 ROOMY = "1048576 4 0 0 0\n2048 1024 0 0 0"
 ENOUGH = on_both(huge_pages=ROOMY)
+VFIO = plugged("vfio-pci", host="0000:3b:02.1", bus="rp1")
+MATCH = found(matches=(("dev0", PciFunction("0000:3b:02.4", "8086", "1520")),))
 LOCKED = arguments("-overcommit", "mem-lock=on")
 NO_LOCK = {"capabilities": "CapEff:\t0000000000000000"}
 TLS_MISSING = "qemu-system-x86_64: -object: invalid object type: tls-creds-x509"
@@ -290,6 +303,21 @@ PLANTED: Final[tuple[Planted, ...]] = (
     Planted("a clock by which no certificate holds", then(encrypted(), ahead(30 * DAY)), "clock-forbids", B,
             "chronyc makestep", frozenset({"clocks-differ"})),
     Planted("in the clear", policy(plaintext=True), "unencrypted", W, "without --plaintext"),
+    Planted("a virtual function of which nobody said a word", VFIO, "device-tied", B, "--device dev0=unplug"),
+    Planted("a device that the guest has not", taking("nic9"), "device-unknown", B, "it has: "),
+    Planted("failover of a NIC without a partner", then(plugged("e1000e", netdev="net0"), taking("dev0", "failover")),
+            "device-alone", B, "--device dev0=unplug"),
+    Planted("unplugging what QEMU takes out", then(PAIRED, taking("dev0")), "device-paired", B, "leave --device"),
+    Planted("a pair that stands still", then(PAIRED, policy(way=Way.STATIC)), "device-stands-still", B,
+            "without --static", frozenset({"stands-still"})),
+    Planted("a virtual function and a guest switched off", then(VFIO, MATCH, taking("dev0", way=Way.OFF)), "device-off",
+            B, "godwit device detach web1 dev0", frozenset({"switched-off"})),
+    Planted("a virtual function on the root bus",
+            then(plugged("vfio-pci", host="0000:3b:02.1", bus="pcie.0"), MATCH, taking("dev0")), "device-fixed", B,
+            "pcie-root-port"),
+    Planted("a virtual function that is unplugged", then(VFIO, MATCH, taking("dev0")), "device-unplugged", I, "bond"),
+    Planted("no function for it on the target", then(VFIO, taking("dev0")), "device-no-match", W,
+            "dev0=unplug:ADDRESS|VENDOR:DEVICE|POOL", frozenset({"device-unplugged"})),
     Planted("standing still", policy(way=Way.STATIC), "stands-still", I, "without --static"),
     Planted("switched off", OFF, "switched-off", I, "without --off"),
     Planted("an upgrade", upgraded, "upgrade", I, "", frozenset({"upgrade-in-place"})),

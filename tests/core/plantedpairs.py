@@ -32,6 +32,7 @@ from godwit.model import (
 )
 from godwit.qemu.needs import guest_needs
 from godwit.qemu.qom import NetworkClient
+from godwit.qemu.unplugging import direct_devices
 from godwit.units import GIB
 
 RECORDED = Path(__file__).parents[1] / "hosts" / "recorded" / "facts-qemu-10.0.txt"
@@ -115,6 +116,7 @@ class Pair:
             launch=launch,
             pid=77,
             needs=needs,
+            direct=direct_devices(launch),
         )
         known = {name: value for name, value in self.guest.items() if not name.startswith("needs_")}
         more = {name.removeprefix("needs_"): value for name, value in self.guest.items() if name.startswith("needs_")}

@@ -6,6 +6,7 @@ import ast
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_preflight import BLOCK, GOOD, QEMU, SAME_DISK, WARN, Change, both, disk, guest, source, target, whole
@@ -18,6 +19,9 @@ from godwit.model import (
     BondFacts,
     BridgeFacts,
     CpuModel,
+    DeviceChoice,
+    DevicePolicy,
+    DirectFacts,
     DiskFacts,
     GuestNeeds,
     HostResources,
@@ -27,6 +31,7 @@ from godwit.model import (
     Launch,
     ListenerFacts,
     Packets,
+    PciFunction,
     Policy,
     Severity,
     StorageFacts,
@@ -113,6 +118,23 @@ SPICE = needs(listens=(ListenerFacts("", 5930, "SPICE display"),))
 VLAN_100 = BridgeFacts("br0", 1500, up=True, vlans=(100,))
 USB_MEND = "godwit monitor web -c 'device_del dev0'"
 
+
+def direct(*choices: DeviceChoice, way: Way = Way.LIVE, blockers: tuple[str, ...] = (), **changes: object) -> Change:
+    """A guest with one NIC that may not travel, and what was chosen for it."""
+    device = replace(DirectFacts("dev0", "vmxnet3"), **changes)  # type: ignore[arg-type]
+    return both(guest(direct=(device,), blockers=blockers), whole(policy=Policy(way=way, devices=choices)))
+
+
+def matched(change: Change) -> Change:
+    return both(change, whole(matches=(("dev0", PciFunction("0000:03:02.4", "8086", "1520")),)))
+
+
+UNPLUG, FAILOVER, REFUSE = (
+    DeviceChoice("dev0", policy) for policy in (DevicePolicy.UNPLUG, DevicePolicy.FAILOVER, DevicePolicy.REFUSE)
+)
+VFIO: dict[str, Any] = {"driver": "vfio-pci", "function": "0000:3b:02.1", "tied": True}
+SAID = ("0000:3b:02.1: VFIO migration is not supported in kernel",)
+
 PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("name-invalid", WARN, needs(name="my guest;rm"), "QEMU calls web 'my guest;rm'", "-name web"),
     ("kernel-differs", INFO, target(kernel="5.10.0-21"), "kernel 6.12 on one, 5.10.0-21 on two", "release"),
@@ -192,6 +214,15 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
     ("link-untried", INFO, tried(E.UNTRIED, "there is no qemu-io"), "tried: there is no qemu-io", "qemu-utils"),
     ("link-measured", INFO, whole(trial=Trial(E.WORKS, "", 49160, 40 * MIB, 0.8), encrypted=True),
      "one sent 40.0 MiB to two in 800.0 ms, encrypted: 50.0 MiB/s; the 2.0 GiB of web would take", "godwit"),
+    ("device-tied", BLOCK, direct(**VFIO, blockers=SAID), "dev0 of web (vfio-pci)", "--device dev0=unplug"),
+    ("device-tied", BLOCK, direct(REFUSE), "dev0 of web", "--device dev0=unplug"),
+    ("device-unknown", BLOCK, both(direct(DeviceChoice("nic9", DevicePolicy.UNPLUG))), "called nic9", "it has: dev0"),
+    ("device-alone", BLOCK, direct(FAILOVER), "failover_pair_id", "--device dev0=unplug"),
+    ("device-paired", BLOCK, direct(UNPLUG, partner="nic0"), "nic0 stands in", "leave --device dev0=unplug away"),
+    ("device-fixed", BLOCK, direct(UNPLUG, pluggable=False), "root bus", "pcie-root-port"),
+    ("device-unplugged", INFO, direct(UNPLUG), "dev0 is unplugged of web", "bond"),
+    ("device-unplugged", INFO, direct(partner="nic0"), "QEMU takes dev0 out", "bond"),
+    ("device-unplugged", INFO, matched(direct(UNPLUG, **VFIO, blockers=SAID)), "dev0 is unplugged", "bond"),
 ]  # fmt: skip
 
 SOUND: list[tuple[str, Change]] = [
@@ -249,6 +280,7 @@ SOUND: list[tuple[str, Change]] = [
     ("what the source has forbidden", on_source(denials=("avc: denied",))),
     ("a connection that was tried", tried(E.WORKS)),
     ("large pings that are dropped where connections are not", both(BLACK_HOLE, tried(E.WORKS))),
+    ("a NIC that QEMU sends", direct()),
 ]  # fmt: skip
 
 
@@ -372,6 +404,26 @@ def test_only_proven_shared_disks_are_cached_by_two_hosts() -> None:
     assert "disk-cached" not in {one.code for one in check(apart)}
 
 
+def test_a_nic_that_qemu_takes_out_needs_a_guest_that_runs() -> None:
+    still = {one.code: one for one in check(direct(partner="nic0", way=Way.STATIC)(GOOD))}
+    assert set(still) == {"device-stands-still", "stands-still"}
+    assert "device-stands-still" not in {one.code for one in check(direct(UNPLUG, way=Way.STATIC)(GOOD))}
+
+
+def test_a_target_without_a_match_leaves_the_guest_on_its_other_nic() -> None:
+    found = {one.code: one for one in check(direct(UNPLUG, **VFIO, blockers=SAID)(GOOD))}
+    assert set(found) == {"device-no-match", "device-unplugged"}
+    assert found["device-no-match"].severity is WARN
+    assert "dev0 (0000:3b:02.1)" in found["device-no-match"].found
+    assert "dev0=unplug:" in found["device-no-match"].mend
+
+
+def test_what_qemu_names_beside_the_device_still_blocks() -> None:
+    other = "State blocked by non-migratable device '0000:00:05.0/nvme'"
+    found = check(matched(direct(UNPLUG, **VFIO, blockers=(*SAID, other)))(GOOD))
+    assert [one.found for one in found if one.severity is BLOCK] == [other]
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
@@ -398,7 +450,7 @@ def test_severity_and_reason_of_every_finding_come_from_the_table() -> None:
 
 
 def test_each_check_of_the_table_is_made() -> None:
-    planted = {row[0] for row in PLANTED} | {"cpu-max-differs"}
+    planted = {row[0] for row in PLANTED} | {"cpu-max-differs", "device-stands-still", "device-no-match"}
     assert [code for code in ROWS if code not in planted | written()] == []
 
 

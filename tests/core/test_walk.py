@@ -23,11 +23,12 @@ SILENT = st.sampled_from([None, None, None, Side.SOURCE, Side.TARGET])
     silent=SILENT,
     copying=st.booleans(),
     way=st.sampled_from(Way),
+    direct=st.booleans(),
 )
 def test_every_walk_keeps_the_law_and_ends(
-    tape: bytes, length: int, silent: Side | None, *, copying: bool, way: Way
+    tape: bytes, length: int, silent: Side | None, *, copying: bool, way: Way, direct: bool
 ) -> None:
-    made = walk(tape, length, silent, copying=copying, way=way)
+    made = walk(tape, length, silent, copying=copying, way=way, direct=direct)
 
     assert made.state.finished or made.state.phase is Phase.LIMBO
 
@@ -38,7 +39,7 @@ def test_many_more_walks_keep_the_law(seed: int, way: Way) -> None:
     """Hypothesis finds the short stories; the long ones take numbers."""
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     reached = {
-        walk(tape, length, silent, copying=number % 2 == 1, way=way).state.phase
+        walk(tape, length, silent, copying=number % 2 == 1, way=way, direct=number % 3 == 0).state.phase
         for number, (tape, length, silent) in enumerate(tapes(chance, 700))
     }
 
@@ -83,9 +84,10 @@ def test_whatever_two_hosts_show_a_person_s_word_keeps_the_law() -> None:
 
 
 @pytest.mark.parametrize("way", Way)
+@pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("copying", [False, True])
-def test_a_walk_without_faults_moves_the_guest(way: Way, *, copying: bool) -> None:
-    made = walk(b"", copying=copying, way=way)
+def test_a_walk_without_faults_moves_the_guest(way: Way, *, copying: bool, direct: bool) -> None:
+    made = walk(b"", copying=copying, way=way, direct=direct)
 
     assert made.state.phase is Phase.DONE
     assert made.state.owner is Owner.TARGET
@@ -94,6 +96,7 @@ def test_a_walk_without_faults_moves_the_guest(way: Way, *, copying: bool) -> No
     assert not made.state.held
     assert not made.state.leftovers
     assert made.world.images == ("kept" if copying else "none")
+    assert not direct or way is Way.OFF or made.world.device is Side.TARGET
 
 
 @pytest.mark.parametrize("way", Way)
@@ -103,7 +106,9 @@ def test_what_does_no_harm_never_ends_in_limbo(way: Way) -> None:
     harmless = [
         made
         for number, (tape, length, _) in enumerate(tapes(chance, 1000))
-        if set((made := walk(tape, length, copying=number % 2 == 1, way=way)).faults) <= HARMLESS and made.faults
+        if set((made := walk(tape, length, copying=number % 2 == 1, way=way, direct=number % 3 == 0)).faults)
+        <= HARMLESS
+        and made.faults
     ]
 
     assert len(harmless) > 60

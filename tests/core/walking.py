@@ -36,7 +36,7 @@ T = TypeVar("T")
 FORWARD = (
     *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartStream, e.Adjust),
     *(e.StartMirrors, e.EndMirrors, e.ContinueStream),
-    *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
+    *(e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream, e.UnplugDevices),
 )
 HARMLESS = frozenset(
     {"crash", "cancel", "give up", "blip", "duplicate", "operator", "decide", "pause", "go over", "deaf"}
@@ -157,7 +157,9 @@ class Walk:
 
     def effect(self, command: e.Command) -> e.Event | None:
         """Do to the world what a command does, and see to it that a record on disk permits it."""
-        return effect(self.world, command, armed=self.journal[self.durable].door is not Door.CLOSED)
+        on_disk = self.journal[self.durable]
+        self.world.permits_unplugging = Held.DEVICES in on_disk.held
+        return effect(self.world, command, armed=on_disk.door is not Door.CLOSED)
 
     # -- moves -----------------------------------------------------------------------------------------------------
 
@@ -385,6 +387,10 @@ class Walk:
             self.demand(runs or excused, f"{state.phase} on the source, and it does not run")
             self.demand(world.target.state is RunState.ABSENT or bool(state.leftovers), "target left, unnamed")
             self.demand(world.images == "none" or bool(state.leftovers), "images left, unnamed")
+        has_it = world.device is (TARGET if state.owner is Owner.TARGET else SOURCE)
+        gone = world.side(TARGET if state.owner is Owner.TARGET else SOURCE).state is RunState.ABSENT
+        has_it = has_it or not world.direct or world.way is Way.OFF
+        self.demand(has_it or gone or bool(state.leftovers), "the device is not given back, unnamed")
         self.demand(not world.send_queue_shortened or bool(state.leftovers), "send queue kept, unnamed")
         self.demand(not world.keys or bool(state.leftovers), "keys kept, unnamed")
         owner = TARGET if state.owner is Owner.TARGET else SOURCE
@@ -406,12 +412,13 @@ def walk(
     copying: bool = False,
     way: Way = Way.LIVE,
     person: bool = False,
+    direct: bool = False,
 ) -> Walk:
     """Walk a tape to its end; raises LawViolationError, or what the machine raises, with the whole story as a note.
 
     With `person`, somebody decides who owns a guest that ends in LIMBO.
     """
-    made = Walk(iter(tape), silent, World(copying=copying, way=way), person=person)
+    made = Walk(iter(tape), silent, World(copying=copying, way=way, direct=direct), person=person)
     try:
         made.run(length)
     except Exception as error:

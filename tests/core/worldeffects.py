@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from worldmodel import SOURCE, TARGET, LawViolationError
 
 from godwit.core import events as e
-from godwit.model import Comparison, DiskCopy, ImageFacts, RunState, Side, StreamStatus, Way
+from godwit.model import (
+    Comparison,
+    DevicePolicy,
+    DirectDevice,
+    DiskCopy,
+    ImageFacts,
+    RunState,
+    Side,
+    StreamStatus,
+    Way,
+)
 
 if TYPE_CHECKING:
     from worldmodel import World
@@ -15,6 +25,7 @@ if TYPE_CHECKING:
 COPIES = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1 << 30, 1 << 20), "job", verify=True),)
 MEDIA = (DiskCopy("cd0", ImageFacts("/images/seed.iso", "raw", 1 << 20, 1 << 20), "job2"),)
 BALLOON = 1 << 30
+DEVICES = (DirectDevice("nic1", DevicePolicy.UNPLUG, "{}", "{}"),)
 
 
 def effect(world: World, command: e.Command, *, armed: bool) -> e.Event | None:  # noqa: C901, PLR0911, PLR0912, PLR0915 - one case for each command
@@ -27,7 +38,7 @@ def effect(world: World, command: e.Command, *, armed: bool) -> e.Event | None: 
         command,
         (e.PrepareSource | e.StartStream | e.Adjust | e.RemoveSource | e.CancelStream | e.ResumeSource)
         | (e.StartMirrors | e.EndMirrors | e.ContinueStream | e.CancelMirrors | e.LeaveOldCopies)
-        | (e.StopSource | e.PowerOff | e.EndSource | e.RestorePower | e.GoOver | e.MendStream),
+        | (e.StopSource | e.PowerOff | e.EndSource | e.RestorePower | e.GoOver | e.MendStream | e.UnplugDevices),
     )
     at_target = isinstance(
         command,
@@ -42,7 +53,12 @@ def effect(world: World, command: e.Command, *, armed: bool) -> e.Event | None: 
             balloon = BALLOON if world.way is Way.LIVE else 0
             copies = COPIES if world.copying else ()
             encrypted = world.encrypted and bool(copies or world.way is not Way.OFF)
-            return e.Checked(copies, world.way, media=media, balloon=balloon, encrypted=encrypted)
+            devices = DEVICES if world.direct and world.way is not Way.OFF else ()
+            return e.Checked(copies, world.way, None, media, balloon, encrypted, devices)
+        case e.UnplugDevices():
+            return _unplug(world)
+        case e.PlugDevices(side=side):
+            return _plug(world, side)
         case e.StopSource() | e.PowerOff() | e.EndSource() | e.StartTarget() | e.RestorePower():
             return _on_a_standing_guest(world, command)
         case e.CopyMedia():
@@ -100,6 +116,8 @@ def effect(world: World, command: e.Command, *, armed: bool) -> e.Event | None: 
         case e.StartStream():
             if world.source.state is RunState.ABSENT:
                 return e.StepFailed(name, "monitor-lost", name)
+            if world.direct and world.device is not None:
+                raise LawViolationError("a stream was begun of a guest that has a device which cannot be sent")
             world.source.stream = StreamStatus.ACTIVE
             if world.target.state is not RunState.INCOMING:
                 world.end_stream(StreamStatus.FAILED)
@@ -162,6 +180,27 @@ def _on_a_standing_guest(world: World, command: e.Command) -> e.Event | None:  #
             return e.Undone(name) if world.restore_power() else e.StepFailed(name, "qemu-died", "locked")
         case _:
             return None
+
+
+def _unplug(world: World) -> e.Event:
+    """Ask the guest to let go of its device: it does, or never will, or stands still and cannot."""
+    if world.source.state is RunState.ABSENT:
+        return e.StepFailed("UnplugDevices", "monitor-lost", "UnplugDevices")
+    if world.source.state is not RunState.RUNNING or world.deaf:
+        return e.StepFailed("UnplugDevices", "hypervisor", "the guest does not let go")
+    if not world.permits_unplugging:
+        raise LawViolationError("a device was taken before it was written down that it is to be given back")
+    world.device = None
+    return e.Unplugged()
+
+
+def _plug(world: World, side: Side) -> e.Event:
+    """Give the guest its device, or what stands for it."""
+    if not world.side(side).reachable:
+        return e.StepFailed("PlugDevices", "host-unreachable", "the host is silent")
+    if world.side(side).state is not RunState.ABSENT:
+        world.device = side
+    return e.Undone("PlugDevices")
 
 
 def _power_off(world: World) -> e.Event:

@@ -84,6 +84,11 @@ class World:
     """Whether the source was told to let the guest go over to the target before its memory."""
     copies_are_stale: bool = False
     """Whether the source has run since the copies of the disks were ended."""
+    direct: bool = False
+    """Whether the guest has a device that does not travel, and `device` where it is: on no side while it is away."""
+    device: Side | None = SOURCE
+    permits_unplugging: bool = False
+    """Whether it is on disk that the device is to be given back."""
     decided: Side | None = None
     """Whose the guest is by a person's word: what nobody can see, that person may be wrong about."""
 

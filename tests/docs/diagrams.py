@@ -26,7 +26,18 @@ from godwit.core import recovery
 from godwit.core.machine import TRANSITIONS, step
 from godwit.core.preflight.rows import ROWS, SUBJECTS
 from godwit.core.state import TERMINAL, Door, Failure, Held, LawBrokenError, Phase, State
-from godwit.model import Comparison, DiskCopy, GuestView, ImageFacts, RunState, Side, StreamStatus, Way
+from godwit.model import (
+    Comparison,
+    DevicePolicy,
+    DirectDevice,
+    DiskCopy,
+    GuestView,
+    ImageFacts,
+    RunState,
+    Side,
+    StreamStatus,
+    Way,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,16 +77,27 @@ _OBSERVED_OFF: Final = (
 )
 """What only a guest that is switched off for its move shows."""
 _STEPS: Final = (
-    *("Check", "PrepareTarget", "StartMirrors", "StartStream", "Adjust", "EndMirrors", "ContinueStream", "GoOver"),
+    *(
+        "UnplugDevices",
+        "Check",
+        "PrepareTarget",
+        "StartMirrors",
+        "StartStream",
+        "Adjust",
+        "EndMirrors",
+        "ContinueStream",
+        "GoOver",
+    ),
     *("ContinueTarget", "StopSource", "PowerOff", "EndSource", "StartTarget"),
 )
 _UNDOS: Final = (
     *("CancelStream", "CancelMirrors", "DestroyTarget", "RemoveImages", "ResumeSource", "RestoreSendQueue"),
-    *("RestorePower", "KeepImages", "RestoreGuest", "RemoveCredentials", "RecordHome"),
+    *("RestorePower", "KeepImages", "RestoreGuest", "RemoveCredentials", "RecordHome", "PlugDevices"),
 )
 _COPIES: Final = (DiskCopy("disk0", ImageFacts("/images/web.raw", "raw", 1, 1), "job", verify=True),)
+_DEVICES: Final = (DirectDevice("nic1", DevicePolicy.UNPLUG, "{}", "{}"),)
 _DUTIES: Final = ("Verify", "RecordHome", "RemoveSource", "RestoreSendQueue")
-_ALIKE: Final = frozenset({"RecordHome", "RestoreGuest", "RemoveCredentials", "RestoreSendQueue"})
+_ALIKE: Final = frozenset({"RecordHome", "RestoreGuest", "RemoveCredentials", "RestoreSendQueue", "PlugDevices"})
 """Duties that nothing but the end depends on: what one of them leads to, they all do."""
 
 EVENTS: Final[tuple[e.Event, ...]] = (
@@ -83,6 +105,8 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.Checked(),
     e.Checked(_COPIES, encrypted=True),
     e.Checked((), Way.STATIC),
+    e.Checked((), Way.STATIC, devices=_DEVICES),
+    e.Checked(devices=_DEVICES),
     e.Checked((), Way.OFF),
     e.Checked(_COPIES, Way.OFF),
     e.SourcePaused(),
@@ -93,6 +117,7 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.MediaCopied(),
     e.DisksCompared(Comparison(equal=True)),
     e.MirrorsReady(),
+    e.Unplugged(),
     e.MirrorLost("disk0", "it broke off"),
     e.StreamHeld(),
     *(e.WentOver(side) for side in Side),
@@ -120,6 +145,8 @@ EVENTS: Final[tuple[e.Event, ...]] = (
     e.GiveUp("failure", "too long"),
 )
 _WAYS_ARE_ONE: Final = TERMINAL | {Phase.ROLLING_BACK, Phase.FINISHING}
+_AFTERWARDS: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.COMMITTING, Phase.POSTCOPY, Phase.FINISHING})
+"""Phases in which it leads no other way that devices were taken from the guest."""
 _PHASE_IDS: Final = {phase: phase.value.replace("-", "_") for phase in Phase}
 _ENUMS: Final[tuple[type[StrEnum], ...]] = (Phase, Door, Held, RunState, StreamStatus, Side)
 
@@ -134,7 +161,7 @@ def _telling(state: State) -> frozenset[Held]:
     if state.phase in {Phase.ROLLING_BACK, Phase.LIMBO}:
         told = {Held.STREAM, Held.SOURCE_STOPPED, Held.POWER}
         return (state.held & told) | ({Held.SEND_QUEUE} if state.held - told else set())
-    return state.held - {Held.GUEST, Held.CREDENTIALS}
+    return state.held - {Held.GUEST, Held.CREDENTIALS} - ({Held.DEVICES} if state.phase in _AFTERWARDS else set())
 
 
 @functools.cache
@@ -148,7 +175,9 @@ def _essence(state: State) -> State:
         return State(phase=state.phase, owner=state.owner)
     merged = _WAYS_ARE_ONE | ({Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER} if state.way is Way.STATIC else set())
     if state.phase in _WAYS_ARE_ONE:  # what it holds, and what is still to be done, lead on from here, and nothing else
-        state = replace(state, copies=(), media=(), mirrored=False, launch=None)
+        state = replace(state, copies=(), media=(), mirrored=False, launch=None, devices=())
+    if state.phase in _AFTERWARDS:
+        state = replace(state, devices=())
     others, finishing = state.duties - _ALIKE, state.phase is Phase.FINISHING
     if finishing and (not state.postcopy or Side.TARGET.value in state.ended):  # how it came there is told
         state = replace(state, postcopy=False, over=frozenset(), ended=frozenset(), tried=frozenset())

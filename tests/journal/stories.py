@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from godwit.core.state import Door, Failure, Held, Phase, Resolution, State
 from godwit.model import (
+    DevicePolicy,
+    DirectDevice,
     DiskCopy,
     Downtime,
     Finding,
@@ -95,5 +97,9 @@ states = st.builds(
     alive=st.none() | st.booleans(),
     leftovers=st.lists(_text, max_size=3).map(tuple),
     balloon=st.integers(0, 1 << 40),
+    devices=st.lists(
+        st.builds(DirectDevice, _text, st.sampled_from(DevicePolicy), _text, _text, _text, _text, st.integers(0, 4094)),
+        max_size=2,
+    ).map(tuple),
     resolution=st.none() | st.builds(Resolution, st.sampled_from(Side), _text, st.booleans()),
 )

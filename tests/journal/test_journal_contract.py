@@ -16,6 +16,8 @@ from godwit.errors import BusyError, SupersededError, UnknownHostError, UnknownM
 from godwit.journal.codec import dump, load
 from godwit.model import (
     Comparison,
+    DevicePolicy,
+    DirectDevice,
     DirtyWindow,
     DiskCopy,
     FenceCommand,
@@ -312,6 +314,9 @@ async def test_a_state_with_every_field_set_survives_the_journal(room: Room) -> 
         way=Way.OFF,
         launch=Launch(("qemu", "-S"), "/srv", ("/run/web1",), (Tap("tap0", "br0"),)),
         balloon=1 << 30,
+        devices=(
+            DirectDevice("nic1", DevicePolicy.UNPLUG, '{"id":"nic1"}', "{}", "0000:3b:02.1", "52:54:00:00:00:01", 5),
+        ),
         resolution=Resolution(Side.TARGET, "anna", tried=True),
     )
     unset = {field.name for field in fields(State) if getattr(state, field.name) == getattr(State(), field.name)}

@@ -23,7 +23,7 @@ from labtraps import Traps
 from labwaits import LONG, until
 
 from godwit import app
-from godwit.lab.furnish import DISK, GuestPlan, add_guest, prefix, register
+from godwit.lab.furnish import DISK, Direct, GuestPlan, add_guest, prefix, register
 from godwit.lab.loads import TICK_PORT, TickReader
 from godwit.model import RunState
 from godwit.units import MIB
@@ -95,10 +95,18 @@ class Ground:
         await self.fresh_guest()
 
     async def fresh_guest(
-        self, host: str = "host1", *, memory: int = MEMORY, agent: bool = False, reports: bool = True, disk: int = DISK
+        self,
+        host: str = "host1",
+        *,
+        memory: int = MEMORY,
+        agent: bool = False,
+        reports: bool = True,
+        disk: int = DISK,
+        direct: Direct = "",
     ) -> None:
         """Start a guest that no earlier test has touched, with a channel for its agent if asked for."""
-        plan = GuestPlan(f"web{self.guests}", self.guests, memory, agent=agent, reports=reports, disk=disk)
+        name = f"web{self.guests}"
+        plan = GuestPlan(name, self.guests, memory, agent=agent, reports=reports, disk=disk, direct=direct)
         number, self.guests = self.guests, self.guests + 1
         async with app.opened(self.home) as service:
             vm = await add_guest(service, self.lab, self.assets, plan, host)

@@ -52,6 +52,7 @@ EVENTS: list[tuple[e.Event, Weight, str]] = [
     (e.Checked(), Weight.STEP, "preflight found nothing that blocks"),
     (e.TargetPrepared("tcp:198.18.0.2:49152"), Weight.DETAIL, "the target waits, paused, at tcp:198.18.0.2:49152"),
     (e.SourcePrepared(), Weight.DETAIL, "the source is prepared"),
+    (e.Unplugged(), Weight.STEP, "the guest has let go"),
     (e.MirrorsReady(), Weight.STEP, "the disks are on the target"),
     (e.MirrorLost("disk0", "Input/output error"), Weight.ERROR, "the copy of disk disk0 ended before its time: Input"),
     (e.StreamHeld(), Weight.DETAIL, "the source waits before the switchover"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.hooks import Hook, last_hook
+from direct import judge_device
 from godwit.core.state import Door, Held, Phase
 from godwit.model import OutcomeStatus, Owner
 
@@ -118,6 +119,7 @@ async def judge(story: Story) -> None:
         _judge_place(story, guest, outcome)
         _judge_remains(story, guest, outcome)
         _judge_hooks(story, guest, outcome)
+        judge_device(story, guest, outcome)
         await _judge_journal(story, guest, outcome)
 
 
@@ -137,6 +139,7 @@ def _judge_hooks(story: Story, guest: str, outcome: Outcome) -> None:
 def _judge_success(story: Story, guest: str, outcome: Outcome) -> None:
     """Where nothing goes wrong a guest is moved, unless it was given no time for that, or does not obey."""
     excused = outcome.status in MOVED or "deadline" in outcome.error or "power button" in outcome.error
+    excused = excused or "did not let go" in outcome.error
     if not story.faulted and not excused:
         story.violated(f"{guest} is {outcome.status}, and nothing had gone wrong: {outcome.error}")
 

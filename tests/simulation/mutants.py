@@ -14,7 +14,19 @@ from godwit.core import finishing, machine, recovery, rollback
 from godwit.core.machine import TRANSITIONS, Step
 from godwit.core.recovery import Verdict
 from godwit.core.state import Door, Held, Phase, State
-from godwit.engine import actions, engine, mending, mirroring, observer, parts, settings, sides, standing, undoing
+from godwit.engine import (
+    actions,
+    devices,
+    engine,
+    mending,
+    mirroring,
+    observer,
+    parts,
+    settings,
+    sides,
+    standing,
+    undoing,
+)
 from godwit.errors import GodwitError, JournalError, MonitorLostError, SupersededError
 from godwit.model import Owner, RunState, Side
 
@@ -176,6 +188,10 @@ def _done_at_once(state: State, _: e.Event) -> Step:
     return Step(replace(running, phase=_P.DONE, held=frozenset(), duties=frozenset()), (e.Finish(),))
 
 
+def _without_devices(duties: Callable[[State], dict[str, e.Command]]) -> Callable[[State], dict[str, e.Command]]:
+    return lambda state: {name: duty for name, duty in duties(state).items() if name != "PlugDevices"}
+
+
 def _starts_beside_the_target(patch: pytest.MonkeyPatch) -> None:
     """Start a guest that was switched off where it was, whatever is left of it on the target."""
 
@@ -278,6 +294,14 @@ MUTANTS: Final[dict[str, Plant]] = {
     "undo: the source is not resumed": _step_without(undoing.Undoing, "resume_source", says="ResumeSource"),
     "undo: images are left": _step_without(mirroring.Mirroring, "remove", says="RemoveImages"),
     "undo: the guest's settings are left": _step_without(settings.Settings, "restore", says="RestoreGuest"),
+    "undo: a device is not given back": _step_without(devices.Devices, "plug", says="PlugDevices"),
+    "what a former runner asked a guest to let go of is forgotten": lambda patch: patch.setattr(
+        engine, "Devices", lambda actions, restarted: devices.Devices(actions, restarted=restarted is None)
+    ),
+    "a guest that may yet let go is not waited for": lambda patch: patch.setattr(devices, "LATE", -1.0),
+    "a device is forgotten when the guest has moved": lambda patch: patch.setattr(
+        finishing, "_duties", _without_devices(finishing._duties)
+    ),
     "undo: the send queue stays short": _step_without(undoing.Undoing, "restore_send_queue", says="RestoreSendQueue"),
     "undo beside what is still under way": _undoes_beside_what_is_under_way,
     "a wish to cancel is not heard": _does_not_listen,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from directscene import place
 from simworld import SimHost, SimWorld
 
 from godwit.hosts.fake import LoopClock, Workload
@@ -41,7 +42,10 @@ LATENCIES: Final = (0.0002, 0.0002, 0.0002, 0.015)
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One guest and how it is to move. `upgrade` is "in place" or "by copy" for a new QEMU on the same host."""
+    """One guest and how it is to move. `upgrade` is "in place" or "by copy" for a new QEMU on the same host.
+
+    `device` is one that does not travel; `matched` says whether the target has what stands for it.
+    """
 
     guest: str
     kind: str
@@ -53,6 +57,8 @@ class Move:
     medium: bool = False
     probed: bool = False
     begins: float = 0.0
+    device: str = ""
+    matched: bool = True
 
     @property
     def id(self) -> str:
@@ -188,6 +194,9 @@ def _place(scene: Scene, move: Move, number: int) -> None:
         argv = (*argv, "-cdrom", f"file={seed}")
     if move.upgrade == "in place":
         argv = (*argv, *SHARED_MEMORY)
+    if move.device:
+        argv = (*argv, "-device", move.device)
+        place(scene.hosts, move)
     launch = Launch(argv, folders=(f"/run/{guest}",), taps=(Tap(f"tap{number}", "br0"),))
     address = f"198.18.0.{100 + number}" if move.probed else None
     vm = Vm(guest, "one", launch, f"/run/{guest}/control", observe=f"/run/{guest}/observe", address=address)

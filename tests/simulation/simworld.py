@@ -47,6 +47,10 @@ class SimWorld(FakeWorld):
         if self.told is not None:
             self.told(words)
 
+    def say_device(self, qemu: FakeQemu, words: str) -> None:
+        """Tell of a guest and its devices."""
+        self.say(f"{qemu.vm.name} on {qemu.host.name} {words}")
+
     def qemus_of(self, vm: str) -> list[FakeQemu]:
         """Return the guest's living processes."""
         return [qemu for host in self.hosts.values() for qemu in host.qemus.values() if qemu.vm.name == vm]

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from books import Pen, Shelf, Store
+from directscene import with_a_device
 from faults import SIDES, STAY, At, Fault, In, Nth, Since, choose, strike
 from gates import Controller, Disturbance, GatedHost
 from invariants import Watch, judge
 from scenes import HOSTS, LATENCIES, RATES, Move, Scene, furnish, moves
 from spots import at_a_spot
 
+from direct import around_a_device
 from godwit.core.state import Phase, State, outcome_status
 from godwit.engine.engine import Engine
 from godwit.engine.parts import Parts
@@ -88,6 +90,11 @@ def plan_of(seed: int) -> Plan:
     apart = random.Random(f"{seed} apart")  # noqa: S311 - as above
     if apart.random() < 0.4:
         faults = at_a_spot(apart, all_moves[0], heals=heals)
+    devices = random.Random(f"{seed} devices")  # noqa: S311 - as above
+    if devices.random() < 0.25:
+        all_moves = (with_a_device(devices, all_moves[0]), *all_moves[1:])
+        if all_moves[0].device and devices.random() < 0.6:
+            faults = around_a_device(devices, heals=heals)
     latency, locks = apart.choice(LATENCIES), apart.random() < 0.7
     return Plan(seed, all_moves, faults, rate, lag, may_shorten, latency, locks)
 

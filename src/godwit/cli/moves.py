@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -25,7 +26,7 @@ from godwit.cli.policies import (
 from godwit.cli.terminal import echo, echo_error
 from godwit.errors import GodwitError, InputError, RefusedError
 from godwit.identifiers import new_identifier
-from godwit.model import DiskMode, OutcomeStatus, ProbeRequest, Way
+from godwit.model import DeviceChoice, DevicePolicy, DiskMode, OutcomeStatus, ProbeRequest, Way
 from godwit.runners import prepared
 from godwit.units import format_duration
 
@@ -75,6 +76,15 @@ def migrate(  # noqa: PLR0913 - the options
     off_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long it may take to switch itself off.  \\[60s]")
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID=HOW[:MATCH]", help="What becomes of a device that does not travel: unplug, failover, refuse."
+        ),
+    ] = None,
+    unplug_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long it may take to let go of a device.  \\[20s]")
+    ] = None,
     verify_disks: Annotated[
         bool, typer.Option("--verify-disks", metavar="", help="Compare copied disks with the old ones afterwards.")
     ] = False,
@@ -118,6 +128,7 @@ def migrate(  # noqa: PLR0913 - the options
         verify_disks=verify_disks,
         plaintext=plaintext,
     )
+    wanted = direct_policy(wanted, device or [], unplug_timeout)
     wanted = patient_policy(wanted, wait, static=static)
     wanted = standing_policy(wanted, typed, static=static, off=off, off_timeout=off_timeout)
     plain = Plain(qemu_defaults or qemu_auto_converge, qemu_auto_converge)
@@ -184,6 +195,30 @@ def standing_policy(policy: Policy, typed: Typed, *, static: bool, off: bool, of
         way=Way.OFF if off else Way.STATIC,
         off_timeout=policy.off_timeout if timeout is None else timeout,
     )
+
+
+def direct_policy(policy: Policy, typed: list[str], unplug_timeout: str | None) -> Policy:
+    """Return the policy with what was typed of devices. Raises InputError saying what is wrong."""
+    timeout = duration("--unplug-timeout", unplug_timeout)
+    choices = tuple(device_choice(text) for text in typed)
+    if twice := next((one.device for one, more in itertools.combinations(choices, 2) if one.device == more.device), ""):
+        message = f"--device {twice} was said twice"
+        raise InputError(message)
+    return replace(policy, devices=choices, unplug_timeout=policy.unplug_timeout if timeout is None else timeout)
+
+
+def device_choice(text: str) -> DeviceChoice:
+    """Return what ID=HOW[:MATCH] says of a device. Raises InputError."""
+    name, _, rest = text.partition("=")
+    how, _, match = rest.partition(":")
+    if not name or how not in set(DevicePolicy) or (match and how == DevicePolicy.REFUSE):
+        message = f"--device: {text!r} is not ID=HOW[:MATCH]"
+        remedy = (
+            f"write for example --device nic1=unplug, or nic1=unplug:8086:1520 for what may stand for it there; "
+            f"HOW is one of {', '.join(DevicePolicy)}"
+        )
+        raise InputError(message, remedy=remedy)
+    return DeviceChoice(name, DevicePolicy(how), match)
 
 
 def disk_modes(typed: list[str]) -> tuple[tuple[str, DiskMode], ...]:

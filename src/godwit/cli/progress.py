@@ -129,7 +129,7 @@ def _after_mirror(progress: Progress, entry: Entry) -> Progress:
 
 def _after_transition(progress: Progress, entry: Entry) -> Progress:
     phase = text_of(entry.data, "phase") or progress.phase
-    floor = progress.stream_begins if phase == "precopy" else _FLOORS.get(phase, 0.0)
+    floor = progress.stream_begins if phase in {"unplugging", "precopy"} else _FLOORS.get(phase, 0.0)
     runs_again = text_of(entry.data, "event") in {"SourceResumed", "TargetRunning"} or phase in _RUNS_AGAIN
     return replace(
         progress,

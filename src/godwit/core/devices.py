@@ -32,7 +32,7 @@ class HostFunction:
     def free(self) -> bool:
         """Whether it can be given to a guest now."""
         one = self.function
-        return not one.guest and not one.up and not one.vfs and bool(one.group)
+        return not one.guest and not one.up and not one.vfs and not one.held and bool(one.group)
 
 
 # -- names -----------------------------------------------------------------------------------------------------------
@@ -89,6 +89,29 @@ def with_pools(functions: Iterable[PciFunction], pools: Sequence[DevicePool]) ->
         HostFunction(one, tuple(pool.name for pool in pools if any(_selects(words, one) for words in pool.functions)))
         for one in functions
     )
+
+
+def substitute(
+    wanted: str, functions: Iterable[PciFunction], pools: Sequence[DevicePool], beside: Collection[str] = ()
+) -> PciFunction | None:
+    """Return a free function that is wanted, by a pool's name or as a pool names functions, and is none of `beside`.
+
+    One that is bound for guests already goes first.
+    """
+    fitting = (
+        one.function
+        for one in with_pools(functions, pools)
+        if one.free
+        and one.function.address not in beside
+        and (wanted in one.pools or _selects(full_address(wanted), one.function))
+    )
+    return min(fitting, key=lambda one: (one.driver != "vfio-pci", one.address), default=None)
+
+
+def full_address(words: str) -> str:
+    """Return a PCI address with its domain, as QEMU and lspci let people leave out; anything else as it is."""
+    text = words.strip().lower()
+    return f"0000:{text}" if len(text.split("/")[0]) == _WHOLE - len("0000:") and text.count(":") == 1 else text
 
 
 def _selects(selector: str, function: PciFunction) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from godwit.model import Comparison, DiskCopy, GuestView, Launch, Side, StreamStatus, Way
+from godwit.model import Comparison, DirectDevice, DiskCopy, GuestView, Launch, Side, StreamStatus, Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Checked:
     `launch` starts the guest anew, for a way on which it is switched off. `media` are files that the guest only reads,
     which must be there before its QEMU starts. `balloon` is what the guest's balloon leaves to it, in bytes, where that
     is to take free memory before the guest travels; 0 where it is not. `encrypted` says that both ends of each
-    connection are to prove who they are, and to encrypt what they say.
+    connection are to prove who they are, and to encrypt what they say. `devices` are taken from the guest for its way.
     """
 
     copies: tuple[DiskCopy, ...] = ()
@@ -39,6 +39,7 @@ class Checked:
     media: tuple[DiskCopy, ...] = ()
     balloon: int = 0
     encrypted: bool = False
+    devices: tuple[DirectDevice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,11 @@ class MirrorLost:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unplugged:
+    """The guest has let go of the devices that do not travel with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +264,7 @@ Event = (
     | SourceEnded
     | TargetStarted
     | MirrorsReady
+    | Unplugged
     | MirrorLost
     | StreamHeld
     | MirrorsEnded
@@ -364,6 +371,21 @@ class StartMirrors:
     copies: tuple[DiskCopy, ...]
     encrypted: bool = False
     stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnplugDevices:
+    """Take the devices that do not travel from the guest, which has to let go of them; those of failover are QEMU's."""
+
+    devices: tuple[DirectDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlugDevices:
+    """See to it that the guest has its devices on that side: the very ones on the source, their match on the target."""
+
+    side: Side
+    devices: tuple[DirectDevice, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,6 +540,8 @@ Command = (
     | StartTarget
     | RestorePower
     | StartMirrors
+    | UnplugDevices
+    | PlugDevices
     | EndMirrors
     | ContinueStream
     | GoOver
@@ -554,6 +578,7 @@ EVENTS: tuple[type[Event], ...] = (
     SourceEnded,
     TargetStarted,
     MirrorsReady,
+    Unplugged,
     MirrorLost,
     StreamHeld,
     MirrorsEnded,
@@ -588,6 +613,8 @@ COMMANDS: tuple[type[Command], ...] = (
     StartTarget,
     RestorePower,
     StartMirrors,
+    UnplugDevices,
+    PlugDevices,
     EndMirrors,
     ContinueStream,
     GoOver,

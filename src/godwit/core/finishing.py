@@ -23,6 +23,7 @@ _DUTIES_OF_THE_DEAD: Final = frozenset(
 _RESTORES: Final = {
     "RestoreSendQueue": Held.SEND_QUEUE,
     "RestoreGuest": Held.GUEST,
+    "PlugDevices": Held.DEVICES,
     "RemoveCredentials": Held.CREDENTIALS,
 }
 
@@ -58,6 +59,8 @@ def _duties(state: State) -> dict[str, e.Command]:
         duties["CompareDisks"] = e.CompareDisks(state.copies, state.encrypted)
     if state.made:
         duties["KeepImages"] = e.KeepImages(state.made)
+    if Held.DEVICES in state.held:
+        duties["PlugDevices"] = e.PlugDevices(Side.TARGET, state.devices)
     if Held.GUEST in state.held:
         duties["RestoreGuest"] = e.RestoreGuest(Side.TARGET, state.balloon)
     if state.encrypted:
@@ -102,7 +105,7 @@ def duty_done(state: State, event: e.Event) -> Step:
             state = replace(state, duties=state.duties - {"RemoveSource"})
         case e.Undone(step="RecordHome" | "KeepImages" | "LeaveOldCopies" as name, leftover=leftover):
             state = with_leftover(replace(state, duties=state.duties - {name}), leftover)
-        case e.Undone(step="RestoreSendQueue" | "RestoreGuest" | "RemoveCredentials" as name, leftover=leftover):
+        case e.Undone(step=name, leftover=leftover) if name in _RESTORES:
             held = state.held - {_RESTORES[name]}
             state = with_leftover(replace(state, held=held, duties=state.duties - {name}), leftover)
         case e.StepFailed(code="limbo", message=message):  # the source was seen running: two copies, and no success

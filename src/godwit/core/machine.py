@@ -25,7 +25,7 @@ from dataclasses import replace
 from typing import Final
 
 from godwit.core import events as e
-from godwit.core import finishing, offline, postcopy, resolving, rollback
+from godwit.core import finishing, offline, postcopy, resolving, rollback, unplugging
 from godwit.core.recovery import PATIENCE, Seen, Verdict, recover
 from godwit.core.state import Door, Failure, Held, Phase, State, assert_law
 from godwit.core.steps import Step
@@ -50,6 +50,7 @@ _GO_ON_AGAIN: Final = 0.05
 
 _STREAMED: Final = frozenset({Side.SOURCE.value, Side.TARGET.value})
 _OUT_OF_SIGHT: Final = frozenset({"monitor-lost", "host-unreachable"})
+_BESIDE_COPIES: Final = frozenset({"StartMirrors", "UnplugDevices"})
 _LOOKS_AGAIN: Final = 0.3
 
 
@@ -91,7 +92,7 @@ def _checked(state: State, event: e.Event) -> Step:
     credentials = {Held.CREDENTIALS} if event.encrypted else set()
     held = frozenset({Held.TARGET, Held.SEND_QUEUE} | images | guest | credentials)
     state = replace(state, phase=Phase.PREPARING, held=held, copies=event.copies, way=event.way, launch=event.launch)
-    state = replace(state, media=event.media, balloon=event.balloon)
+    state = replace(state, media=event.media, balloon=event.balloon, devices=event.devices)
     return Step(state, (e.CopyMedia(event.media, event.encrypted),)) if event.media else _prepare(state, event)
 
 
@@ -108,9 +109,15 @@ def _prepared(state: State, event: e.Event) -> Step:
         state = replace(state, prepared=state.prepared | {Side.SOURCE.value})
     if state.prepared != _STREAMED:
         return Step(state)
-    if state.way is Way.STATIC:  # it runs again on every way back: that is held before it is stopped
-        return Step(replace(state, held=state.held | {Held.SOURCE_STOPPED}), (e.StopSource(),))
-    return _carry(state, event)
+    if state.way is not Way.STATIC:
+        return _carry(state, event)
+    # One that stands still can let go of nothing.
+    return unplugging.begin(state) if state.unplugged else _stand_still(state)
+
+
+def _stand_still(state: State) -> Step:
+    """Let the guest stand still all the way: it runs again on every way back, and that is held before it is stopped."""
+    return Step(replace(state, held=state.held | {Held.SOURCE_STOPPED}), (e.StopSource(),))
 
 
 def _carry(state: State, event: e.Event) -> Step:
@@ -134,8 +141,18 @@ def _mirrors_ready(state: State, event: e.Event) -> Step:
 def _start_stream(state: State, _: e.Event) -> Step:
     if state.way is Way.OFF:
         return offline.power_off(state)
-    held = state.held | {Held.STREAM, Held.SOURCE_STOPPED}
+    if state.unplugged and Held.DEVICES not in state.held:
+        return unplugging.begin(state)
+    devices = {Held.DEVICES} if state.devices else set()
+    held = state.held | {Held.STREAM, Held.SOURCE_STOPPED} | devices
     return Step(replace(state, phase=Phase.PRECOPY, held=held), (e.StartStream(state.uri),))
+
+
+def _unplugged(state: State, event: e.Event) -> Step:
+    """Send what the guest is now; one that is to stand still can do so when it has let go."""
+    if state.way is not Way.STATIC:
+        return _start_stream(state, event)
+    return Step(state) if Held.SOURCE_STOPPED in state.held else _stand_still(state)
 
 
 def _end_mirrors(state: State, _: e.Event) -> Step:
@@ -156,7 +173,7 @@ def _mirror_lost(state: State, event: e.Event) -> Step:
 
 def _mirroring_step_failed(state: State, event: e.Event) -> Step:
     """Go back, unless only the way to a monitor was lost: the copies go on without us, some of them for hours."""
-    if isinstance(event, e.StepFailed) and event.step == "StartMirrors" and event.code in _OUT_OF_SIGHT:
+    if isinstance(event, e.StepFailed) and event.step in _BESIDE_COPIES and event.code in _OUT_OF_SIGHT:
         return Step(state, (e.Observe(_LOOKS_AGAIN),))
     return rollback.go_back(state, event)
 
@@ -349,6 +366,12 @@ def _observed_while_mirroring(state: State, event: e.Event) -> Step:
     return Step(state, (_mirror(state),)) if goes_on else ruled
 
 
+def _observed_while_unplugging(state: State, event: e.Event) -> Step:
+    """Do again what a former runner, or one whose monitor was lost, was at."""
+    ruled = _observed(state, event)
+    return unplugging.again(state) if ruled == Step(state) else ruled
+
+
 def _observed_while_off(state: State, event: e.Event) -> Step:
     """Do again what a former runner was at: each of these commands finds out by itself how far it is."""
     ruled = _observed(state, event)
@@ -396,6 +419,15 @@ TRANSITIONS: Final[dict[tuple[Phase, type[e.Event]], Handler]] = {
     (_P.MIRRORING, e.TargetRunning): _observe,
     (_P.MIRRORING, e.Lost): _observe,
     (_P.MIRRORING, e.Observed): _observed_while_mirroring,
+    (_P.UNPLUGGING, e.Unplugged): _unplugged,
+    (_P.UNPLUGGING, e.SourcePaused): _carry,
+    (_P.UNPLUGGING, e.MirrorLost): _mirror_lost,
+    (_P.UNPLUGGING, e.StepFailed): _mirroring_step_failed,
+    (_P.UNPLUGGING, e.CancelRequested): rollback.go_back,
+    (_P.UNPLUGGING, e.GiveUp): rollback.go_back,
+    (_P.UNPLUGGING, e.TargetRunning): _observe,
+    (_P.UNPLUGGING, e.Lost): _observe,
+    (_P.UNPLUGGING, e.Observed): _observed_while_unplugging,
     (_P.PRECOPY, e.MirrorLost): _mirror_lost,
     (_P.PRECOPY, e.StreamHeld): _end_mirrors,
     (_P.PRECOPY, e.StreamStarted): _nothing,
@@ -482,24 +514,28 @@ LATE: Final[frozenset[tuple[Phase, type[e.Event]]]] = frozenset(
     for phase, kinds in {
         _P.MIRRORING: (
             *(e.SourceStopped, e.SourceResumed, e.StreamEnded, e.SourcePrepared, e.TargetPrepared, e.Decided),
-            *(e.StreamStarted, e.StreamHeld),
+            *(e.StreamStarted, e.StreamHeld, e.Unplugged, e.SourcePaused),
+        ),
+        _P.UNPLUGGING: (
+            *(e.SourceStopped, e.SourceResumed, e.StreamEnded, e.SourcePrepared, e.TargetPrepared, e.Decided),
+            *(e.StreamStarted, e.StreamHeld, e.MirrorsReady),
         ),
         _P.POWERING_OFF: (e.SourceStopped, e.SourceResumed, e.MirrorsReady, e.SourcePrepared, e.TargetPrepared),
         _P.STARTING: (e.SourceStopped, e.SourceResumed, e.PoweredOff, e.MirrorLost, e.MirrorsEnded, e.Lost),
-        _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded),
-        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.MirrorsReady),
+        _P.PRECOPY: (e.SourceResumed, e.SourcePrepared, e.TargetPrepared, e.MirrorsReady, e.MirrorsEnded, e.Unplugged),
+        _P.SWITCHOVER: (e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.MirrorsReady, e.Unplugged),
         _P.COMMITTING: (
             *(e.StreamStarted, e.Decided, e.SourceStopped, e.GiveUp, e.WentOver, e.SourcePaused),
-            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.StreamMended),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.StreamMended, e.Unplugged),
         ),
         _P.POSTCOPY: (
             *(e.StreamStarted, e.Decided, e.SourceStopped, e.SourcePaused, e.TargetRunning, e.GiveUp, e.WentOver),
-            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
+            *(e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded, e.Unplugged),
         ),
         _P.FINISHING: (
             *(e.StreamStarted, e.Decided, e.StreamEnded, e.SourceStopped, e.TargetRunning),
             *(e.GiveUp, e.SourceResumed, e.MirrorsReady, e.MirrorLost, e.StreamHeld, e.MirrorsEnded),
-            *(e.SourcePaused, e.WentOver, e.StreamBroke, e.StreamMended),
+            *(e.SourcePaused, e.WentOver, e.StreamBroke, e.StreamMended, e.Unplugged),
         ),
         _P.ROLLING_BACK: tuple(
             kind for kind in e.EVENTS if kind not in {e.Undone, e.StepFailed, e.Observed, e.TargetRunning}

@@ -165,6 +165,7 @@ class Seen:
 _OVER: Final = frozenset({StreamStatus.POSTCOPY, StreamStatus.BROKEN})
 _SOURCE_CANNOT_RUN: Final = frozenset({RunState.POSTMIGRATE, RunState.ABSENT})
 _ON_THE_SOURCE: Final = frozenset({Phase.PREPARING, Phase.ROLLING_BACK})
+_GOES_BEFORE: Final = frozenset({Phase.MIRRORING, Phase.UNPLUGGING})
 _SOURCE_ALIVE: Final = frozenset({RunState.RUNNING, RunState.PAUSED, RunState.POWERED_OFF, RunState.OTHER})
 _SWITCHED_OFF: Final = frozenset({Phase.POWERING_OFF, Phase.STARTING})
 
@@ -315,33 +316,33 @@ RULES: Final[tuple[Rule, ...]] = (
         Verdict.ROLL_BACK,
         "nothing was handed over; what was prepared is undone",
     ),
-    # Disks travel beside the memory, or before it.
+    # Disks travel before the memory, and devices are taken from the guest.
     (
-        lambda e: e.state.phase is Phase.MIRRORING and e.s is RunState.ABSENT,
+        lambda e: e.state.phase in _GOES_BEFORE and e.s is RunState.ABSENT,
         Verdict.LOST_SOURCE,
         "the guest's process on the source died while the source owned it",
     ),
     (
         lambda e: (
-            e.state.phase is Phase.MIRRORING and e.t is RunState.INCOMING and e.s in _SOURCE_ALIVE and not e.turned_back
+            e.state.phase in _GOES_BEFORE and e.t is RunState.INCOMING and e.s in _SOURCE_ALIVE and not e.turned_back
         ),
         Verdict.CONTINUE,
-        "the disks are on their way",
+        "what comes before the memory is under way",
     ),
     (
         lambda e: (
-            e.state.phase is Phase.MIRRORING
+            e.state.phase in _GOES_BEFORE
             and RunState.UNREACHABLE in {e.s, e.t}
             and not e.turned_back
             and not e.impatient
         ),
         Verdict.WAIT,
-        "a host is silent while the disks are on their way",
+        "a host is silent while that is under way which comes before the memory",
     ),
     (
-        lambda e: e.state.phase is Phase.MIRRORING,
+        lambda e: e.state.phase in _GOES_BEFORE,
         Verdict.ROLL_BACK,
-        "the target is gone, or stayed silent, before it had the disks",
+        "the target is gone, or stayed silent, before any memory was sent",
     ),
     (
         lambda e: e.held and not e.sent and (e.state.phase is Phase.LIMBO or (e.restarted and not e.state.mirrored)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from godwit.model import Comparison, DiskCopy, Launch, OutcomeStatus, Owner, Side, Way
+from godwit.model import Comparison, DevicePolicy, DirectDevice, DiskCopy, Launch, OutcomeStatus, Owner, Side, Way
 
 
 class Phase(StrEnum):
@@ -15,6 +15,7 @@ class Phase(StrEnum):
     PENDING = "pending"
     PREPARING = "preparing"
     MIRRORING = "mirroring"
+    UNPLUGGING = "unplugging"
     PRECOPY = "precopy"
     SWITCHOVER = "switchover"
     POSTCOPY = "postcopy"
@@ -49,8 +50,9 @@ class Held(StrEnum):
     """What a migration holds and must give back, in the order in which a rollback gives it back.
 
     SOURCE_STOPPED stands for the duty to see the source run again, POWER for the same where the guest's power button
-    was pressed: its process may have to be started anew. GUEST stands for what is set in the guest's QEMU for the sake
-    of the move: its migration capabilities and parameters, and what its balloon takes. CREDENTIALS are the certificates
+    was pressed: its process may have to be started anew. DEVICES stands for the duty to see the guest have the devices
+    again that were taken from it, wherever it runs in the end. GUEST stands for what is set in the guest's QEMU for the
+    sake of the move: its capabilities and parameters, and what its balloon takes. CREDENTIALS are the certificates
     and keys on both hosts with which its connections are encrypted; a move that holds none travels in the clear.
     """
 
@@ -60,12 +62,13 @@ class Held(StrEnum):
     IMAGES = "images"
     SOURCE_STOPPED = "source-stopped"
     POWER = "power"
+    DEVICES = "devices"
     GUEST = "guest"
     CREDENTIALS = "credentials"
     SEND_QUEUE = "send-queue"
 
 
-KEPT: Final = frozenset({Held.GUEST, Held.CREDENTIALS, Held.SEND_QUEUE})
+KEPT: Final = frozenset({Held.DEVICES, Held.GUEST, Held.CREDENTIALS, Held.SEND_QUEUE})
 """What is still held of a guest that runs on the target."""
 
 
@@ -98,7 +101,8 @@ class State:
     target before its memory, `over` names the sides that have said that it does. `duties` is what FINISHING still has
     to do; `leftovers` is what could not be removed, in words. `way` is how the guest travels, `launch` what starts it
     anew where it is switched off for that. `balloon` is the bytes of memory that the guest's balloon left to it before,
-    0 where that is not touched. `resolution` is a person's word, in LIMBO, until it was acted upon or refused.
+    0 where that is not touched. `devices` are those that do not travel, with what plugs them in again. `resolution` is
+    a person's word, in LIMBO, until it was acted upon or refused.
     """
 
     phase: Phase = Phase.PENDING
@@ -125,11 +129,22 @@ class State:
     launch: Launch | None = None
     balloon: int = 0
     resolution: Resolution | None = None
+    devices: tuple[DirectDevice, ...] = ()
 
     @property
     def made(self) -> tuple[DiskCopy, ...]:
         """All that this migration makes on the target's file systems."""
         return (*self.copies, *self.media)
+
+    @property
+    def unplugged(self) -> tuple[DirectDevice, ...]:
+        """The devices that Godwit itself takes from the guest; the others of `devices` are QEMU's affair."""
+        return tuple(device for device in self.devices if device.policy is DevicePolicy.UNPLUG)
+
+    @property
+    def fails_over(self) -> bool:
+        """Whether QEMU takes a NIC from the guest before it sends anything."""
+        return any(device.policy is DevicePolicy.FAILOVER for device in self.devices)
 
     @property
     def encrypted(self) -> bool:

@@ -19,6 +19,7 @@ from godwit.core.capabilities import (
     strategy_parameters,
 )
 from godwit.core.devices import joined
+from godwit.core.direct import held_by_state
 from godwit.core.disks import copies, media, stamp_name, to_send
 from godwit.core.preflight import blocking, check, check_upgrade
 from godwit.core.preflight.machine import dotted
@@ -26,6 +27,7 @@ from godwit.core.strategy import Switchover, adjusted
 from godwit.core.trust import encrypts
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
+from godwit.engine.devices import bind, found_on_the_way
 from godwit.engine.encrypting import Encrypting, settled
 from godwit.engine.expecting import link_pace
 from godwit.engine.gather import gather
@@ -45,6 +47,7 @@ from godwit.errors import (
 )
 from godwit.model import (
     MIGRATION_PORTS,
+    DevicePolicy,
     Finding,
     GuestFacts,
     RunState,
@@ -62,7 +65,7 @@ if TYPE_CHECKING:
     from godwit.core.preflight.evidence import Evidence
     from godwit.engine.parts import Parts
     from godwit.engine.sides import Sides
-    from godwit.model import DirtyWindow, DiskCopy, Features, GuestView, Launch, Vm
+    from godwit.model import DirectDevice, DirtyWindow, DiskCopy, Features, GuestView, Launch, Vm
     from godwit.ports import Guest
 
 CONTINUE_PATIENCE: Final = 60.0
@@ -113,6 +116,10 @@ class Actions:
     """What the guest was measured to change at the end of that."""
     encrypted: bool | None = None
     """Whether what is sent is encrypted; None where nothing leaves the host, and for who does not know."""
+    without: dict[str, str] = field(default_factory=dict)
+    """The devices that the target's QEMU is started without: they follow when the guest runs there."""
+    bound: tuple[DirectDevice, ...] = ()
+    """Those that it is started with although they are parts of its host."""
     encrypting: Encrypting = field(init=False)
     _copying: dict[tuple[str, bool], Pace] = field(default_factory=dict)
     _address: str = ""
@@ -185,14 +192,19 @@ class Actions:
         self._target_compressions = there.compressions if there else ()
         assert evidence.target.qemu is not None  # noqa: S101 - that would have blocked; for the type checker
         launch = self.parts.hypervisor.fitted(evidence.guest.launch, evidence.target.qemu)
+        policy = self.parts.spec.policy
+        devices = () if upgrade else await found_on_the_way(await self.sides.attach(Side.SOURCE), evidence)
+        launch = self.parts.hypervisor.with_devices(launch, {one.name: one.there for one in devices})
         self.facts = replace(evidence.guest, launch=launch)
+        devices = held_by_state(policy, devices)
+        self.without = {one.name: "" for one in devices if one.policy is DevicePolicy.UNPLUG}
+        self.bound = tuple(one for one in devices if one.function and one.name not in self.without)
         self.in_place = upgrade and not evidence.hindrances
         if upgrade:
             old, new = dotted(evidence.guest.qemu_version), dotted(evidence.target.qemu.version)
             self.qemus = (old, new)
             self.note("upgrade", old=old, new=new)
         self._address = evidence.target.migration_address
-        policy = self.parts.spec.policy
         evidence = replace(evidence, disks=await trimmed(self, evidence.disks))
         self.disk_bytes = to_send(policy, evidence.disks)
         travelling = copies(policy, evidence.disks, stamp_name(self.parts.spec.id))
@@ -206,7 +218,7 @@ class Actions:
             self.note("encryption", encrypted=self.encrypted)
         if self.before is not None:
             await self.before()
-        return e.Checked(travelling, policy.way, anew, read, self.balloon, encrypted=bool(self.encrypted))
+        return e.Checked(travelling, policy.way, anew, read, self.balloon, bool(self.encrypted), devices)
 
     async def _examined(self, guest: Guest) -> Evidence:
         """Gather facts and run preflight. Raises RefusedError for a blocking finding."""
@@ -234,7 +246,9 @@ class Actions:
             uri, agreed = await start_taker(self.parts, self.facts.launch, self._source_features)
             self._negotiated.set_result(agreed)
             return e.TargetPrepared(uri)
-        guest = await self._launched(vm, self.facts.launch, encrypted=command.encrypted)
+        launch = self.parts.hypervisor.with_devices(self.facts.launch, self.without)
+        await bind(self.parts, self.bound)
+        guest = await self._launched(vm, launch, encrypted=command.encrypted)
         if self.parts.spec.policy.way is Way.OFF:  # no stream will come: it takes disks, and shows that it starts here
             return e.TargetPrepared("", await self._serve(guest, command) if command.copies else "")
         features = replace(await guest.features(), compressions=frozenset(self._target_compressions))

@@ -21,6 +21,7 @@ from godwit.core.state import Door, Phase, State
 from godwit.core.strategy import Switchover, adjusted
 from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
+from godwit.engine.devices import Devices
 from godwit.engine.expecting import Expecting
 from godwit.engine.fencing import guard
 from godwit.engine.hooking import Hooking
@@ -63,21 +64,26 @@ HEARTBEAT: Final = 3.0
 JOURNAL_PATIENCE: Final = 30.0
 """Seconds for which what is due after a move, and keys, wait for a journal that cannot be written."""
 
-_WATCHED: Final = frozenset({Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING, Phase.POSTCOPY})
+_WATCHED: Final = frozenset(
+    {*(Phase.UNPLUGGING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.COMMITTING, Phase.POSTCOPY)}
+)
 _ON_THE_WAY: Final = frozenset(
-    {Phase.PREPARING, Phase.MIRRORING, Phase.PRECOPY, Phase.SWITCHOVER, Phase.POWERING_OFF, Phase.STARTING}
+    {
+        *(Phase.PREPARING, Phase.MIRRORING, Phase.UNPLUGGING, Phase.PRECOPY, Phase.SWITCHOVER),
+        *(Phase.POWERING_OFF, Phase.STARTING),
+    }
 )
 _SETTLE_DEADLINE: Final = 30.0
 """Seconds that a target's start is waited for before it is undone: longer than any start may take."""
 
 _UNDO: Final = (e.CancelStream, e.CancelMirrors, e.DestroyTarget, e.RemoveImages, e.ResumeSource, e.RestorePower)
 _FORWARD: Final = (
-    *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.StartStream, e.Adjust),
+    *(e.CopyMedia, e.PrepareTarget, e.PrepareSource, e.StartMirrors, e.UnplugDevices, e.StartStream, e.Adjust),
     *(e.EndMirrors, e.ContinueStream, e.StopSource, e.PowerOff, e.EndSource, e.StartTarget, e.GoOver, e.MendStream),
 )
 _TIDYING: Final = (
     *(e.RecordHome, e.RemoveSource, e.KeepImages, e.CompareDisks, e.RestoreGuest, e.RemoveCredentials),
-    *(e.RestoreSendQueue, e.LeaveOldCopies),
+    *(e.RestoreSendQueue, e.LeaveOldCopies, e.PlugDevices),
 )
 _TOLD: Final = (e.Decided, e.StreamMended)
 """What is journalled although nothing may follow from it."""
@@ -148,6 +154,7 @@ class Engine:
         self._expecting = Expecting(self._actions)
         self._actions.choose = self._expecting.choose
         self._sides.on_mirror = self._mirroring.hear
+        self._devices = Devices(self._actions, restarted=self._restarted)
         self._standing = Standing(self._actions, restarted=self._restarted)
         self._fences = Fences(self._parts)
         self._actions.encrypting.off = self._fences.off
@@ -276,6 +283,8 @@ class Engine:
         if new is Phase.PREPARING:
             self._outside.start(self._tasks)
             self._expecting.begin(self._tasks)
+        if new is Phase.PRECOPY and self._state.fails_over:
+            self._beside(self._keep_unplugging_short())
         if new is Phase.SWITCHOVER:
             limit = max(SWITCHOVER_PATIENCE, 10 * self._parts.spec.policy.max_downtime)
             self._beside(self._keep_switchover_short(limit))
@@ -364,6 +373,8 @@ class Engine:
             e.CopyMedia: self._media.copy,
             e.CompareDisks: self._comparing.compare,
             e.StartMirrors: m.start,
+            e.UnplugDevices: self._devices.unplug,
+            e.PlugDevices: self._devices.plug,
             e.EndMirrors: m.end,
             e.ContinueStream: m.go_on,
             e.KeepImages: m.keep,
@@ -380,7 +391,7 @@ class Engine:
             e.ContinueTarget: a.continue_target,
             e.RecordHome: a.record_home,
             e.RemoveSource: a.remove_source,
-            e.CancelStream: lambda command: u.cancel_stream(command, self._state.uri),
+            e.CancelStream: lambda command: u.cancel_stream(command, self._state.uri, failover=self._state.fails_over),
             e.DestroyTarget: u.destroy_target,
             e.ResumeSource: u.resume_source,
             e.RestoreSendQueue: u.restore_send_queue,
@@ -466,6 +477,12 @@ class Engine:
                 f"allow more time with --deadline{', or more downtime with --max-downtime' if live else ''}",
             )
         )
+
+    async def _keep_unplugging_short(self) -> None:
+        """Take a stream back whose guest does not let go of the device that QEMU takes from it (failover)."""
+        await self._parts.clock.sleep(self._parts.spec.policy.unplug_timeout)
+        if self._state.phase is Phase.PRECOPY and (refusal := await self._devices.still_held(self._state)):
+            self._inbox.put_nowait(refusal)
 
     async def _keep_switchover_short(self, limit: float) -> None:
         await self._parts.clock.sleep(limit)

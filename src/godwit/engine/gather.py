@@ -11,6 +11,7 @@ from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.core.preflight.links import vanishing
 from godwit.core.trust import encrypts
+from godwit.engine.devices import matches_of
 from godwit.engine.trying import tried
 from godwit.errors import BusyError, HostError, HypervisorError
 from godwit.model import Packets, Permission, Way
@@ -47,9 +48,11 @@ async def gather(parts: Parts, guest: Guest, *, trial: bool = False, measure: bo
     source, target, link = between.result()
     if facts.launch.argv[0] != program:  # somebody has started the guest anew, with another QEMU
         target = await parts.target.facts(facts.launch.argv[0])
+    matches = await matches_of(parts, facts)
     return Evidence(
         vm=parts.vm,
         policy=parts.spec.policy,
+        matches=matches,
         guest=facts,
         source=source,
         target=target,

@@ -10,6 +10,7 @@ from godwit.core import events as e
 from godwit.core.dirtying import BESIDE
 from godwit.core.readings import RECENT_PASSES, busiest, thinned
 from godwit.core.strategy import PAUSE, POSTCOPY, STALL_SECONDS, THROTTLE, decide, eta, last_moment, stalled, still
+from godwit.engine.devices import WAITS
 from godwit.engine.pacing import Pace
 from godwit.engine.shares import MemoryShare
 from godwit.engine.story import plain
@@ -153,6 +154,10 @@ class Sampler:
                 self.emit(e.StreamBroke(Side.SOURCE))
             return
         if stalled(self._samples, self.actions.parts.clock.now(), self._began):
+            if WAITS in (await self.actions.sides.look(Side.SOURCE)).raw:  # for the guest; that has its own deadline
+                self._began = self.actions.parts.clock.now()
+                self._samples.clear()
+                return
             reason = f"not a byte was sent for {STALL_SECONDS:.0f} s"
             self.emit(e.GiveUp("stalled", reason, "look at the migration link and at the target's QEMU"))
         elif not self.actions.parts.spec.defaults and not self.actions.in_place:

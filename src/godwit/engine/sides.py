@@ -23,6 +23,12 @@ LOOK_DEADLINE: Final = 3.0
 PROCESS_DEADLINE: Final = 9.0
 """Seconds more that its host may take to tell whether the process of a silent monitor lives."""
 
+_OF_DEVICES: Final = {
+    "DEVICE_DELETED": "the guest has let go of it,",
+    "DEVICE_KEPT": "the guest does not let go of it,",
+    "UNPLUG_PRIMARY": "QEMU asks the guest to let go of it,",
+    "FAILOVER_NEGOTIATED": "the guest can do without the NIC that it stands in for,",
+}
 _STREAM_WORDS: Final = {
     "completed": StreamStatus.COMPLETED,
     "failed": StreamStatus.FAILED,
@@ -46,6 +52,8 @@ class Sides:
     on_pass: Callable[[], None] | None = None
     on_mirror: Callable[[GuestEvent], None] | None = None
     guests: dict[Side, Guest] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    """Devices of which the guest on the source has said that it does not let go."""
     asked: dict[tuple[Side, str], float] = field(default_factory=dict)
     _opening: dict[Side, asyncio.Lock] = field(
         default_factory=lambda: {Side.SOURCE: asyncio.Lock(), Side.TARGET: asyncio.Lock()}
@@ -86,6 +94,8 @@ class Sides:
             self.on_pass()
         elif event.kind == "MIRROR_ENDED" and side is Side.SOURCE and self.on_mirror is not None:
             self.on_mirror(event)
+        elif event.kind in _OF_DEVICES:
+            self._take_device(side, event)
         elif event.kind == "STOP" and side is Side.SOURCE:
             self._mark("source_stopped", event)
             self.emit(e.SourceStopped())
@@ -93,6 +103,15 @@ class Sides:
             if side is Side.TARGET:
                 self._mark("target_running", event)
             self.emit(e.TargetRunning() if side is Side.TARGET else e.SourceResumed())
+
+    def _take_device(self, side: Side, event: GuestEvent) -> None:
+        """Tell what QEMU and the guest do about a device; what they did is looked at, events may be missed."""
+        if not event.status:  # a path without a name: one that has a name comes beside it
+            return
+        if event.kind == "DEVICE_KEPT" and side is Side.SOURCE:
+            self.kept.add(event.status)
+        text = f"{event.status}: {_OF_DEVICES[event.kind]} on {self.parts.host(side).name}"
+        self.parts.journal.note(self.parts.spec.id, "device", event.received, {"text": text})
 
     def _take_status(self, side: Side, event: GuestEvent) -> None:
         if event.status == "pre-switchover" and side is Side.SOURCE:

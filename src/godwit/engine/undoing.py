@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from godwit.model import GuestView
 
 _STREAM_END_DEADLINE: Final = 8.0
+_UNPLUG_END_DEADLINE: Final = 35.0
+"""Seconds: QEMU itself waits 30 s for the guest (qemu_savevm_wait_unplug() in migration/migration.c)."""
+
 _QUEUE_PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds between attempts to give the send queue back."""
 
@@ -30,8 +33,11 @@ class Undoing:
 
     actions: Actions
 
-    async def cancel_stream(self, _: e.CancelStream, uri: str = "") -> e.Event:
-        """Cancel the stream to `uri` and wait until it has ended, so that the source is free for another."""
+    async def cancel_stream(self, _: e.CancelStream, uri: str = "", *, failover: bool = False) -> e.Event:
+        """Cancel the stream to `uri` and wait until it has ended, so that the source is free for another.
+
+        One before which QEMU takes a NIC from the guest (`failover`) ends only when the guest has let go of that.
+        """
         view = await self.actions.sides.look(Side.SOURCE)
         if view.state is RunState.ABSENT:
             return e.Undone("CancelStream")
@@ -42,7 +48,11 @@ class Undoing:
         if view.stream in _LIVE_STREAMS:
             guest = await self.actions.sides.attach(Side.SOURCE)
             await guest.cancel_migration()
-            await self.actions.wait_for(guest, _STREAM_END_DEADLINE, lambda view: view.stream not in _LIVE_STREAMS)
+            await self.actions.wait_for(
+                guest,
+                _UNPLUG_END_DEADLINE if failover else _STREAM_END_DEADLINE,
+                lambda view: view.stream not in _LIVE_STREAMS,
+            )
         if path_in_place(uri) is not None:
             await (await self.actions.sides.attach(Side.SOURCE)).forget_hand_over()
         return e.Undone("CancelStream")

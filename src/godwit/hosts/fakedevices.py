@@ -53,6 +53,22 @@ class FakePlugs:
             raise HypervisorError(message, remedy="see in the guest that nothing uses it")
         return await self._tell("netdev_del", lambda: _remove(qemu, found))
 
+    async def plugged(self) -> frozenset[str]:
+        """Return the names of the devices that the guest has."""
+        return await self._tell("qom-list", lambda: frozenset(self._qemu.direct.there))
+
+    async def properties(self, identifier: str) -> str:
+        """Return what `put_back` needs to make a device again."""
+        return await self._tell("qom-get", lambda: self._qemu.direct.properties(identifier))
+
+    async def let_go(self, identifier: str) -> None:
+        """Ask the guest to let go of a device; whether it does is up to it (`Workload.lets_go`)."""
+        await self._tell("device_del", lambda: self._qemu.direct.let_go(identifier))
+
+    async def put_back(self, properties: str) -> None:
+        """Plug a device in again."""
+        await self._tell("device_add", lambda: self._qemu.direct.put_back(properties))
+
 
 def devices_of(qemu: FakeQemu) -> Iterator[PluggedDevice]:
     """Read the devices in a command line."""
@@ -90,7 +106,8 @@ def _plug(qemu: FakeQemu, plan: DevicePlan, tap: str) -> PluggedDevice:
         said |= {"driver": "virtio-blk-pci", "drive": f"{plan.identifier}-format", "source": plan.path}
         more = ("-drive", f"if=none,id={plan.identifier}-format,file={plan.path}")
     else:
-        said |= {"driver": "vfio-pci", "source": plan.address}
+        said |= {"driver": "vfio-pci", "host": plan.address, "source": plan.address}
+        qemu.direct.there[plan.identifier] = dict(said)
     qemu.launch = replace(launch, argv=(*launch.argv, *more, "-device", json.dumps(said)))
     return _find(qemu, plan.identifier)
 
@@ -104,6 +121,7 @@ def _find(qemu: FakeQemu, identifier: str) -> PluggedDevice:
 
 
 def _remove(qemu: FakeQemu, device: PluggedDevice) -> PluggedDevice:
+    qemu.direct.there.pop(device.identifier, None)
     drive = f"if=none,id={device.backend},file={device.source}"
     argv: list[str] = []
     for word in qemu.launch.argv:
@@ -156,7 +174,6 @@ class FakeGiving:
 
     async def take_function(self, address: str, vm: str, *, mac: str = "", vlan: int = 0) -> None:
         """Bind a function to vfio-pci."""
-        del mac, vlan
         await self._reach()
         one = self.pci.get(address)
         if one is None:
@@ -166,7 +183,8 @@ class FakeGiving:
             message = f"{address} of {self.name} is {one.guest}'s"
             raise BusyError(message, remedy=f"take another one, or: godwit device list {one.guest}")
         if not one.guest:
-            self.pci[address] = replace(one, guest=vm, former=one.driver, driver="vfio-pci")
+            one = replace(one, guest=vm, former=one.driver, driver="vfio-pci")
+        self.pci[address] = replace(one, mac=mac or one.mac, vlan=vlan if mac else one.vlan)
 
     async def give_back_functions(self, vm: str, address: str = "") -> tuple[str, ...]:
         """Give functions back to their former drivers."""
@@ -177,5 +195,5 @@ class FakeGiving:
         """Give functions back at once, as the end of a guest does."""
         mine = [one for one in self.pci.values() if one.guest == vm and address in {"", one.address}]
         for one in mine:
-            self.pci[one.address] = replace(one, guest="", former="", driver=one.former)
+            self.pci[one.address] = replace(one, guest="", former="", driver=one.former, mac="", vlan=0)
         return tuple(one.address for one in mine)

@@ -210,6 +210,8 @@ class FakeGuest(FakePlugs):
             nics=nics,
             launch=qemu.launch,
             pid=qemu.pid,
+            blockers=qemu.direct.blockers(),
+            direct=qemu.direct.facts(),
         )
 
     def _disk(self, number: int, path: str, size: int) -> DiskFacts:

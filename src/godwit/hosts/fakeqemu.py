@@ -15,6 +15,7 @@ from godwit.core.capabilities import TLS_UNSET
 from godwit.errors import HypervisorError, MonitorCommandError
 from godwit.hosts.fakeblocks import FakeBlocks
 from godwit.hosts.fakecredentials import FakeTls
+from godwit.hosts.fakedirect import FakeDirect
 from godwit.hosts.fakeinside import FakeInside
 from godwit.hosts.fakesaves import FakeFileStream
 from godwit.hosts.fakestream import BROKEN, LIVE, OVER, FakeStream
@@ -48,6 +49,7 @@ RUN_STATES: Final = {
 STREAM_STATUSES: Final = {
     "": StreamStatus.NONE,
     "setup": StreamStatus.SETUP,
+    "wait-unplug": StreamStatus.SETUP,
     "active": StreamStatus.ACTIVE,
     "pre-switchover": StreamStatus.HELD,
     "device": StreamStatus.SWITCHOVER,
@@ -126,6 +128,7 @@ class FakeQemu:
         self.tls = FakeTls(self)
         self.blocks = FakeBlocks(self)
         self.inside = FakeInside(self)
+        self.direct = FakeDirect(self)
         self.monitor: FakeGuest | None = None
         self.backlog: list[Callable[[], object]] = []
         self.fresh = not incoming
@@ -270,6 +273,7 @@ class FakeQemu:
 
     def receive(self, source: FakeQemu) -> None:
         """Have everything: stand still, or run at once if `cont` came too early."""
+        self.direct.show()
         self.memory, self.balloon, self.raw, self.port, self.path = source.memory, source.balloon, "paused", None, ""
         self.set_migration("completed")
         if self.armed:
@@ -277,6 +281,7 @@ class FakeQemu:
 
     def take_over(self, source: FakeQemu) -> None:
         """Have the devices of a guest whose memory follows: stand still, or run at once if `cont` came too early."""
+        self.direct.show()
         self.memory, self.balloon, self.raw, self.port = source.memory, source.balloon, "paused", None
         self.set_migration(OVER)
         if self.armed:
@@ -382,6 +387,8 @@ class FakeQemu:
             self.set_migration("setup")
             self.set_migration("failed")
             return
+        if blockers := self.direct.blockers():
+            self.refuse("migrate", blockers[0])
         self.detail = ""
         target.port = None
         self.stream = target.stream = FakeStream(self.world.clock, link, self, target)

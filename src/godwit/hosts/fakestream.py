@@ -38,7 +38,10 @@ MINIMUM_PASS: Final = 0.005
 TCP_GIVES_UP: Final = 924.0
 """Seconds after which a Linux kernel ends a connection whose other end does not answer (net.ipv4.tcp_retries2 = 15)."""
 
-LIVE: Final = frozenset({"setup", "active", "pre-switchover", "device"})
+WAITS: Final = "wait-unplug"
+"""The word of a stream that waits until the guest has let go of a NIC that QEMU takes from it."""
+
+LIVE: Final = frozenset({"setup", WAITS, "active", "pre-switchover", "device"})
 OVER, BROKEN = "postcopy-active", "postcopy-paused"
 """The words of a guest that has gone over to the target before its memory, and of one that has lost its connection."""
 
@@ -56,7 +59,8 @@ class Workload:
     has no channel for one. `again` is the share of a page that its changes take, as xbzrle sends them, `compressed` the
     one that a page takes which multifd compresses. Its CPU is `busy` for that share of its time. `freed` of what it has
     used it uses no more; its balloon, which `yields` when memory runs short, can have that. `cached` it only keeps of
-    its disks. `network` is the bytes a second that go through its taps while its CPU gets what it asks for.
+    its disks. `network` is the bytes a second that go through its taps while its CPU gets what it asks for. It
+    `lets_go` of a device so many seconds after it was asked, None where it never does.
     """
 
     memory: int = 512 * MIB
@@ -75,6 +79,7 @@ class Workload:
     cached: int = 0
     yields: bool = True
     network: float = 0.0
+    lets_go: float | None = 0.15
 
     def writes(self, throttle: float) -> float:
         """Return the share of its writes that a guest comes to which sleeps `throttle` percent of its time."""
@@ -212,6 +217,7 @@ class FakeStream:
         self._stop_task()
         if self.source.alive:
             self.source.set_migration(status)
+            self.source.direct.show()
             if self.source.raw == "finish-migrate":
                 self.source.halt("paused")
                 if self._was_running:
@@ -249,6 +255,7 @@ class FakeStream:
         if self.in_place:
             self.target.bear()
             await self._pause(MACHINE)
+        await self._let_go()
         self._say("active")
         self.link.streams += 1
         try:
@@ -257,6 +264,17 @@ class FakeStream:
             await (self._postcopy() if self._goes_over else self._switch_over())
         finally:
             self.link.streams -= 1
+
+    async def _let_go(self) -> None:
+        """Wait until the guest has let go of its failover primaries; the target must have the very same devices."""
+        if self.source.direct.primaries:
+            self.source.set_migration(WAITS)
+            await self._pause(self.source.workload.lets_go)
+            self.source.direct.hide()
+        if not self.target.direct.fits(self.source):
+            self.target.exit("load of migration failed: the devices are not the same")
+            self.end("failed")
+            await asyncio.Event().wait()
 
     def _say(self, status: str) -> None:
         self.source.set_migration(status)
@@ -371,8 +389,11 @@ class FakeStream:
             seconds = max((self.remaining - left) * self.again / rate, end - now) if rate else None
             await self._wait(seconds)
 
-    async def _pause(self, seconds: float) -> None:
-        """Let `seconds` pass, and go on when both sides work and the link is up."""
+    async def _pause(self, seconds: float | None) -> None:
+        """Let `seconds` pass (None: all time), and go on when both sides work and the link is up."""
+        if seconds is None:
+            await asyncio.Event().wait()
+            return
         end = self._clock.now() + seconds
         while (left := end - self._clock.now()) > 0 or not self.rate:
             await self._wait(left if left > 0 else None)

@@ -200,6 +200,9 @@ class FakeWorld:
         del host
         return self.hosts.values()
 
+    def say_device(self, qemu: FakeQemu, words: str) -> None:
+        """Hear of a guest and its devices; nobody listens here."""
+
     def lock_held(self, host: FakeHost, vm: Vm, launch: Launch, *, incoming: bool) -> str | None:
         """Return the words of a QEMU that does not get the lock of a disk; one that waits for a stream takes none."""
         if incoming:

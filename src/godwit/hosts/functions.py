@@ -8,7 +8,9 @@ host's boot, as the binding itself is.
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import BusyError, HostError, InputError
@@ -54,6 +56,14 @@ number_of() {
 LIST: Final = (
     _COMMON
     + r"""
+# Whether a process has that group open; processes are looked at once, and only where that matters.
+is_open() {
+    [ -n "$looked" ] || opened=$(ls -l "$root"/proc/[0-9]*/fd 2>/dev/null | grep -o '/dev/vfio/[0-9]*' | sort -u)
+    looked=yes
+    for one in $opened; do [ "$one" = "/dev/vfio/$1" ] && return 0; done
+    return 1
+}
+looked=
 for device in "$pci"/devices/*; do
     [ -e "$device/class" ] || continue
     case $(content "$device/class") in 0x02*) ;; *) continue ;; esac
@@ -66,10 +76,20 @@ for device in "$pci"/devices/*; do
     is_up "$device" && up=yes
     number=
     [ -e "$device/physfn" ] && number=$(number_of "$device" "$address")
-    printf '%s|' "$address" "$(content "$device/vendor")" "$(content "$device/device")" "$(last "$device/driver")" \
+    driver=$(last "$device/driver")
+    held=no
+    [ "$driver" = vfio-pci ] && is_open "$(last "$device/iommu_group")" && held=yes
+    vfs=$(content "$device/sriov_numvfs")
+    printf '%s|' "$address" "$(content "$device/vendor")" "$(content "$device/device")" "$driver" \
         "$(last "$device/iommu_group")" "${names#,}" "$up" "$(last "$device/physfn")" "$number" \
-        "$(content "$device/sriov_numvfs")" "$(content "$device/sriov_totalvfs")" "$(record "$address")"
+        "$vfs" "$(content "$device/sriov_totalvfs")" "$(record "$address")" "$held"
     echo
+    if [ "${vfs:-0}" -gt 0 ] 2>/dev/null && [ -n "$names" ]; then
+        name=${names#,}
+        printf 'vfs|%s|' "$address"
+        ip -j link show dev "${name%%,*}" 2>/dev/null | tr -d '\n'
+        echo
+    fi
 done
 """
 )
@@ -206,13 +226,20 @@ def check_address(address: str) -> str:
 
 
 def parse_functions(said: str) -> Iterator[PciFunction]:
-    """Read what LIST printed."""
+    """Read what LIST printed: a line for each function, and one for what each with virtual ones says of these."""
+    given = {}
+    for line in said.splitlines():
+        word, _, rest = line.partition("|")
+        if word == "vfs":
+            physical, _, told = rest.partition("|")
+            given[physical] = parse_virtual(told)
     for line in said.splitlines():
         fields = line.split("|")
         if len(fields) < _FIELDS or not ADDRESS.fullmatch(fields[0]):
             continue
-        address, vendor, device, driver, group, names, up, physical, number, vfs, total, record = fields[:_FIELDS]
+        address, vendor, device, driver, group, names, up, physical, number, vfs, total, record, held = fields[:_FIELDS]
         guest, _, former = record.partition(" ")
+        mac, vlan = given.get(physical, {}).get(number, ("", 0))
         yield PciFunction(
             address=address,
             vendor=vendor.removeprefix("0x"),
@@ -227,10 +254,23 @@ def parse_functions(said: str) -> Iterator[PciFunction]:
             vfs_total=int(total) if total.isdecimal() else 0,
             guest=guest,
             former=former,
+            held=held == "yes",
+            mac=mac,
+            vlan=vlan,
         )
 
 
-_FIELDS: Final = 12
+def parse_virtual(said: str) -> dict[str, tuple[str, int]]:
+    """Return MAC and VLAN of each virtual function by its number, as `ip -j link show` says; "" and 0 where none."""
+    found = {}
+    with suppress(ValueError, LookupError, AttributeError, TypeError):
+        for row in json.loads(said)[0]["vfinfo_list"]:
+            mac, vlans = str(row.get("address") or row.get("mac") or ""), row.get("vlan_list") or [row]
+            found[str(row["vf"])] = (mac if mac.strip("0:") else "", int(vlans[0].get("vlan") or 0))
+    return found
+
+
+_FIELDS: Final = 13
 
 
 async def look(transport: Runs, *, root: str = "") -> tuple[PciFunction, ...]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from godwit.errors import GodwitError, LabError
 from godwit.lab.guestimage import KERNEL_ARGUMENTS, personalise
@@ -48,10 +48,32 @@ format = "qcow2"
 
 [[nics]]
 bridge = "br0"
+{direct}"""
+
+_DIRECT: Final = """\
+mac = "{mac}"
+
+[[nics]]
+bridge = "br0"
+mac = "{mac}"
+model = "vmxnet3"
+when_moved = "{when_moved}"
 """
 
 
 _SILENT_BALLOON: Final = ("-device", "virtio-balloon-pci,id=balloon0,addr=0x5,disable-legacy=on,deflate-on-oom=on")
+
+
+Direct = Literal["", "unplug", "failover", "held"]
+"""What becomes of a guest's second NIC when it moves."""
+
+_WORDS: Final = {
+    "": (),
+    "unplug": ("godwit.direct=bond",),
+    "failover": ("godwit.direct=failover",),
+    "held": ("godwit.direct=bond", "acpiphp.disable=1"),
+}
+"""What a guest does with its second NIC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,8 @@ class GuestPlan:
     Under TCG every device lengthens the pause of a move; so the guest agent's channel and the ports for hot-plugging
     are there only when asked for. A guest whose balloon does not report (`reports`) what is free keeps all memory that
     it has ever used; it takes memory back from its balloon when that runs short.
+    `direct` gives it a second NIC, one that stands for a part of the host and does not travel: "unplug" for one that is
+    bonded with the first in the guest, "failover" for one that QEMU takes out, "held" for one that the guest keeps.
     `extra` goes to its QEMU, with its name in place of {name}.
     """
 
@@ -72,6 +96,7 @@ class GuestPlan:
     hotplug_ports: int = 0
     reports: bool = True
     disk: int = DISK
+    direct: Direct = ""
     extra: tuple[str, ...] = ()
 
 
@@ -143,12 +168,20 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         address=image.address,
         append=image.append,
         agent=str(plan.agent).lower(),
-        hotplug_ports=plan.hotplug_ports,
+        hotplug_ports=plan.hotplug_ports + bool(plan.direct),
+        direct=_direct(plan),
         balloon=str(plan.reports).lower(),
         extra=json.dumps([*more, *(() if plan.reports else _SILENT_BALLOON)]),
     )
     vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)
     return await service.start_vm(vm.name)
+
+
+def _direct(plan: GuestPlan) -> str:
+    """Return the second NIC of a definition; both have one address, so that nobody has to learn another."""
+    if not plan.direct:
+        return ""
+    return _DIRECT.format(when_moved=plan.direct.replace("held", "unplug"), mac=f"52:54:00:67:77:{plan.number:02x}")
 
 
 async def place_image(lab: Laboratory, assets: Assets, plan: GuestPlan, host: str = "host1") -> GuestImage:
@@ -165,7 +198,7 @@ async def place_image(lab: Laboratory, assets: Assets, plan: GuestPlan, host: st
         message = f"no disk for {name}: {created.stderr.strip()}"
         raise LabError(message)
     address = lab.plan.guest_address(plan.number)
-    words = (KERNEL_ARGUMENTS, f"godwit.name={name}", f"godwit.address={address}/24", *plan.words)
+    words = (KERNEL_ARGUMENTS, f"godwit.name={name}", f"godwit.address={address}/24", *_WORDS[plan.direct], *plan.words)
     return GuestImage(name, address, " ".join(words))
 
 
@@ -191,6 +224,7 @@ async def stop_guests(service: Service, lab: Laboratory) -> None:
 __all__ = [
     "CLIENT",
     "DEFAULT_LAB",
+    "Direct",
     "GuestImage",
     "GuestPlan",
     "add_guest",

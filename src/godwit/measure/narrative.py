@@ -38,6 +38,7 @@ PHASE_WORDS: Final[Mapping[str, str]] = {
     "pending": "looking at both hosts",
     "preparing": "preparing both sides",
     "mirroring": "copying disks while the guest runs",
+    "unplugging": "taking from the guest what cannot travel",
     "precopy": "copying memory while the guest runs",
     "switchover": "the guest stands still, the rest is sent",
     "postcopy": "the guest runs on the target, the rest of its memory follows",
@@ -84,6 +85,8 @@ _STEPS: Final[Mapping[str, str]] = {
     "CancelMirrors": "ending the copies of disks before their time",
     "RemoveImages": "removing images from the target",
     "LeaveOldCopies": "marking the old disks on the source",
+    "UnplugDevices": "taking from the guest what cannot travel",
+    "PlugDevices": "giving the guest its devices again",
     "StartStream": "starting the stream",
     "Adjust": "changing the running stream",
     "ContinueTarget": "telling the target to run",
@@ -108,6 +111,7 @@ _UNDONE: Final[Mapping[str, str]] = {
     "DestroyTarget": "nothing of the guest is left on the target",
     "ResumeSource": "the guest runs on the source",
     "RestorePower": "the guest runs on the source",
+    "PlugDevices": "what was taken from the guest has been seen to",
     "RestoreGuest": "nothing of the move is left set in the guest's QEMU",
     "RemoveCredentials": "no host has keys of this move any more",
     "RestoreSendQueue": "the source's send queue is as it was",
@@ -138,8 +142,8 @@ def sentence(entry: Entry) -> Sentence | None:
             weight = Weight.WARNING if entry.data.get("ends") is False else Weight.STEP
             because = text_of(entry.data, "why") if weight is Weight.STEP else ""
             return Sentence(entry.at, weight, text_of(entry.data, "text"), because)
-        case "fence" | "note" | "protecting" as kind:
-            weight = Weight.WARNING if kind == "fence" else Weight.DETAIL
+        case "fence" | "device" | "note" | "protecting" as kind:
+            weight = {"fence": Weight.WARNING, "device": Weight.STEP}.get(kind, Weight.DETAIL)
             return Sentence(entry.at, weight, text_of(entry.data, "text"))
         case _:
             return None
@@ -193,6 +197,7 @@ _SIMPLE: Final[Mapping[str, tuple[Weight, str]]] = {
     "MediaCopied": (Weight.STEP, "what the guest only reads is on the target, the same"),
     "SourcePrepared": (Weight.DETAIL, "the source is prepared"),
     "StreamStarted": (Weight.DETAIL, "the stream runs"),
+    "Unplugged": (Weight.STEP, "the guest has let go of what cannot travel"),
     "MirrorsReady": (Weight.STEP, "the disks are on the target, and each write reaches both"),
     "StreamHeld": (Weight.DETAIL, "the source waits before the switchover"),
     "StreamMended": (Weight.STEP, "the guest is connected to the rest of its memory again"),

@@ -14,6 +14,7 @@ from godwit.model.devices import (
     PciFunction,
     PluggedDevice,
 )
+from godwit.model.direct import DeviceChoice, DevicePolicy, DirectDevice, DirectFacts
 from godwit.model.disks import (
     Allocation,
     Comparison,
@@ -106,9 +107,13 @@ __all__ = [
     "CpuFacts",
     "CpuModel",
     "Credentials",
+    "DeviceChoice",
     "DeviceKind",
     "DevicePlan",
+    "DevicePolicy",
     "DevicePool",
+    "DirectDevice",
+    "DirectFacts",
     "DirtyWindow",
     "DiskCopy",
     "DiskFacts",

@@ -82,7 +82,8 @@ class PciFunction:
     `vendor` and `device` are four hexadecimal digits each. `group` is its IOMMU group, empty without an IOMMU.
     `interfaces` are the host's names for it, `up` says that one of them is in use there. `physical` is the function
     that a virtual one belongs to, `number` its place there; `vfs` of `vfs_total` virtual functions exist. `guest` has
-    it by Godwit's doing, and `former` was its driver before.
+    it by Godwit's doing, and `former` was its driver before; `held` says that a process has its group open, whoever
+    that is. `mac` and `vlan` are what its physical function lets a virtual one use, empty and 0 where nothing was set.
     """
 
     address: str
@@ -98,6 +99,9 @@ class PciFunction:
     vfs_total: int = 0
     guest: str = ""
     former: str = ""
+    held: bool = False
+    mac: str = ""
+    vlan: int = 0
 
     @property
     def kind(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from godwit.model.direct import DeviceChoice, DirectFacts
 from godwit.model.disks import DiskFacts, StrayImage
 from godwit.model.needs import GuestNeeds
 
@@ -106,6 +107,7 @@ class Vm:
     an adopted guest may have only `control`. `address` is where clients reach the guest, if known.
     `source_text` keeps the definition file of a defined guest, for `vm show`. `sibling` is the control socket of the
     other process of this very guest on the same host, while one of them replaces the other: it is no namesake.
+    `devices` is what its definition says of devices that do not travel.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Vm:
     adopted: bool = False
     source_text: str = ""
     sibling: str = ""
+    devices: tuple[DeviceChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,8 @@ class GuestFacts:
     stray_images: tuple[StrayImage, ...] = ()
     needs: GuestNeeds = field(default_factory=GuestNeeds)
     """What it takes of its host beside disks and taps, as far as its command line and its network say."""
+    direct: tuple[DirectFacts, ...] = ()
+    """Its NICs and what it has of its host, as far as each has a name: what a move may take from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from godwit.model.direct import DeviceChoice
 from godwit.model.disks import DiskMode
 
 
@@ -98,7 +99,8 @@ class Policy:
     is to be switched off may take to obey its power button. `wait` is for how long a move may be put off until the
     guest writes less, where it would be slowed down, paused, or not end. `plaintext` lets everything travel in the
     clear, between hosts that do not prove who they are. `protect_neighbours` is the share of what they come to do that
-    the other guests of both hosts are to keep while the stream runs; None: nobody looks after them.
+    the other guests of both hosts are to keep while the stream runs; None: nobody looks after them. `devices` is what
+    becomes of devices that do not travel, and `unplug_timeout` how long the guest may take to let go of one.
     """
 
     max_downtime: float = 0.3
@@ -117,6 +119,12 @@ class Policy:
     wait: float = 0.0
     plaintext: bool = False
     protect_neighbours: float | None = None
+    devices: tuple[DeviceChoice, ...] = ()
+    unplug_timeout: float = 20.0
+
+    def choice_of(self, device: str) -> DeviceChoice | None:
+        """Return what was chosen for the device of that name, None where nothing was; the last choice counts."""
+        return next((choice for choice in reversed(self.devices) if choice.device == device), None)
 
     def mode_of(self, disk: str) -> DiskMode:
         """Return how the disk of that name is to travel."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
     from godwit.core.snapshots import DiskSnapshots
@@ -65,6 +66,13 @@ class Hypervisor(Protocol):
 
     def fitted(self, launch: Launch, qemu: QemuFacts) -> Launch:
         """Return the launch without what this QEMU lacks, as far as that makes no difference to the guest."""
+        ...
+
+    def with_devices(self, launch: Launch, devices: Mapping[str, str]) -> Launch:
+        """Return the launch with these devices, by name, as `device_add` takes them; an empty one is left out.
+
+        What they are connected to, such as a tap, stays: it waits for them.
+        """
         ...
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:

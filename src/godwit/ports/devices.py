@@ -36,6 +36,28 @@ class HotPlugs(Protocol):
         """
         ...
 
+    async def plugged(self) -> frozenset[str]:
+        """Return the names of all devices that the guest has, ports among them."""
+        ...
+
+    async def properties(self, identifier: str) -> str:
+        """Return what `put_back` needs to make a device again, as it is now. Raises HypervisorError for none such."""
+        ...
+
+    async def let_go(self, identifier: str) -> None:
+        """Ask the guest to let go of a device, of which nothing else is removed; `plugged` tells when it has.
+
+        Idempotent. One that is not there is none the worse.
+        """
+        ...
+
+    async def put_back(self, properties: str) -> None:
+        """Plug a device in again whose backend is there, as `device_add` takes it in JSON.
+
+        Raises MonitorCommandError where its name is taken.
+        """
+        ...
+
 
 class GivesDevices(Protocol):
     """A host that gives devices to guests. Raises HostError."""

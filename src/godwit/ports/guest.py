@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     )
 
 
-GuestEventKind = Literal["STOP", "RESUME", "MIGRATION", "MIGRATION_PASS", "SHUTDOWN", "LOST", "MIRROR_ENDED"]
+GuestEventKind = Literal[
+    "STOP",
+    "RESUME",
+    "MIGRATION",
+    "MIGRATION_PASS",
+    "SHUTDOWN",
+    "LOST",
+    "MIRROR_ENDED",
+    "DEVICE_DELETED",
+    "DEVICE_KEPT",
+    "UNPLUG_PRIMARY",
+    "FAILOVER_NEGOTIATED",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +44,9 @@ class GuestEvent:
     """Something that a guest's QEMU said unasked.
 
     `status` is QEMU's word for a MIGRATION event, `number` the pass of a MIGRATION_PASS; of a mirror `status` names the
-    job, and `detail` says what went wrong, empty where nothing did. `host_time` is the
-    host's clock (None for LOST, which the client makes when the connection ends), `received` the controller's clock.
+    job, and `detail` says what went wrong, empty where nothing did. Of a device it is the device's name; DEVICE_KEPT
+    says that the guest does not let go of it. `host_time` is the host's clock (None for LOST, which the client makes
+    when the connection ends), `received` the controller's clock.
     """
 
     kind: GuestEventKind

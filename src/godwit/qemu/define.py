@@ -135,10 +135,17 @@ class DiskDefinition(_Strict):
 
 
 class NicDefinition(_Strict):
-    """One network interface of a guest: the host's bridge that it is plugged into, and its MAC address."""
+    """One network interface of a guest: the host's bridge that it is plugged into, and its MAC address.
+
+    `model` is what the guest sees. `when_moved` says what becomes of it when the guest moves: it travels along, or is
+    taken out for the way, by Godwit ("unplug") or by QEMU ("failover": the NIC before it, a virtio one with the same
+    address, stands in for it). One that is taken out sits in one of the `hotplug_ports`.
+    """
 
     bridge: Annotated[str, _matching(_BRIDGE, "a bridge's name of at most 15 characters")]
     mac: Annotated[str, AfterValidator(_mac)] | None = None
+    model: Literal["virtio", "vmxnet3", "e1000e", "igb"] = "virtio"
+    when_moved: Literal["travel", "unplug", "failover", "refuse"] = "travel"
 
 
 class GuestDefinition(_Strict):
@@ -178,11 +185,43 @@ class GuestDefinition(_Strict):
         if len(set(paths)) < len(paths):
             message = "disks: the same path twice"
             raise ValueError(message)
-        macs = [mac_of(self, index) for index in range(len(self.nics))]
+        _check_nics(self)
+        # One that is taken out may have the address of the NIC that carries its traffic meanwhile.
+        macs = [mac_of(self, index) for index, nic in enumerate(self.nics) if not in_port(nic)]
         if len(set(macs)) < len(macs):
             message = "nics: the same mac twice"
             raise ValueError(message)
         return self
+
+
+def _check_nics(definition: GuestDefinition) -> None:
+    """Raise ValueError for a NIC that cannot be taken out as it is wanted."""
+    ports = sum(in_port(nic) for nic in definition.nics)
+    if ports and not definition.machine.startswith(("q35", "pc-q35")):
+        message = f"nics: when_moved needs a q35 machine, and this is {definition.machine}"
+        raise ValueError(message)
+    if ports > definition.hotplug_ports:
+        message = f"nics: {ports} of them are taken out when the guest moves, and hotplug_ports is "
+        message += f"{definition.hotplug_ports}"
+        raise ValueError(message)
+    for index, nic in enumerate(definition.nics):
+        if nic.when_moved != "failover":
+            continue
+        before = definition.nics[index - 1] if index else None
+        if before is None or before.model != "virtio" or before.when_moved != "travel":
+            message = f"nics[{index}]: with failover the NIC before it stands in for it: a virtio one that travels"
+            raise ValueError(message)
+        if nic.mac is not None and nic.mac != before.mac:
+            message = f"nics[{index}]: with failover it has the MAC address of the NIC before it"
+            raise ValueError(message)
+        if nic.model == "virtio":
+            message = f"nics[{index}]: with failover its model is one of vmxnet3, e1000e, igb"
+            raise ValueError(message)
+
+
+def in_port(nic: NicDefinition) -> bool:
+    """Say whether a NIC sits in a root port of its own, from which the guest can let go of it."""
+    return nic.when_moved in {"unplug", "failover"}
 
 
 _MODELS: Final[dict[str, type[_Strict]]] = {"disks": DiskDefinition, "nics": NicDefinition}
@@ -190,6 +229,8 @@ _MODELS: Final[dict[str, type[_Strict]]] = {"disks": DiskDefinition, "nics": Nic
 
 def mac_of(definition: GuestDefinition, index: int) -> str:
     """Return the MAC of a NIC: the one given, or one that follows from the guest's name and the NIC's place."""
+    if definition.nics[index].when_moved == "failover":
+        return mac_of(definition, index - 1)
     given = definition.nics[index].mac
     if given is not None:
         return given

@@ -16,6 +16,7 @@ from godwit.qemu.ownership import inherited_descriptors, owned_by_libvirt
 from godwit.qemu.paths import split
 from godwit.qemu.quirks import MEMORY_KILLS, quirks_of
 from godwit.qemu.reply import as_object, as_objects, as_text, flag, inner, number, text, texts
+from godwit.qemu.unplugging import direct_devices
 from godwit.qemu.views import make_view
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         needs=replace(
             guest_needs(launch, backends.clients, size), open_files=process.descriptors, runs_on=process.cpus
         ),
+        direct=direct_devices(launch),
     )
 
 

@@ -20,6 +20,7 @@ from godwit.qemu import (
     power,
     snapshots,
     stamps,
+    unplugging,
 )
 from godwit.qemu.commandline import parse, resolver_of
 from godwit.qemu.cpus import vcpu_threads
@@ -422,6 +423,22 @@ class QemuGuest:
     async def unplug(self, identifier: str, *, deadline: float) -> PluggedDevice | None:
         """Let the guest let go of a device; see the port."""
         return await plugging.unplug(self._monitor, self._name, identifier, deadline=deadline)
+
+    async def plugged(self) -> frozenset[str]:
+        """Return the names of the devices that the guest has."""
+        return await unplugging.plugged(self._monitor)
+
+    async def properties(self, identifier: str) -> str:
+        """Return what `put_back` needs to make a device again; see the port."""
+        return await unplugging.properties_of(self._monitor, identifier)
+
+    async def let_go(self, identifier: str) -> None:
+        """Ask the guest to let go of a device; see the port."""
+        await unplugging.let_go(self._monitor, identifier)
+
+    async def put_back(self, properties: str) -> None:
+        """Plug a device in again; see the port."""
+        await unplugging.put_back(self._monitor, properties)
 
     async def close(self) -> None:
         """Close the connection; the guest is not touched. Never raises."""

@@ -11,9 +11,12 @@ from godwit.qemu import offline
 from godwit.qemu.beside import beside, unshared
 from godwit.qemu.commandline import guest_name
 from godwit.qemu.define import DEFAULT_PROGRAM, load_definition, valid_name
+from godwit.qemu.unplugging import with_devices
 from godwit.qemu.vmline import to_vm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from godwit.core.snapshots import DiskSnapshots
     from godwit.model import GuestFacts, HostFacts, QemuFacts
     from godwit.ports import Host
@@ -59,6 +62,10 @@ class QemuHypervisor:
     def fitted(self, launch: Launch, qemu: QemuFacts) -> Launch:
         """Return the launch without what this QEMU lacks and the guest does not see; see the port."""
         return launch if qemu.shares_memory else unshared(launch)
+
+    def with_devices(self, launch: Launch, devices: Mapping[str, str]) -> Launch:
+        """Return the launch with these devices, by name; see the port."""
+        return with_devices(launch, devices)
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
         """Describe the QEMU that serves `socket` on `host`; see the port."""

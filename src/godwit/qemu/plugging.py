@@ -16,6 +16,7 @@ from godwit.model import DiskPlan, NicPlan, PluggedDevice
 from godwit.qemu import qom
 from godwit.qemu.monitor import LOST
 from godwit.qemu.reply import as_objects, text
+from godwit.qemu.unplugging import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -228,7 +229,7 @@ async def unplug(monitor: Monitor, vm: str, identifier: str, *, deadline: float)
         raise InputError(message, remedy="only what sits in a hot-plug port can: godwit device list says which do")
     nodes = await _own_nodes(monitor, identifier, device)
     events = monitor.events()
-    await _ask_to_let_go(monitor, identifier)
+    await let_go(monitor, identifier)
     try:
         async with asyncio.timeout(deadline):
             await _await_deleted(events, vm, identifier)
@@ -241,15 +242,6 @@ async def unplug(monitor: Monitor, vm: str, identifier: str, *, deadline: float)
     for node in nodes:
         await _forgiving(monitor, "blockdev-del", {"node-name": node})
     return device
-
-
-async def _ask_to_let_go(monitor: Asks, identifier: str) -> None:
-    """Ask for a device; a request that is still under way from before is as good."""
-    try:
-        await monitor.execute("device_del", {"id": identifier})
-    except MonitorCommandError as error:
-        if "already in the process of unplug" not in error.message:
-            raise
 
 
 async def _await_deleted(events: MonitorEvents, vm: str, identifier: str) -> None:

@@ -48,8 +48,18 @@ STREAM_STATUSES: Final = {
 _KINDS: Final[dict[str, GuestEventKind]] = {kind: kind for kind in get_args(GuestEventKind)} | {
     "BLOCK_JOB_COMPLETED": "MIRROR_ENDED",
     "BLOCK_JOB_CANCELLED": "MIRROR_ENDED",
+    "DEVICE_UNPLUG_GUEST_ERROR": "DEVICE_KEPT",
+    "MEM_UNPLUG_ERROR": "DEVICE_KEPT",
 }
-_STATUS: Final = {LOST: "reason", "SHUTDOWN": "reason", "MIRROR_ENDED": "device"}
+_STATUS: Final = {
+    LOST: "reason",
+    "SHUTDOWN": "reason",
+    "MIRROR_ENDED": "device",
+    "DEVICE_DELETED": "device",
+    "DEVICE_KEPT": "device",
+    "UNPLUG_PRIMARY": "device-id",
+    "FAILOVER_NEGOTIATED": "device-id",
+}
 _MEGABIT: Final = 1e6 / 8
 _FIGURES: Final = ("total-time", "downtime", "setup-time")
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
-from godwit.model import Launch, Tap, Vm
-from godwit.qemu.define import GuestDefinition, mac_of
+from godwit.model import DeviceChoice, DevicePolicy, Launch, Tap, Vm
+from godwit.qemu.define import GuestDefinition, in_port, mac_of
 from godwit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from godwit.qemu.define import DiskDefinition
+    from godwit.qemu.define import DiskDefinition, NicDefinition
 
 RUN_FOLDER: Final = "/run/godwit"
 _CACHE: Final = {"none": True, "directsync": True, "writeback": False}
@@ -78,6 +78,11 @@ def to_vm(
         log=f"{folder}/qemu.log",
         address=definition.address,
         source_text=source_text,
+        devices=tuple(
+            DeviceChoice(f"nic{index}", DevicePolicy(nic.when_moved))
+            for index, nic in enumerate(definition.nics)
+            if nic.when_moved != "travel"
+        ),
     )
 
 
@@ -145,21 +150,47 @@ def _devices(definition: GuestDefinition, bus: str, accelerator: str) -> Iterato
         write_cache = ",write-cache=off" if disk.cache == "directsync" else ""
         rest = f",id=disk{index},drive=disk{index}-format{write_cache}{boot}"
         yield from device("virtio-blk-pci", _DISK_SLOTS + index, rest)
+    yield from _nics(definition, bus, accelerator)
+
+
+def _nics(definition: GuestDefinition, bus: str, accelerator: str) -> Iterator[str]:
+    """Yield NICs and root ports. Those that may be taken out sit in the last ports: the first ones stay free."""
     vhost = ",vhost=on" if accelerator == "kvm" else ""
-    for index in range(len(definition.nics)):
+    for index, nic in enumerate(definition.nics):
         interface = tap_name(definition.name, index)
-        yield from ("-netdev", f"tap,id=net{index},ifname={interface},script=no,downscript=no{vhost}")
-        # No boot ROM: it would be one more thing that must be the same on both hosts.
-        rest = f",id=nic{index},netdev=net{index},mac={mac_of(definition, index)},romfile="
-        yield from device("virtio-net-pci", _NIC_SLOTS + index, rest)
-    if bus == "pcie.0":
-        for port in range(definition.hotplug_ports):
-            multifunction = ",multifunction=on" if port == 0 else ""
-            address = f"{_PORT_SLOT:#x}.{port}"
-            yield from (
-                "-device",
-                f"pcie-root-port,id=hotplug{port},bus=pcie.0,addr={address},chassis={port + 1}{multifunction}",
-            )
+        backend = vhost if nic.model == "virtio" else ""
+        yield from ("-netdev", f"tap,id=net{index},ifname={interface},script=no,downscript=no{backend}")
+        if not in_port(nic):
+            modern = ",disable-legacy=on" if nic.model == "virtio" else ""
+            place = f"bus={bus},addr={_NIC_SLOTS + index:#x}{modern}"
+            yield from ("-device", f"{_driver(nic)},{place}{_nic(definition, index)}")
+    if bus != "pcie.0":
+        return
+    for port in range(definition.hotplug_ports):
+        multifunction = ",multifunction=on" if port == 0 else ""
+        address = f"{_PORT_SLOT:#x}.{port}"
+        yield from (
+            "-device",
+            f"pcie-root-port,id=hotplug{port},bus=pcie.0,addr={address},chassis={port + 1}{multifunction}",
+        )
+    ported = [index for index, nic in enumerate(definition.nics) if in_port(nic)]
+    for number, index in enumerate(ported, definition.hotplug_ports - len(ported)):
+        driver = _driver(definition.nics[index])
+        yield from ("-device", f"{driver},bus=hotplug{number}{_nic(definition, index)}")
+
+
+def _driver(nic: NicDefinition) -> str:
+    return "virtio-net-pci" if nic.model == "virtio" else nic.model
+
+
+def _nic(definition: GuestDefinition, index: int) -> str:
+    """Return what every NIC is told; of a pair, which is which."""
+    # No boot ROM: it would be one more thing that must be the same on both hosts.
+    rest = f",id=nic{index},netdev=net{index},mac={mac_of(definition, index)},romfile="
+    if definition.nics[index].when_moved == "failover":
+        return f"{rest},failover_pair_id=nic{index - 1}"
+    following = definition.nics[index + 1 : index + 2]
+    return f"{rest},failover=on" if following and following[0].when_moved == "failover" else rest
 
 
 def _block_nodes(index: int, disk: DiskDefinition) -> Iterator[str]:

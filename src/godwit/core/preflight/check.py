@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.preflight.bridges import bridge_findings
 from godwit.core.preflight.caches import cache_findings
 from godwit.core.preflight.devices import device_findings
+from godwit.core.preflight.direct import direct_findings
 from godwit.core.preflight.encryption import encryption_findings
 from godwit.core.preflight.evidence import Evidence
 from godwit.core.preflight.hosts import host_findings
@@ -33,6 +34,7 @@ _SUBJECTS: Final = (
     machine_findings,
     software_findings,
     device_findings,
+    direct_findings,
     storage_findings,
     cache_findings,
     encryption_findings,

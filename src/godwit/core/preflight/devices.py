@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.direct import taken
 from godwit.core.preflight.rows import found
 from godwit.model import Bond
 
@@ -23,8 +24,9 @@ _CODES: Final = {
 
 def device_findings(e: Evidence) -> Iterator[Finding]:
     """Yield the devices that do not simply move along, and ports that are taken."""
+    away = {device.name for device in taken(e.policy, e.guest.direct)}
     for bond in e.guest.needs.bonds:
-        if bond.kind in _CODES:
+        if bond.kind in _CODES and bond.name not in away:
             yield found(_CODES[bond.kind], bond.name, _what(e, bond), _mend(e, bond))
     yield from _ports(e)
 

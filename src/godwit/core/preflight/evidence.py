@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         HostFacts,
         ImageFacts,
         OlderCopy,
+        PciFunction,
         PlaceFacts,
         Policy,
         Stamp,
@@ -73,6 +74,7 @@ class Evidence:
     new QEMU on the same host from taking the guest's memory as it stands. `balloon` is the guest's, where it may take
     memory, `resident` the bytes that the guest's QEMU has of the host's. `encrypted` says that what is
     sent is to be encrypted, by what `authority` has certified (None before its first use); `now` is our own clock.
+    `matches` are functions of the target that stand for those that the guest has of the source, by device.
     """
 
     vm: Vm
@@ -94,3 +96,4 @@ class Evidence:
     packets: tuple[Packets, Packets] = (Packets(), Packets())
     ports_left: bool = True
     trial: Trial | None = None
+    matches: tuple[tuple[str, PciFunction], ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight.cpu import cpu_findings
+from godwit.core.preflight.direct import covered
 from godwit.core.preflight.rows import found
 from godwit.model import Finding, RunState
 
@@ -60,6 +61,8 @@ def _may_be_moved(e: Evidence) -> Iterator[Finding]:
             "unplug what it names, or restart the guest with it on its command line",
         )
     for blocker in e.guest.blockers:
+        if covered(e, blocker):
+            continue
         yield found(
             "blocked-by-qemu",
             e.vm.name,

@@ -1,0 +1,234 @@
+"""Taking devices from a guest for its move, and giving them back: through its monitor, and the hosts' functions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from godwit.core import events as e
+from godwit.core.devices import full_address, substitute
+from godwit.core.direct import on_the_way, taken
+from godwit.errors import (
+    GodwitError,
+    HostError,
+    HostUnreachableError,
+    HypervisorError,
+    JournalError,
+    SupersededError,
+)
+from godwit.model import DevicePolicy, RunState, Side
+from godwit.units import format_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from godwit.core.preflight.evidence import Evidence
+    from godwit.core.state import State
+    from godwit.engine.actions import Actions
+    from godwit.engine.parts import Parts
+    from godwit.model import DirectDevice, GuestFacts, PciFunction
+    from godwit.ports import Guest
+
+PERIOD: Final = 0.05
+"""Seconds between looks at whether a guest has let go of its devices."""
+
+LATE: Final = 30.0
+"""Seconds for which a guest that did not let go in time is waited for on the way back: it may do so at any moment.
+
+Nobody can take such a request back. Linux takes 5 s from the press of a slot's button until it acts (pciehp).
+"""
+
+
+WAITS: Final = "wait-unplug"
+"""QEMU's word for a stream that waits until the guest has let go of a NIC."""
+
+
+async def matches_of(parts: Parts, facts: GuestFacts) -> tuple[tuple[str, PciFunction], ...]:
+    """Look on the target for what stands for each function of the source that the guest has. Raises HostError.
+
+    It gets the MAC and the VLAN that the source has given to its own.
+    """
+    away = [device for device in taken(parts.spec.policy, facts.direct) if device.function]
+    if not away:
+        return ()
+    here, there = await asyncio.gather(parts.source.functions(), parts.target.functions())
+    known, record = {one.address: one for one in here}, parts.records.get(Side.TARGET)
+    pools = record.pools if record is not None else ()
+    found: dict[str, PciFunction] = {}
+    for device in away:
+        own = known.get(full_address(device.function))
+        choice = parts.spec.policy.choice_of(device.name)
+        wanted = (choice.match if choice else "") or (own.kind if own else "")
+        match = substitute(wanted, there, pools, {one.address for one in found.values()}) if wanted else None
+        if match is not None:
+            mac, vlan = (own.mac, own.vlan) if own is not None else ("", 0)
+            found[device.name] = replace(match, mac=mac, vlan=vlan)
+    return tuple(found.items())
+
+
+async def bind(parts: Parts, devices: Sequence[DirectDevice]) -> None:
+    """Take functions of the target for the guest whose QEMU is about to be started with them. Raises HostError.
+
+    What becomes of that QEMU, its end gives them back.
+    """
+    for device in devices:
+        await parts.target.take_function(device.function, parts.vm.name, mac=device.mac, vlan=device.vlan)
+
+
+async def found_on_the_way(guest: Guest, evidence: Evidence) -> tuple[DirectDevice, ...]:
+    """Return the devices that are to be taken from the guest, with all that plugs them in again."""
+    away = taken(evidence.policy, evidence.guest.direct)
+    properties = {device.name: await guest.properties(device.name) for device in away}
+    return on_the_way(evidence.policy, properties, away, dict(evidence.matches))
+
+
+@dataclass(slots=True)
+class Devices:
+    """Takes devices from a guest, and gives them back.
+
+    What this runner has asked the guest to let go of it knows; what a former one did, if it is `restarted`, nobody
+    does.
+    """
+
+    actions: Actions
+    restarted: bool = False
+    _asked: set[str] = field(default_factory=set)
+
+    async def unplug(self, command: e.UnplugDevices) -> e.Event:
+        """Let the guest let go of its devices. Raises HypervisorError where it does not within the policy's time."""
+        guest = await self.actions.sides.attach(Side.SOURCE)
+        wanted = {device.name for device in command.devices}
+        there = wanted & await guest.plugged()
+        for name in sorted(there):
+            self._asked.add(name)
+            await guest.let_go(name)
+            self._tell(f"the guest is to let go of {name}")
+        began = self.actions.parts.clock.now()
+        patience = self.actions.parts.spec.policy.unplug_timeout
+        while there:
+            self._raise_if_kept(there)
+            if self.actions.parts.clock.now() >= began + patience:
+                raise self._held(sorted(there), patience)
+            await self.actions.parts.clock.sleep(PERIOD)
+            there = wanted & await guest.plugged()
+        took = self.actions.parts.clock.now() - began
+        self._tell(f"the guest has let go of {', '.join(sorted(wanted))} after {format_duration(took)}")
+        return e.Unplugged()
+
+    async def still_held(self, state: State) -> e.GiveUp | None:
+        """Say why a stream is to be taken back that waits for the guest to let go; None where it does not."""
+        view = await self.actions.sides.look(Side.SOURCE)
+        if WAITS not in view.raw:
+            return None
+        names = [device.name for device in state.devices if device.policy is DevicePolicy.FAILOVER]
+        held = self._held(names, self.actions.parts.spec.policy.unplug_timeout)
+        return e.GiveUp(held.code, held.message, held.remedy)
+
+    def _raise_if_kept(self, names: Collection[str]) -> None:
+        """Raise HypervisorError where the guest has said that it does not let go."""
+        if kept := sorted(self.actions.sides.kept & set(names)):
+            message = f"{self.actions.parts.vm.name} does not let go of {', '.join(kept)}: its kernel refused"
+            raise HypervisorError(message, remedy="see the guest's kernel log; something there may be using it")
+
+    def _held(self, names: Sequence[str], patience: float) -> HypervisorError:
+        vm = self.actions.parts.vm.name
+        message = f"{vm} did not let go of {', '.join(names)} within {format_duration(patience)}"
+        remedy = (
+            "see whether its kernel has hot-plug (pciehp or acpiphp) and whether it has booted, "
+            "or allow more with --unplug-timeout"
+        )
+        return HypervisorError(message, remedy=remedy)
+
+    async def plug(self, command: e.PlugDevices) -> e.Event:
+        """See to it that the guest has its devices on that side; what it stays without is named, with what mends it.
+
+        Raises HostError where nobody can tell.
+        """
+        parts = self.actions.parts
+        try:
+            left = await self._plugged(command)
+        except (SupersededError, JournalError):
+            raise
+        except GodwitError as error:
+            names, mends = _mends(parts.vm.name, command)
+            where = parts.host(command.side).name
+            message = f"{parts.vm.name} may be without {names} on {where}: {error.message}; {mends}"
+            raise HostError(message) from error
+        return e.Undone("PlugDevices", "; ".join(left))
+
+    async def _plugged(self, command: e.PlugDevices) -> list[str]:
+        side = command.side
+        view = await self.actions.sides.look(side)
+        if view.state is RunState.UNREACHABLE:
+            message = f"it does not answer for the guest: {view.detail}"
+            raise HostUnreachableError(message)
+        if view.state is RunState.ABSENT:
+            return []
+        guest = await self.actions.sides.attach(side)
+        give = self._plugged_here if side is Side.SOURCE else self._plugged_there
+        return await give(guest, command)
+
+    async def _plugged_here(self, guest: Guest, command: e.PlugDevices) -> list[str]:
+        """Give the guest its own devices back. One that it was asked for, and still has, may go at any moment."""
+        ours = {device.name: device for device in command.devices if device.policy is DevicePolicy.UNPLUG}
+        may_go = set(ours) if self.restarted else set(ours) & self._asked
+        end = self.actions.parts.clock.now() + LATE
+        while True:
+            for name in sorted(set(ours) - await guest.plugged()):
+                await guest.put_back(ours[name].here)
+                self._tell(f"{name} was plugged in again, on {self.actions.parts.source.name}")
+                may_go.discard(name)
+            may_go -= self.actions.sides.kept
+            if not may_go or self.actions.parts.clock.now() >= end:
+                break
+            await self.actions.parts.clock.sleep(PERIOD)
+        vm = self.actions.parts.vm.name
+        return [
+            f"{vm} may yet let go of {name}, which it was asked to: should it, {plugging(vm, ours[name].here)}"
+            for name in sorted(may_go)
+        ]
+
+    async def _plugged_there(self, guest: Guest, command: e.PlugDevices) -> list[str]:
+        """Give the guest what stands for its devices on the target."""
+        left, there, target = [], await guest.plugged(), self.actions.parts.target
+        for device in command.devices:
+            if device.name in there:
+                continue
+            if not device.there:
+                left.append(f"{target.name} has nothing for {device.name}: {self.actions.parts.vm.name} is without it")
+                continue
+            if device.policy is DevicePolicy.FAILOVER:
+                left.append(f"QEMU has not put {device.name} in on {target.name}: see the log of its QEMU there")
+                continue
+            try:
+                if device.function:
+                    await bind(self.actions.parts, (device,))
+                await guest.put_back(device.there)
+            except SupersededError:
+                raise
+            except GodwitError as error:
+                mend = plugging(self.actions.parts.vm.name, device.there)
+                left.append(f"{device.name} could not be plugged in on {target.name}: {error.message}; {mend}")
+            else:
+                self._tell(f"{device.name} was plugged in on {target.name}")
+        return left
+
+    def _tell(self, text: str) -> None:
+        self.actions.note("device", text=text)
+
+
+def plugging(vm: str, properties: str) -> str:
+    """Return the command by which a person plugs a device in."""
+    return f"godwit monitor {vm} -c 'device_add {properties}'"
+
+
+def _mends(vm: str, command: e.PlugDevices) -> tuple[str, str]:
+    """Return the names of the devices, and what a person types where one is not there."""
+    here = command.side is Side.SOURCE
+    mends = [
+        plugging(vm, device.here if here else device.there)
+        for device in command.devices
+        if device.policy is DevicePolicy.UNPLUG and (here or device.there)
+    ]
+    return ", ".join(device.name for device in command.devices), "; ".join(mends)
