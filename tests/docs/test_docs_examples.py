@@ -126,10 +126,16 @@ def test_commands_in_the_prose_exist(page: Path) -> None:
 
 
 def test_the_definition_in_the_docs_is_one() -> None:
-    (block,) = (block for block in blocks("toml") if "goal" not in block.text)
+    (block,) = (block for block in blocks("toml") if "goal" not in block.text and "name = " in block.text)
     definition = load_definition(block.text, str(block))
     assert definition.name == "web1"
     assert definition.disks[0].path == "/mnt/images/web1.qcow2"
+
+
+def test_the_part_of_a_definition_in_the_docs_is_one() -> None:
+    (block,) = (block for block in blocks("toml") if "goal" not in block.text and "name = " not in block.text)
+    definition = load_definition(f'name = "web1"\nmemory = "1G"\n{block.text}', str(block))
+    assert [(nic.model, nic.when_moved) for nic in definition.nics] == [("virtio", "travel"), ("vmxnet3", "unplug")]
 
 
 def test_the_policy_in_the_docs_is_one(tmp_path: Path) -> None:
