@@ -11,7 +11,17 @@ from stage import Stage, simulate, stage
 from godwit.core.state import Phase
 from godwit.engine.devices import LATE
 from godwit.hosts.fakedirect import FakeDirect
-from godwit.model import DeviceChoice, DevicePolicy, OutcomeStatus, PciFunction, Policy, Way
+from godwit.model import (
+    DeviceChoice,
+    DevicePolicy,
+    DevicePool,
+    HostRecord,
+    OutcomeStatus,
+    PciFunction,
+    Policy,
+    Side,
+    Way,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,6 +151,74 @@ def test_a_part_of_the_host_gets_its_match_with_its_address_and_vlan() -> None:
     given = scene.two.pci[THERE]
     assert (given.guest, given.driver, given.mac, given.vlan) == ("web", "vfio-pci", "52:54:00:00:00:07", 5)
     assert (scene.one.pci[HERE].guest, scene.one.pci[HERE].driver) == ("", "iavf")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (THERE, True),
+        ("03:02.4", True),
+        ("8086:1520", True),
+        ("0000:03:00.0/*", True),
+        ("fast", True),
+        ("slow", False),
+        ("8086:1521", False),
+        ("0000:03:02.5", False),
+    ],
+)
+def test_what_may_stand_for_it_is_named_as_for_attaching(wanted: str, *, found: bool) -> None:
+    def prepare(made: Stage) -> None:
+        with_functions(made, there=True)
+        pools = (DevicePool("fast", ("0000:03:00.0/*",)), DevicePool("slow", ("8086:10fb",)))
+        made.records = {Side.TARGET: HostRecord("two", "ssh://two", pools=pools)}
+
+    choices = (DeviceChoice("nic1", DevicePolicy.UNPLUG, wanted),)
+    scene, outcome = moved(lambda: scene_with(FUNCTION, choices), prepare)
+    assert outcome.status is COMPLETED
+    assert devices_of(scene) == ({"nic1"} if found else set())
+    assert scene.two.pci[THERE].guest == ("web" if found else "")
+
+
+@pytest.mark.parametrize("change", [{"guest": "db"}, {"up": True}, {"held": True}, {"group": ""}, {"vfs": 2}])
+def test_a_function_that_somebody_uses_stands_for_nothing(change: dict[str, Any]) -> None:
+    def prepare(made: Stage) -> None:
+        with_functions(made, there=True)
+        made.two.pci[THERE] = replace(FREE, **change)
+
+    scene, outcome = moved(lambda: scene_with(FUNCTION), prepare)
+    assert outcome.status is COMPLETED
+    assert devices_of(scene) == set()
+    assert scene.two.pci[THERE] == replace(FREE, **change)
+
+
+PAIRED_FUNCTION: Final = f"{FUNCTION},failover_pair_id=nic0"
+
+
+def test_a_function_of_a_pair_is_bound_before_its_qemu_starts() -> None:
+    scene, outcome = moved(lambda: scene_with(PAIRED_FUNCTION, ()), lambda made: with_functions(made, there=True))
+    assert (outcome.status, outcome.leftovers) == (COMPLETED, ())
+    assert devices_of(scene) == {"nic1"}
+    given = scene.two.pci[THERE]
+    assert (given.guest, given.driver, given.mac, given.vlan) == ("web", "vfio-pci", "52:54:00:00:00:07", 5)
+    assert (scene.one.pci[HERE].guest, scene.one.pci[HERE].driver) == ("", "iavf")
+
+
+def test_one_that_was_bound_for_nothing_is_given_back() -> None:
+    def prepare(made: Stage) -> None:
+        with_functions(made, there=True)
+        made.at(Phase.PRECOPY, made.cancel, 0.05)
+
+    scene, outcome = moved(lambda: scene_with(PAIRED_FUNCTION, ()), prepare)
+    assert outcome.status is CANCELLED
+    assert scene.two.pci[THERE] == FREE
+    assert scene.one.pci[HERE].guest == "web"
+
+
+def test_a_pair_without_a_match_stays_apart_and_that_is_said() -> None:
+    scene, outcome = moved(lambda: scene_with(PAIRED_FUNCTION, ()), lambda made: with_functions(made, there=False))
+    assert outcome.status is COMPLETED
+    assert devices_of(scene) == set()
+    assert any("two has nothing for nic1" in left for left in outcome.leftovers)
 
 
 def test_without_a_match_the_guest_stays_on_its_other_nic_and_that_is_said() -> None:

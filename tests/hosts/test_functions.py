@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sysfstree import DISK, FREE_PF, HOST_PF, VFS, Tree, build
 
+from godwit.core.devices import with_pools
 from godwit.errors import BusyError, HostError, InputError
 from godwit.hosts import functions
 from godwit.hosts.local import LocalTransport
@@ -74,6 +76,45 @@ async def test_a_guest_that_has_ended_gives_back_all_that_it_had(tree: Tree) -> 
         await functions.take(HERE, "web1", address, root=root)
     assert sorted(await functions.give_back(HERE, "web1", root=root)) == sorted((*VFS, FREE_PF))
     assert [tree.driver(one) for one in (*VFS, FREE_PF)] == ["iavf", "iavf", "i40e"]
+
+
+SAID = """[{"ifname":"ens1f0","vfinfo_list":[
+{"vf":0,"address":"00:00:00:00:00:00","vlan_list":[{"vlan":0}]},
+{"vf":1,"address":"52:54:00:00:00:07","vlan_list":[{"vlan":5}]}]}]"""
+
+
+async def test_mac_and_vlan_of_a_virtual_function_are_those_that_its_physical_one_lets_it_use(tree: Tree) -> None:
+    (tree.root / "ip.says").write_text(SAID)
+    found = await listed(tree)
+    assert [(found[one].mac, found[one].vlan) for one in (*VFS, FREE_PF)] == [
+        ("", 0),
+        ("52:54:00:00:00:07", 5),
+        ("", 0),
+    ]
+
+
+@pytest.mark.parametrize("said", ["", "{}", "[]", "[{}]", "[{}", '[{"vfinfo_list":[{"vf":1,"vlan_list":7}]}]'])
+def test_an_ip_that_says_less_is_heard_out(said: str) -> None:
+    assert set(functions.parse_virtual(said).values()) <= {("", 0)}
+
+
+def test_an_older_ip_has_other_words() -> None:
+    assert functions.parse_virtual('[{"vfinfo_list":[{"vf":3,"mac":"52:54:00:00:00:07","vlan":5}]}]') == {
+        "3": ("52:54:00:00:00:07", 5)
+    }
+
+
+async def test_one_that_some_process_has_open_is_not_free(tree: Tree) -> None:
+    """A QEMU that Godwit does not know has no record here, and holds the group all the same."""
+    root = str(tree.root)
+    await functions.take(HERE, "web1", VFS[0], root=root)
+    assert not (await listed(tree))[VFS[0]].held
+    opened = tree.root / "proc/77/fd"
+    opened.mkdir(parents=True)
+    (opened / "9").symlink_to("/dev/vfio/60")
+    found = await listed(tree)
+    assert [found[one].held for one in VFS] == [True, False]
+    assert [one.free for one in with_pools([replace(found[one], guest="") for one in VFS], ())] == [False, True]
 
 
 def no_vfio(tree: Tree) -> None:
