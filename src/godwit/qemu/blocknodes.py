@@ -1,7 +1,8 @@
 """Block nodes that were added to a running QEMU, written as -blockdev options.
 
 QMP tells a node's driver, file, cache mode and place in the graph. It does not tell `discard`, `aio` and `locking`:
-these keep their defaults, which a guest cannot notice.
+these keep their defaults, which a guest cannot notice. Of disks that Godwit has attached, which it knows by the names
+of both nodes, it knows `discard`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ def _describe(graph: BlockGraph, name: str, known: set[str], made: list[Option])
         "read-only": flag(node, "ro"),
         "cache": {"direct": flag(cache, "direct"), "no-flush": flag(cache, "no-flush")},
     }
+    if _is_own(graph, name):
+        document["discard"] = "unmap"
     if text(node, "detect_zeroes", "off") != "off":
         document["detect-zeroes"] = text(node, "detect_zeroes")
     filename = text(node, "file")
@@ -109,6 +112,12 @@ def _describe(graph: BlockGraph, name: str, known: set[str], made: list[Option])
         return {**document, **_children(graph, name, known, made)}
     message = f"the block node {name} has the driver {driver}, which Godwit cannot write down exactly"
     raise UnknownNodeError(message)
+
+
+def _is_own(graph: BlockGraph, name: str) -> bool:
+    """Say whether Godwit has made a node: see `godwit.qemu.plugging`."""
+    stem, _, part = name.rpartition("-")
+    return part in {"format", "file"} and graph.edges.get(f"{stem}-format", {}).get("file") == f"{stem}-file"
 
 
 def _children(graph: BlockGraph, name: str, known: set[str], made: list[Option]) -> dict[str, object]:
