@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.hooks import Hook, last_hook
 from direct import judge_device
+from godwit.core.hooks import Hook, last_hook
 from godwit.core.state import Door, Held, Phase
 from godwit.model import OutcomeStatus, Owner
 
