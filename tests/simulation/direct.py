@@ -66,12 +66,13 @@ def _judge(story: Story, move: Move, qemu: FakeQemu, named: str) -> None:
     there = story.watch.on_target(qemu)
     expected = not there or move.device != FUNCTION or move.matched
     has, told = NAME in qemu.direct.there, NAME in named
-    if has is not expected and not (told and story.faulted):
+    takes, may_take = qemu.workload.lets_go, move.policy.unplug_timeout + WAITED
+    excused = told and (story.faulted or (takes or 0.0) > may_take)  # one that lets go when nobody waits any more
+    if has is not expected and not excused:
         what = "lacks" if expected else "has"
         story.violated(f"{move.guest} {what} its device on {qemu.host.name}, and that is not said")
     if not expected and not told:
         story.violated(f"{move.guest} is without its device on {qemu.host.name}, and nobody says so")
-    takes, may_take = qemu.workload.lets_go, move.policy.unplug_timeout + WAITED
     may_go = NAME in qemu.direct.asked and takes is not None and not there
-    if may_go and not (told and (story.faulted or (takes or 0.0) > may_take)):
+    if may_go and not excused:
         story.violated(f"{move.guest} may yet let go of its device on {qemu.host.name}, and nobody waits for that")
