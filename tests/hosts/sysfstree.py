@@ -18,7 +18,10 @@ VFS = ("0000:3b:02.0", "0000:3b:02.1")
 DISK = "0000:00:02.0"
 
 _IP = """#!/bin/sh
-case $* in "-j link show dev "*) cat {root}/ip.says 2>/dev/null; exit ;; esac
+case $* in
+"-j link show dev "*) cat {root}/ip.says 2>/dev/null; exit ;;
+"link show dev "*) cat {root}/ip.shows 2>/dev/null; exit ;;
+esac
 echo "$*" >> {root}/ip.log
 [ ! -e {root}/ip.fails ] || {{ echo "RTNETLINK answers: Operation not permitted" >&2; exit 2; }}
 """

@@ -70,6 +70,55 @@ async def test_a_virtual_function_is_taken_with_its_address_and_given_back(tree:
     assert await functions.give_back(HERE, "web1", root=root) == ()
 
 
+async def test_what_a_virtual_function_had_before_it_has_again(tree: Tree) -> None:
+    (tree.root / "ip.shows").write_text(
+        "5: ens1f0: <BROADCAST,UP> mtu 1500\n"
+        "    vf 0     link/ether 02:00:00:00:00:01 brd ff:ff:ff:ff:ff:ff, spoof checking on\n"
+        "    vf 1     link/ether 02:00:00:00:00:02 brd ff:ff:ff:ff:ff:ff, vlan 30, spoof checking on\n"
+    )
+    root = str(tree.root)
+    await functions.take(HERE, "web1", VFS[1], mac=MAC, root=root)
+    await functions.give_back(HERE, "web1", root=root)
+    assert tree.ip_calls()[-2:] == ["link set dev ens1f0 vf 1 mac 02:00:00:00:00:02", "link set dev ens1f0 vf 1 vlan 30"]
+    before = tree.ip_calls()
+    await functions.take(HERE, "web1", VFS[1], root=root)
+    await functions.give_back(HERE, "web1", root=root)
+    assert tree.ip_calls() == before, "nobody asked for another address"
+
+
+@pytest.mark.parametrize("former", ["vfio-pci", ""])
+async def test_a_function_that_no_driver_of_the_host_had_is_given_back_as_it_was(tree: Tree, former: str) -> None:
+    root, link = str(tree.root), tree.device(VFS[1]) / "driver"
+    link.unlink()
+    if former:
+        (tree.device(VFS[1]) / "driver_override").write_text("vfio-pci\n")
+        tree.bind(VFS[1], former)
+    await functions.take(HERE, "web1", VFS[1], root=root)
+    assert tree.driver(VFS[1]) == "vfio-pci"
+    await functions.take(HERE, "web1", VFS[0], root=root)
+    assert set(await functions.give_back(HERE, "web1", root=root)) == set(VFS)
+    assert [tree.driver(one) for one in VFS] == ["iavf", former]
+    assert (tree.device(VFS[1]) / "driver_override").read_text().strip() == former
+
+
+async def test_a_function_that_a_process_has_open_is_not_taken(tree: Tree) -> None:
+    (tree.device(VFS[1]) / "driver").unlink()
+    tree.bind(VFS[1], "vfio-pci")
+    descriptor = tree.root / "proc/4711/fd/9"
+    descriptor.parent.mkdir(parents=True)
+    for opened in ("/dev/vfio/61", "/dev/vfio/devices/vfio3"):
+        (tree.device(VFS[1]) / "vfio-dev/vfio3").mkdir(parents=True, exist_ok=True)
+        descriptor.unlink(missing_ok=True)
+        descriptor.symlink_to(opened)
+        assert (await listed(tree))[VFS[1]].held
+        with pytest.raises(HostError, match="open in a process"):
+            await functions.take(HERE, "web1", VFS[1], mac=MAC, root=str(tree.root))
+    assert tree.ip_calls() == []
+    descriptor.unlink()
+    descriptor.symlink_to("/dev/vfio/6")
+    await functions.take(HERE, "web1", VFS[1], root=str(tree.root))
+
+
 async def test_a_guest_that_has_ended_gives_back_all_that_it_had(tree: Tree) -> None:
     root = str(tree.root)
     for address in (*VFS, FREE_PF):

@@ -144,6 +144,7 @@ class FakeGiving:
         """Begin without any."""
         self.pci: dict[str, PciFunction] = {}
         self.made: set[str] = set()
+        self._addressed: dict[str, tuple[str, int]] = {}
 
     @property
     def name(self) -> str:
@@ -183,6 +184,7 @@ class FakeGiving:
             message = f"{address} of {self.name} is {one.guest}'s"
             raise BusyError(message, remedy=f"take another one, or: godwit device list {one.guest}")
         if not one.guest:
+            self._addressed[address] = (one.mac, one.vlan)
             one = replace(one, guest=vm, former=one.driver, driver="vfio-pci")
         self.pci[address] = replace(one, mac=mac or one.mac, vlan=vlan if mac else one.vlan)
 
@@ -195,5 +197,6 @@ class FakeGiving:
         """Give functions back at once, as the end of a guest does."""
         mine = [one for one in self.pci.values() if one.guest == vm and address in {"", one.address}]
         for one in mine:
-            self.pci[one.address] = replace(one, guest="", former="", driver=one.former, mac="", vlan=0)
+            mac, vlan = self._addressed.pop(one.address, ("", 0))
+            self.pci[one.address] = replace(one, guest="", former="", driver=one.former, mac=mac, vlan=vlan)
         return tuple(one.address for one in mine)

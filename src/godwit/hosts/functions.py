@@ -2,8 +2,8 @@
 
 Rests on the kernel's sysfs-bus-pci (driver_override, drivers_probe, sriov_numvfs, virtfnN) and on ip-link(8) for the
 MAC and VLAN of a virtual function. Each script takes a folder as $1 in which it finds sys and run; "" is the host's.
-What a guest was given stands in a file per function below run, written before anything is changed: it is gone with the
-host's boot, as the binding itself is.
+What a guest was given stands in a file per function below run, written before anything is changed, with the driver, MAC
+and VLAN that were before (`-` where none was, or none is changed): it is gone with the host's boot, as the binding is.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ place=$place/functions
 last() { readlink "$1" 2>/dev/null | sed 's,.*/,,'; }
 content() { { read -r said < "$1"; } 2>/dev/null && printf '%s' "$said"; }
 record() { content "$place/$1"; }
+# Whether a process has a function's group open, or the function itself (iommufd); looked at once, where that matters.
+is_open() {
+    [ -n "$looked" ] || opened=$(ls -l "$root"/proc/[0-9]*/fd 2>/dev/null |
+        grep -o '/dev/vfio/[0-9]*$\|/dev/vfio/devices/vfio[0-9]*$' | sort -u)
+    looked=yes
+    mine=
+    for one in "$1"/vfio-dev/vfio*; do [ -e "$one" ] && mine=/dev/vfio/devices/${one##*/}; done
+    for one in $opened; do
+        [ "$one" = "/dev/vfio/$(last "$1/iommu_group")" ] && return 0
+        [ "$one" = "$mine" ] && return 0
+    done
+    return 1
+}
+looked=
 is_up() {
     for net in "$1"/net/* "$1"/virtio*/net/*; do
         [ -e "$net/flags" ] || continue
@@ -56,14 +70,6 @@ number_of() {
 LIST: Final = (
     _COMMON
     + r"""
-# Whether a process has that group open; processes are looked at once, and only where that matters.
-is_open() {
-    [ -n "$looked" ] || opened=$(ls -l "$root"/proc/[0-9]*/fd 2>/dev/null | grep -o '/dev/vfio/[0-9]*' | sort -u)
-    looked=yes
-    for one in $opened; do [ "$one" = "/dev/vfio/$1" ] && return 0; done
-    return 1
-}
-looked=
 for device in "$pci"/devices/*; do
     [ -e "$device/class" ] || continue
     case $(content "$device/class") in 0x02*) ;; *) continue ;; esac
@@ -78,7 +84,7 @@ for device in "$pci"/devices/*; do
     [ -e "$device/physfn" ] && number=$(number_of "$device" "$address")
     driver=$(last "$device/driver")
     held=no
-    [ "$driver" = vfio-pci ] && is_open "$(last "$device/iommu_group")" && held=yes
+    [ "$driver" = vfio-pci ] && is_open "$device" && held=yes
     vfs=$(content "$device/sriov_numvfs")
     printf '%s|' "$address" "$(content "$device/vendor")" "$(content "$device/device")" "$driver" \
         "$(last "$device/iommu_group")" "${names#,}" "$up" "$(last "$device/physfn")" "$number" \
@@ -109,13 +115,23 @@ unbind() {
     { echo "${1##*/}" > "$1/driver/unbind"; } 2>/dev/null
     bound_to "$1" ""
 }
-address_vf() {
-    [ -e "$device/physfn" ] || return 0
+find_vf() {
+    [ -e "$device/physfn" ] || return 1
     for net in "$device"/physfn/net/*; do
         [ -e "$net" ] && break
     done
-    [ -e "$net" ] || return 0
+    [ -e "$net" ] || return 1
     number=$(number_of "$device" "$address") || { echo "no-number $address"; exit 1; }
+}
+# Its MAC and VLAN as the host has set them: "MAC VLAN".
+addressed_vf() {
+    said=$(ip link show dev "${net##*/}" 2>/dev/null | grep "^ *vf $number ")
+    is=$(printf '%s' "$said" | sed -n 's,.*\(link/ether\|MAC\) \([0-9a-fA-F:]*\).*,\2,p')
+    tag=$(printf '%s' "$said" | sed -n 's/.* vlan \([0-9]*\).*/\1/p')
+    printf '%s %s' "${is:-00:00:00:00:00:00}" "${tag:-0}"
+}
+address_vf() {
+    find_vf || return 0
     said=$(ip link set dev "${net##*/}" vf "$number" mac "$1" 2>&1) &&
         said=$(ip link set dev "${net##*/}" vf "$number" vlan "$2" 2>&1) || {
         echo "no-address $address ${net##*/} $said"
@@ -140,8 +156,10 @@ if [ -z "$holder" ]; then
     is_up "$device" && { echo "in-use $address"; exit 1; }
     [ "$(content "$device/sriov_numvfs")" -gt 0 ] 2>/dev/null && { echo "has-vfs $address"; exit 1; }
     former=$(last "$device/driver")
-    [ "$former" = vfio-pci ] && former=
-    mkdir -p -m 700 -- "$place" && echo "$vm $former" > "$place/.$address" &&
+    if [ "$former" = vfio-pci ]; then is_open "$device" && { echo "open $address"; exit 1; }; fi
+    before="- -"
+    [ -n "$mac" ] && find_vf && before=$(addressed_vf)
+    mkdir -p -m 700 -- "$place" && echo "$vm ${former:--} $before" > "$place/.$address" &&
         mv -f -- "$place/.$address" "$place/$address" || { echo "no-place"; exit 1; }
 fi
 for other in "$device"/iommu_group/devices/*; do
@@ -171,16 +189,18 @@ for file in "$place"/*; do
     [ -f "$file" ] || continue
     address=${file##*/}
     [ -z "$wanted" ] || [ "$wanted" = "$address" ] || continue
-    held=$(content "$file")
-    [ "${held%% *}" = "$vm" ] || continue
-    former=${held#* }
+    { read -r holder former mac vlan < "$file"; } 2>/dev/null
+    [ "$holder" = "$vm" ] || continue
     device=$pci/devices/$address
     if [ -e "$device/vendor" ]; then
-        echo > "$device/driver_override" || { echo "no-override $address"; exit 1; }
-        if [ "$(last "$device/driver")" = vfio-pci ]; then
-            unbind "$device" || { echo "stays $address vfio-pci"; exit 1; }
+        if [ "$former" != vfio-pci ]; then
+            echo > "$device/driver_override" || { echo "no-override $address"; exit 1; }
+            if [ "$(last "$device/driver")" = vfio-pci ]; then
+                unbind "$device" || { echo "stays $address vfio-pci"; exit 1; }
+            fi
         fi
-        address_vf 00:00:00:00:00:00 0
+        [ "${mac:--}" = - ] || address_vf "$mac" "${vlan:-0}"
+        case $former in '' | - | vfio-pci) former= ;; esac
         if [ -n "$former" ] && [ "$(last "$device/driver")" != "$former" ]; then
             echo "$address" > "$pci/drivers_probe"
             bound_to "$device" "$former" || { echo "not-bound $address $(last "$device/driver") $former"; exit 1; }
@@ -205,6 +225,7 @@ _MENDS: Final = {
         "has no IOMMU for {0}",
         "switch VT-d or AMD-Vi on in its firmware, and boot it with intel_iommu=on (Intel; AMD needs no option)",
     ),
+    "open": ("has {0} open in a process that Godwit did not start", "end that process, or choose another function"),
     "in-use": ("uses {0} itself: its interface is up", "ip link set dev NAME down, if nothing of the host needs it"),
     "has-vfs": ("has virtual functions on {0}", "give the guest one of these: godwit host devices"),
     "shared-group": (
@@ -238,7 +259,7 @@ def parse_functions(said: str) -> Iterator[PciFunction]:
         if len(fields) < _FIELDS or not ADDRESS.fullmatch(fields[0]):
             continue
         address, vendor, device, driver, group, names, up, physical, number, vfs, total, record, held = fields[:_FIELDS]
-        guest, _, former = record.partition(" ")
+        guest, former, *_ = [*record.split(), "", ""]
         mac, vlan = given.get(physical, {}).get(number, ("", 0))
         yield PciFunction(
             address=address,
@@ -253,7 +274,7 @@ def parse_functions(said: str) -> Iterator[PciFunction]:
             vfs=int(vfs) if vfs.isdecimal() else 0,
             vfs_total=int(total) if total.isdecimal() else 0,
             guest=guest,
-            former=former,
+            former="" if former == "-" else former,
             held=held == "yes",
             mac=mac,
             vlan=vlan,
