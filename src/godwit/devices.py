@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from godwit.core import devices as core
-from godwit.errors import BusyError, GodwitError, HostError, InputError
+from godwit.errors import BusyError, GodwitError, HostError, InputError, MonitorLostError
 from godwit.identifiers import is_name
 from godwit.model import DevicePool, FunctionPlan, NicPlan, RunState, Tap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from godwit.core.devices import HostFunction
-    from godwit.model import DevicePlan, Launch, PluggedDevice, Vm
+    from godwit.model import DevicePlan, Launch, PciFunction, PluggedDevice, Vm
     from godwit.ports import Guest, Host
     from godwit.service import Service
+
+T = TypeVar("T")
 
 LETS_GO: Final = 30.0
 """Seconds that a guest may take to let go of a device: native PCIe hot-plug alone waits five."""
@@ -73,8 +75,12 @@ class Devices:
         """Plug a device into a guest that runs, under a name of its own if the plan has none.
 
         Raises InputError for what cannot be meant, HypervisorError where no port is free or QEMU refuses, HostError
-        for a bridge or function that the host does not have: nothing is left of it then.
+        for a bridge or function that the host does not have: nothing is left of it then. A monitor that was lost on the
+        way leaves all as it is, since the guest may have the device. Who is cancelled meanwhile has it all the same.
         """
+        return await _whole(self._attach(name, plan))
+
+    async def _attach(self, name: str, plan: DevicePlan) -> Attached:
         async with self._held(name) as (vm, host, guest):
             plan = core.named(plan, name, await guest.names_in_use())
             if isinstance(plan, FunctionPlan):
@@ -87,32 +93,40 @@ class Devices:
                 await host.plug_taps(taps)
                 interface = taps[0].interface if taps else ""
                 device = await guest.plug(plan, tap=interface, vhost=facts.accelerator == "kvm")
+            except MonitorLostError:
+                raise
             except GodwitError:
                 await host.remove_taps([tap.interface for tap in taps])
                 await self._keep(vm, vm.launch)
                 raise
-            why = await self._follow(vm, guest, taps)
+            why = await self._follow(vm, host, guest, taps)
             return Attached(name, device, kept=not why, why=why)
 
     async def _attach_function(self, vm: Vm, host: Host, guest: Guest, plan: FunctionPlan) -> Attached:
+        functions = await host.functions()
         if not plan.address:
-            plan = replace(plan, address=await self._free_function(vm, host, plan.pool))
+            plan = replace(plan, address=await self._free_function(vm, functions, plan.pool))
+        if any(one.source == plan.address for one in await guest.devices()):
+            message = f"{vm.name} has {plan.address} already"
+            raise InputError(message, remedy=f"godwit device list {vm.name}")
         try:
             await host.take_function(plan.address, vm.name, mac=plan.mac, vlan=plan.vlan)
             device = await guest.plug(plan)
+        except MonitorLostError:
+            raise
         except GodwitError:
             await host.give_back_functions(vm.name, plan.address)
             raise
         why = f"{plan.address} is the host's again when {vm.name} is off"
         return Attached(vm.name, device, kept=False, why=why)
 
-    async def _free_function(self, vm: Vm, host: Host, pool: str) -> str:
+    async def _free_function(self, vm: Vm, functions: Sequence[PciFunction], pool: str) -> str:
         record = await self.service.inventory.host(vm.host)
         if pool not in {one.name for one in record.pools}:
             known = ", ".join(one.name for one in record.pools) or "none"
             message = f"{record.name} has no pool {pool!r}; it has: {known}"
             raise InputError(message, remedy=f"godwit host pool {record.name} {pool} --functions PF/*")
-        found = [one for one in core.with_pools(await host.functions(), record.pools) if pool in one.pools]
+        found = [one for one in core.with_pools(functions, record.pools) if pool in one.pools]
         free = next((one.function.address for one in found if one.free), None)
         if free is None:
             message = f"none of the {len(found)} functions of pool {pool} on {record.name} is free"
@@ -140,7 +154,7 @@ class Devices:
             known = {tap.interface for tap in vm.launch.taps}
             gone = sorted((before | known) - after)
             await host.remove_taps(gone)
-            why = await self._follow(vm, guest, ())
+            why = await self._follow(vm, host, guest, ())
             return Detached(name, identifier, device, tuple(returned), kept=not why, why=why)
 
     async def _left_over(self, host: Host, guest: Guest, name: str) -> tuple[str, ...]:
@@ -148,14 +162,19 @@ class Devices:
         used = {one.source for one in await guest.devices() if one.kind == "function"}
         return tuple(one.address for one in await host.functions() if one.guest == name and one.address not in used)
 
-    async def _follow(self, vm: Vm, guest: Guest, taps: Sequence[Tap]) -> str:
-        """Let the guest be started in future as it is now; returns why it cannot be."""
+    async def _follow(self, vm: Vm, host: Host, guest: Guest, taps: Sequence[Tap]) -> str:
+        """Let the guest be started in future as it is now, without functions of the host that it has until it is off.
+
+        Returns why it cannot be.
+        """
         facts = await guest.facts()
         hindrances = (*facts.refusals, *facts.inherited_descriptors)
         if hindrances:
             await self._keep(vm, replace(vm.launch, taps=core.joined(vm.launch.taps, taps)))
             return "; ".join(hindrances)
-        await self._keep(vm, facts.launch)
+        given = {device.source for device in await guest.devices() if device.kind == "function"}
+        ours = {one.address for one in await host.functions() if one.guest == vm.name} & given if given else set()
+        await self._keep(vm, replace(facts.launch, argv=core.without_functions(facts.launch.argv, ours)))
         return ""
 
     async def _keep(self, vm: Vm, launch: Launch) -> None:
@@ -214,3 +233,13 @@ class Devices:
                     yield vm, host, guest
                 finally:
                     await asyncio.shield(guest.close())
+
+
+async def _whole(doing: Coroutine[object, object, T]) -> T:
+    """Do it to its end, though whoever waits is cancelled: half a device would be left else."""
+    task = asyncio.ensure_future(doing)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

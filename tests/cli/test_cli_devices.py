@@ -134,6 +134,11 @@ def test_a_function_of_a_pool_is_the_guest_s_until_it_lets_go_or_is_off(stage: S
     assert VF in typed("device", "detach", "web1", "host0")[1]
     assert host(stage).pci[VF].driver == "iavf"
     assert typed("device", "attach", "web1", "--function", VF)[0] == 0
+    status, _, err = typed("device", "attach", "web1", "--function", VF)
+    assert (status, f"has {VF} already" in err) == (InputError.exit_status, True)
+    assert (host(stage).pci[VF].driver, host(stage).pci[VF].guest) == ("vfio-pci", "web1"), "it is not taken away"
+    assert typed("device", "attach", "web1", "--bridge", "br0")[0] == 0
+    assert "vfio-pci" not in " ".join(kept(stage).launch.argv), "the host has it when the guest is off"
     assert typed("vm", "stop", "web1", "--force")[0] == 0
     assert (host(stage).pci[VF].driver, host(stage).pci[VF].guest) == ("iavf", "")
     assert typed("host", "pool", "host1", "fast", "--forget")[0] == 0

@@ -85,3 +85,17 @@ def test_any_words_are_taken_or_refused(words: str) -> None:
 def test_a_function_is_free_when_nobody_needs_it_and_it_can_be_given(taken: PciFunction) -> None:
     assert devices.HostFunction(VF, ()).free
     assert not devices.HostFunction(taken, ()).free
+
+
+def test_functions_of_the_host_are_left_out_of_how_a_guest_is_started() -> None:
+    argv = (
+        *("qemu", "-device", "virtio-net-pci,netdev=n0", "-device", "vfio-pci,host=0000:3b:02.0,id=host0"),
+        *(
+            "-device",
+            '{"driver": "vfio-pci", "id": "host1", "host": "3b:02.1"}',
+            "-device",
+            "vfio-pci,host=0000:3b:02.2",
+        ),
+    )
+    kept = devices.without_functions(argv, {"0000:3b:02.0", "0000:3b:02.1"})
+    assert kept == ("qemu", "-device", "virtio-net-pci,netdev=n0", "-device", "vfio-pci,host=0000:3b:02.2")

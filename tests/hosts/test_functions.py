@@ -79,7 +79,10 @@ async def test_what_a_virtual_function_had_before_it_has_again(tree: Tree) -> No
     root = str(tree.root)
     await functions.take(HERE, "web1", VFS[1], mac=MAC, root=root)
     await functions.give_back(HERE, "web1", root=root)
-    assert tree.ip_calls()[-2:] == ["link set dev ens1f0 vf 1 mac 02:00:00:00:00:02", "link set dev ens1f0 vf 1 vlan 30"]
+    assert tree.ip_calls()[-2:] == [
+        "link set dev ens1f0 vf 1 mac 02:00:00:00:00:02",
+        "link set dev ens1f0 vf 1 vlan 30",
+    ]
     before = tree.ip_calls()
     await functions.take(HERE, "web1", VFS[1], root=root)
     await functions.give_back(HERE, "web1", root=root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -78,6 +79,25 @@ def free_name(prefix: str, taken: Collection[str]) -> str:
 
 def _is_taken(name: str, taken: Iterable[str]) -> bool:
     return any(one == name or one.startswith(f"{name}-") for one in taken)
+
+
+def without_functions(argv: Sequence[str], addresses: Collection[str]) -> tuple[str, ...]:
+    """Return a command line without those of its `-device vfio-pci` that are functions of these addresses."""
+    kept: list[str] = []
+    for word in argv:
+        if kept and kept[-1] == "-device" and _function_in(word) in addresses:
+            kept.pop()
+        else:
+            kept.append(word)
+    return tuple(kept)
+
+
+def _function_in(device: str) -> str:
+    """Return the address of the function that a `-device` gives away, as text or as JSON; empty for another device."""
+    if not re.search(r"\bvfio-pci\b", device):
+        return ""
+    found = re.search(r"""\bhost["']?\s*[=:]\s*["']?([0-9a-fA-F:]+\.[0-7])""", device)
+    return full_address(found[1]) if found else ""
 
 
 # -- pools -----------------------------------------------------------------------------------------------------------

@@ -175,10 +175,19 @@ class Devices:
         may_go = set(ours) if self.restarted else set(ours) & self._asked
         end = self.actions.parts.clock.now() + LATE
         while True:
+            troubles: list[GodwitError] = []
             for name in sorted(set(ours) - await guest.plugged()):
-                await guest.put_back(ours[name].here)
+                try:
+                    await guest.put_back(ours[name].here)
+                except SupersededError:
+                    raise
+                except GodwitError as error:  # the others are given back all the same
+                    troubles.append(error)
+                    continue
                 self._tell(f"{name} was plugged in again, on {self.actions.parts.source.name}")
                 may_go.discard(name)
+            if troubles:
+                raise troubles[0]
             may_go -= self.actions.sides.kept
             if not may_go or self.actions.parts.clock.now() >= end:
                 break

@@ -481,8 +481,11 @@ class Engine:
     async def _keep_unplugging_short(self) -> None:
         """Take a stream back whose guest does not let go of the device that QEMU takes from it (failover)."""
         await self._parts.clock.sleep(self._parts.spec.policy.unplug_timeout)
-        if self._state.phase is Phase.PRECOPY and (refusal := await self._devices.still_held(self._state)):
-            self._inbox.put_nowait(refusal)
+        while self._state.phase is Phase.PRECOPY:  # a source that is silent now may wait all the same
+            if refusal := await self._devices.still_held(self._state):
+                self._inbox.put_nowait(refusal)
+                return
+            await self._parts.clock.sleep(self._parts.spec.policy.unplug_timeout)
 
     async def _keep_switchover_short(self, limit: float) -> None:
         await self._parts.clock.sleep(limit)

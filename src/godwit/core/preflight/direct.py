@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from godwit.core.direct import TAKEN, policy_of
@@ -78,4 +79,5 @@ def covered(e: Evidence, blocker: str) -> bool:
     names = {word for device in away for word in (device.name, device.function) if word}
     parts = [device for device in e.guest.direct if device.function]
     all_away = bool(parts) and all(device in away for device in parts)
-    return any(name in blocker for name in names) or (all_away and "vfio" in blocker.lower())
+    named = any(re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", blocker) for name in names)
+    return named or (all_away and "vfio" in blocker.lower())
