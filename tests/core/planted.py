@@ -32,6 +32,7 @@ from plantedpairs import (
     listens,
     models,
     on_both,
+    parent,
     policy,
     said,
     storage,
@@ -48,6 +49,7 @@ from godwit.model import (
     DiskFacts,
     DiskMode,
     GuestView,
+    Macvtap,
     NicFacts,
     Packets,
     PciFunction,
@@ -113,6 +115,14 @@ def cached(version_: str) -> Plant:
 NO_FOLDER = replace(ROOM, writable=False, available=None)
 MEDIUM: Final[dict[str, object]] = {"read_only": True, "token_seen": False, "target_identity": "1 8"}
 NBD = "nbd://filer:10809/web1"
+
+
+def macvtap(mode: str = "bridge") -> Plant:
+    """The guest's NIC is a macvtap on eth0, which the source has."""
+    tap = Tap("gw0", "", macvtap=Macvtap("eth0", mode, "52:54:00:00:00:01", 3))
+    return then(guest(nics=(NicFacts("net0", "52:54:00:00:00:01", tap),)), parent(source=True))
+
+
 TAP7 = (NicFacts("net0", "52:54:00:00:00:01", Tap("tap0", "br7")),)
 HUGE_FILE = ("-object", "memory-backend-file,id=m,size=2G,mem-path=/dev/hugepages")
 HUGE_MEMFD = ("-object", "memory-backend-memfd,id=m,size=2G,hugetlb=on,hugetlbsize=1G")
@@ -232,6 +242,21 @@ PLANTED: Final[tuple[Planted, ...]] = (
             "vlan_filtering 0  (on host2)"),
     Planted("bridges in two VLANs", then(bridge(source=True, plugged=100), bridge(plugged=200)), "bridge-vlan", W,
             "interface of VLAN 100"),
+    Planted("no interface under a macvtap", macvtap(), "parent-missing", B, "ip link set OTHER name eth0"),
+    Planted("an interface under a macvtap that is down", then(macvtap(), parent(flags=[])), "parent-down", B,
+            "ip link set eth0 up  (on host2)"),
+    Planted("an interface under a macvtap that is in a bridge", then(macvtap(), parent(master="br0")), "parent-taken",
+            B, "ip link set eth0 nomaster  (on host2)"),
+    Planted("an interface that somebody's passthru has for itself", then(macvtap(), parent(upon="passthru")),
+            "parent-taken", B, "ip link delete macvtap0  (on host2)"),
+    Planted("passthru on an interface that carries another's", then(macvtap("passthru"), parent(upon="bridge")),
+            "parent-taken", B, "another mode"),
+    Planted("passthru on an interface with the host's address",
+            then(macvtap("passthru"), parent(address="192.0.2.7")), "parent-taken", B, "another interface"),
+    Planted("jumbo frames under a macvtap on the source alone",
+            then(macvtap(), parent(mtu=1400)), "parent-mtu", W, "ip link set eth0 mtu 1500  (on host2)"),
+    Planted("an upgrade of a guest with a macvtap", then(macvtap(), upgraded), "macvtap-held", B, "another host",
+            frozenset({"upgrade", "upgrade-in-place"})),
     Planted("a stateful firewall on the target's bridges", there(bridged_firewall="1"), "conntrack", W,
             "bridge-nf-call-iptables=0  (on host2)"),
     Planted("user networking", with_client("user0", "user"), "user-network", W, "a NIC on a bridge"),
@@ -329,6 +354,9 @@ PLANTED: Final[tuple[Planted, ...]] = (
 
 
 SOUND: Final[tuple[tuple[str, Plant], ...]] = (
+    ("a macvtap on interfaces that are alike", then(macvtap(), parent())),
+    ("a macvtap beside another's", then(macvtap(), parent(upon="bridge", address="192.0.2.7"))),
+    ("a macvtap that has its interface for itself", then(macvtap("passthru"), parent())),
     ("two of one kind", then()),
     ("a name of all permitted characters", arguments("-name", "guest=web_1.a-B")),
     ("clocks half a second apart", ahead(0.5)),

@@ -186,6 +186,25 @@ def bridge(*, source: bool = False, plugged: int = 0, **changes: object) -> Plan
     return plant
 
 
+def parent(*, source: bool = False, upon: str = "", address: str = "", **changes: object) -> Plant:
+    """Give a host an interface eth0; `upon` is the mode of somebody's macvtap on it, `address` the host's own there."""
+
+    def plant(pair: Pair) -> Pair:
+        answers = pair.here if source else pair.there
+        eth0 = {"ifname": "eth0", "mtu": 1500, "flags": ["UP"], "link_type": "ether", **changes}
+        links = [*json.loads(answers["links"]), eth0]
+        if upon:
+            info = {"info_kind": "macvtap", "info_data": {"mode": upon}}
+            links.append({"ifname": "macvtap0", "mtu": 1500, "link": "eth0", "link_type": "ether", "linkinfo": info})
+        changed = answers | {"links": json.dumps(links)}
+        if address:
+            row = {"ifname": "eth0", "addr_info": [{"family": "inet", "local": address}]}
+            changed |= {"addresses": json.dumps([row])}
+        return replace(pair, here=changed) if source else replace(pair, there=changed)
+
+    return plant
+
+
 def listens(*rows: str) -> Plant:
     """Let somebody listen on the target at these addresses with their ports."""
     return there(listening="\n".join(f"LISTEN 0 128 {row} 0.0.0.0:*" for row in rows))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from godwit.errors import HostError
 from godwit.hosts import factsparse
 from godwit.hosts.hostfacts import Identity, read_facts
-from godwit.model import BridgeFacts, HugeMount, Port, PortVlan, StorageFacts, Tap
+from godwit.model import BridgeFacts, HugeMount, InterfaceFacts, Macvtap, Port, PortVlan, StorageFacts, Tap
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -174,3 +175,21 @@ def test_a_host_that_tells_of_no_vlans_has_none(vlans: str) -> None:
 def test_vlans_that_are_none_are_an_error() -> None:
     with pytest.raises(HostError):
         factsparse.parse_network(LINKS, '[{"ifname": "tap0", "vlans": [{}]}]')
+
+
+def test_a_macvtap_is_read_back_with_its_parent_and_mode() -> None:
+    info = {"info_kind": "macvtap", "info_data": {"mode": "vepa"}}
+    links = [
+        {"ifname": "eth0", "mtu": 1400, "flags": ["UP"], "link_type": "ether"},
+        {"ifname": "gw0", "mtu": 1400, "link": "eth0", "link_type": "ether", "linkinfo": info},
+        {"ifname": "tap0", "mtu": 1500, "link_type": "ether", "linkinfo": {"info_kind": "tun"}},
+    ]
+    own = [{"ifname": "eth0", "addr_info": [{"family": "inet", "local": "192.0.2.7"}]}, {}]
+    network = factsparse.parse_network(json.dumps(links), addresses=json.dumps(own))
+    assert network.interfaces == (
+        InterfaceFacts("eth0", 1400, up=True, addresses=("192.0.2.7",), carried=(("gw0", "vepa"),)),
+    )
+    tap = Tap("gw0", "", macvtap=Macvtap("eth9", "bridge", "52:54:00:00:00:01", 3))
+    assert network.plugged(tap) == Tap("gw0", "", macvtap=Macvtap("eth0", "vepa", "52:54:00:00:00:01", 3))
+    gone = Tap("gw1", "", macvtap=Macvtap("eth9", "bridge", "52:54:00:00:00:01", 3))
+    assert network.plugged(gone) == gone

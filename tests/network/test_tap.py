@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from godwit.errors import HostError, InputError
-from godwit.model import Launch, Port, PortVlan, Tap
-from godwit.network.tap import PLUG, plug_arguments, plug_error
+from godwit.model import Launch, Macvtap, Port, PortVlan, Tap
+from godwit.network.tap import PLUG, held_descriptors, open_arguments, plug_arguments, plug_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,3 +138,45 @@ def test_a_host_that_cannot_plug_it_in_so_says_so_and_the_tap_stays_down(
 
     assert (status, words) == (1, said)
     assert "ip link set dev tap0 up" not in asked
+
+
+MACVTAP = Tap("gw0", "", macvtap=Macvtap("eth0", "private", "52:54:00:00:00:01", 3))
+
+
+def test_a_macvtap_goes_with_its_parent_mode_and_address() -> None:
+    assert plug_arguments(Launch(("qemu",), taps=(TAP, MACVTAP))) == (
+        *("tap0", "br0", "one", "", ""),
+        *("gw0", "eth0", "macvtap", "private", "52:54:00:00:00:01"),
+    )
+    assert open_arguments((TAP, MACVTAP)) == ("gw0", "52:54:00:00:00:01")
+    assert held_descriptors((TAP, MACVTAP)) == "3=gw0"
+    nowhere = Tap("gw0", "", macvtap=Macvtap("-x", "bridge", "52:54:00:00:00:01", 3))
+    with pytest.raises(InputError, match="no network interface"):
+        plug_arguments(Launch(("qemu",), taps=(nowhere,)))
+
+
+def test_a_macvtap_is_made_and_stays_down(tmp_path: Path) -> None:
+    status, said, _ = plugged(tmp_path, "gw0", "eth0", "macvtap", "private", "52:54:00:00:00:01")
+    assert (status, said) == (1, "no-parent gw0 eth0\n")
+    status, said, asked = plugged(tmp_path, "gw0", "br-eth0", "macvtap", "private", "52:54:00:00:00:01")
+    assert (status, said) == (0, "")
+    added = "ip link add link br-eth0 name gw0 address 52:54:00:00:00:01 type macvtap mode private"
+    assert added in asked
+    assert not [line for line in asked if line.endswith(" up")]
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "remedy"),
+    [
+        (
+            "no-parent gw0 eth0",
+            "no interface eth0, which the guest's macvtap gw0",
+            "ip link set OTHER name eth0",
+        ),
+        ("no-macvtap gw0 eth0 RTNETLINK answers: busy", "the macvtap gw0 on eth0: RTNETLINK answers: busy", "passthru"),
+    ],
+)
+def test_what_went_wrong_with_a_macvtap_is_said_in_words(said: str, message: str, remedy: str) -> None:
+    error = plug_error("h1", said)
+    assert message in error.message
+    assert remedy in error.remedy

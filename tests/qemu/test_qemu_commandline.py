@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from godwit.model import Launch, Tap
+from godwit.model import Launch, Macvtap, Tap
 from godwit.qemu.commandline import (
     Running,
     guest_name,
@@ -253,3 +253,18 @@ def test_an_unknown_option_is_not_guessed_at() -> None:
 def test_the_qmp_sockets_of_a_command_line(line: str, sockets: list[str]) -> None:
     process = ProcessFacts(1, ("qemu-system-x86_64", *line.split()), "/srv")
     assert list(qmp_sockets(process, parse(process.argv))) == sockets
+
+
+def test_a_macvtap_that_godwit_has_opened_is_no_foreign_file_and_goes_along() -> None:
+    own = Tap("gw0", "", macvtap=Macvtap("eth0", "bridge", "52:54:00:00:00:01", 3))
+    other = Tap("gw1", "", macvtap=Macvtap("eth0", "bridge", "52:54:00:00:00:02", 5))
+    foreign = ["-netdev", "tap,id=n1,fd=4", "-netdev", "tap,id=n2,fd=3,vhostfd=7", "-chardev", "socket,id=c,fd=3"]
+    argv = ("q", "-netdev", "tap,id=n0,fd=3,vhost=on", *foreign)
+    found = parse(argv)
+    assert len(inherited_descriptors(found)) == 4
+    assert [words.split()[1] for words in inherited_descriptors(found, [own, other])] == foreign[1::2]
+
+    process = ProcessFacts(1, argv[:3], "/", macvtaps=(own, other))
+    launch, refusals = target_launch(process, Running("pc-q35-10.0", "tcg"))
+    assert (launch.taps, refusals) == ((own,), ())
+    assert "tap,id=n0,fd=3,vhost=on" in launch.argv

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
-from godwit.model import Tap
+from godwit.model import Macvtap, Tap
 from godwit.qemu import options
 from godwit.qemu.define import load_definition, mac_of, make_definition, valid_name
 from godwit.qemu.vmline import to_vm
@@ -167,3 +167,36 @@ def test_macs_and_taps_follow_from_the_name(one: str, other: str) -> None:
     assert mac_of(definition, 0).startswith("52:54:00:")
     assert len(tap_name(one, 99)) <= 15
     assert (tap_name(one, 0) == tap_name(other, 0)) == (one == other)
+
+
+def test_a_macvtap_is_opened_for_qemu_and_a_tap_by_it() -> None:
+    nics = [{"macvtap": "eth0"}, {"bridge": "br0"}, {"macvtap": "eth1", "mode": "passthru", "mac": "52:54:00:00:00:09"}]
+    definition = make_definition({**MINIMAL, "nics": nics}, "x")
+    vm = to_vm(definition, host="h", machine="pc-q35-10.0", accelerator="kvm")
+    first, second, third = vm.launch.taps
+    assert first.macvtap == Macvtap("eth0", "bridge", mac_of(definition, 0), 3)
+    assert (second.bridge, second.macvtap) == ("br0", None)
+    assert third.macvtap == Macvtap("eth1", "passthru", "52:54:00:00:00:09", 4)
+    netdevs = [after for word, after in zip(vm.launch.argv, vm.launch.argv[1:], strict=False) if word == "-netdev"]
+    assert netdevs == [
+        "tap,id=net0,fd=3,vhost=on",
+        f"tap,id=net1,ifname={second.interface},script=no,downscript=no,vhost=on",
+        "tap,id=net2,fd=4,vhost=on",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nics", "words"),
+    [
+        ([{}], "either a bridge or a macvtap"),
+        ([{"bridge": "br0", "macvtap": "eth0"}], "either a bridge or a macvtap"),
+        ([{"bridge": "br0", "mode": "vepa"}], "a mode only with a macvtap"),
+        ([{"macvtap": "eth0", "mode": "source"}], "allowed: 'bridge', 'private', 'vepa', 'passthru'"),
+        ([{"macvtap": "eth 0"}], "a network interface's name"),
+        ([{"macvtap": "eth0"}, {"macvtap": "eth0", "mode": "passthru"}], "has eth0 for itself"),
+        ([{"macvtap": "eth0"}] * 8, "8 with a macvtap; there may be 7"),
+    ],
+)
+def test_a_macvtap_that_cannot_be_is_named(nics: list[dict[str, str]], words: str) -> None:
+    with pytest.raises(InvalidDefinitionError, match=words):
+        make_definition({**MINIMAL, "nics": nics}, "x")

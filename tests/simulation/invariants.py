@@ -206,6 +206,7 @@ def _remains(story: Story, guest: str, losing: str) -> list[tuple[str, str]]:
     """Return what is left of a move that should not be: what, and on which host."""
     world, found = story.world, []
     spec, move = story.scene.specs[guest], next(one for one in story.plan.moves if one.guest == guest)
+    found += _macvtaps(story, guest, losing) if move.macvtap else []
     for qemu in world.qemus_of(guest):
         name = qemu.host.name
         if story.watch.on_target(qemu) == (losing == "target"):
@@ -227,6 +228,19 @@ def _remains(story: Story, guest: str, losing: str) -> list[tuple[str, str]]:
                 found.append((f"a token beside {path}", host.name))
             if world.owned.get(file.inode) == spec.id:
                 found.append((f"an image that was made, {path}", host.name))
+    return found
+
+
+def _macvtaps(story: Story, guest: str, losing: str) -> list[tuple[str, str]]:
+    """Return the macvtaps of a guest that are on the network where it is not, and off it where it runs."""
+    (tap,) = story.scene.vms[guest].launch.taps
+    spec, found = story.scene.specs[guest], []
+    for host in story.scene.hosts.values():
+        lost = (spec.source if losing == "source" else spec.target) == host.name
+        if lost and tap.interface in host.opened and not host.crashed:
+            found.append(("a macvtap that is up", host.name))
+        elif not lost and tap.interface not in host.opened and host.name in story.world.executing(guest):
+            found.append(("a macvtap that is down", host.name))
     return found
 
 

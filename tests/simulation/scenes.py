@@ -10,7 +10,7 @@ from directscene import place
 from simworld import SimHost, SimWorld
 
 from godwit.hosts.fake import LoopClock, Workload
-from godwit.model import Goal, Launch, Permission, Policy, ProbeRequest, Spec, Tap, Upgrade, Vm, Way
+from godwit.model import Goal, Launch, Macvtap, Permission, Policy, ProbeRequest, Spec, Tap, Upgrade, Vm, Way
 from godwit.qemu.hypervisor import QemuHypervisor
 from godwit.units import MIB
 
@@ -31,6 +31,7 @@ RATES: Final = (12.5e6, 50e6, 50e6, 125e6)
 """Links in bytes a second: 100 Mbit/s, 400 Mbit/s, 1 Gbit/s."""
 
 SPARING: Final = 0.3
+ON_MACVTAP: Final = 0.2
 """The share of moves that are to protect their neighbours: the other guests of a fleet."""
 
 CROWDING: Final = 0.6
@@ -59,6 +60,7 @@ class Move:
     begins: float = 0.0
     device: str = ""
     matched: bool = True
+    macvtap: bool = False
 
     @property
     def id(self) -> str:
@@ -150,7 +152,7 @@ def moves(chance: Random) -> tuple[Move, ...]:
         probed = count == 1 and chance.random() < 0.2
         chosen.append(replace(move, probed=probed, begins=chance.uniform(0, 2) if number else 0.0))
     seed = repr(chance.getstate()[1])  # no text of sets: theirs depends on hashes
-    return tuple(_sparing(move, seed) for move in chosen)
+    return tuple(_on_macvtap(_sparing(move, seed), seed) for move in chosen)
 
 
 def _sparing(move: Move, seed: str) -> Move:
@@ -158,6 +160,12 @@ def _sparing(move: Move, seed: str) -> Move:
     if Random(f"{seed} {move.guest}").random() >= SPARING:  # noqa: S311 - a simulation, no secrets
         return move
     return replace(move, policy=replace(move.policy, protect_neighbours=0.9))
+
+
+def _on_macvtap(move: Move, seed: str) -> Move:
+    """Give a guest now and then a macvtap in place of a tap; drawn by itself, too. No QEMU beside has the same one."""
+    drawn = Random(f"{seed} {move.guest} macvtap").random()  # noqa: S311 - a simulation, no secrets
+    return replace(move, macvtap=drawn < ON_MACVTAP and not move.upgrade)
 
 
 @dataclass(slots=True)
@@ -197,7 +205,9 @@ def _place(scene: Scene, move: Move, number: int) -> None:
     if move.device:
         argv = (*argv, "-device", move.device)
         place(scene.hosts, move)
-    launch = Launch(argv, folders=(f"/run/{guest}",), taps=(Tap(f"tap{number}", "br0"),))
+    macvtap = Macvtap("eth0", "bridge", f"52:54:00:00:00:{number:02x}", 3) if move.macvtap else None
+    tap = Tap(f"tap{number}", "" if move.macvtap else "br0", macvtap=macvtap)
+    launch = Launch(argv, folders=(f"/run/{guest}",), taps=(tap,))
     address = f"198.18.0.{100 + number}" if move.probed else None
     vm = Vm(guest, "one", launch, f"/run/{guest}/control", observe=f"/run/{guest}/observe", address=address)
     vm = world.start_guest("one", vm, move.workload)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class Announcing:
     """Announces one guest on the target, again and again; that it cannot be is told once and never ends a move.
 
+    A NIC on a macvtap is announced by QEMU alone: no bridge of the host's has to learn where it is.
+
     Addresses are those that the guest's agent names or the source has spoken with; none is made up.
     """
 
@@ -32,6 +34,7 @@ class Announcing:
     _learning: asyncio.Task[tuple[Announced, ...]] | None = None
     _told: set[str] = field(default_factory=set)
     _agent_answers: bool = False
+    _switched: bool = False
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Learn the guest's addresses while it runs on the source; nobody waits for that before the switchover."""
@@ -64,11 +67,24 @@ class Announcing:
         if not self._by_host:
             return
         try:
+            await self._switch_macvtaps()
             announced = await self._known()
             if announced:
                 self.frames += await self.actions.parts.target.announce(announced)
         except GodwitError as error:
             self._note(error.message)
+
+    async def _switch_macvtaps(self) -> None:
+        """See to it, once, that the guest's macvtaps are on the network here, and on the source no more.
+
+        They went up when the guest was told to run; a runner that died then may not have seen it through. And the
+        source's other guests would go on to speak with the copy that was left behind.
+        """
+        macvtaps = [tap for tap in self.actions.parts.vm_on(Side.TARGET).launch.taps if tap.macvtap is not None]
+        if macvtaps and not self._switched:
+            await self.actions.parts.target.open_macvtaps(macvtaps)
+            await self.actions.parts.source.close_macvtaps([tap.interface for tap in macvtaps])
+            self._switched = True
 
     async def _known(self) -> tuple[Announced, ...]:
         """Return what was learnt, or for a runner that followed another what can be learnt now."""
@@ -115,7 +131,7 @@ class Announcing:
 
 def _merged(facts: GuestFacts, answers: Sequence[Mapping[str, tuple[str, ...]]]) -> Iterator[Announced]:
     for nic in facts.nics:
-        if nic.tap is not None:
+        if nic.tap is not None and nic.tap.macvtap is None:
             mac = nic.mac.lower()
             every = dict.fromkeys(address for answer in answers for address in answer.get(mac, ()))
             yield Announced(mac, nic.tap.interface, tuple(every))

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 from godwit.errors import HostError
 from godwit.hosts.shell import run_script, words_of
 from godwit.network import announce
+from godwit.network.tap import CLOSE, OPEN, open_arguments
 from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from godwit.hosts.transport import Transport
-    from godwit.model import Announced
+    from godwit.model import Announced, Tap
 
 _NEIGHBOURS: Final = "ip -j neigh show\n"
 _KNOWN: Final = frozenset({"REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"})
@@ -61,6 +62,21 @@ class Announces:
             message = f"{self._transport.where} cannot announce the guest: {words_of(completed)}"
             raise HostError(message)
         return announce.sent(self._transport.where, completed.stdout.decode(errors="replace"))
+
+    async def open_macvtaps(self, taps: Sequence[Tap]) -> None:
+        """Put the macvtaps of a guest that runs here on the network; see the port."""
+        words = open_arguments(taps)
+        if not words:
+            return
+        completed = await run_script(self._transport, OPEN, *words, check=False)
+        if completed.status != 0:
+            message = f"{self._transport.where} cannot let the macvtap {words[0]} go up: {words_of(completed)}"
+            remedy = f"see ip -d link show dev {words[0]} there: until it is up nobody reaches the guest"
+            raise HostError(message, remedy=remedy)
+
+    async def close_macvtaps(self, interfaces: Sequence[str]) -> None:
+        """Take macvtaps of a guest that runs elsewhere off the network; see the port."""
+        await run_script(self._transport, CLOSE, *interfaces)
 
 
 def parse_neighbours(said: str, macs: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.errors import HostError
 from godwit.hosts.resources import parse_models
-from godwit.model import BridgeFacts, Port, PortVlan, QemuFacts, StorageFacts, Tap
+from godwit.model import BridgeFacts, InterfaceFacts, Port, PortVlan, QemuFacts, StorageFacts, Tap
 from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _VERSION: Final = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 _MACHINE: Final = re.compile(r"^(?P<name>\S+)\s+(?P<about>.*?)\s*$")
@@ -38,9 +38,16 @@ class Network:
     bridges: tuple[BridgeFacts, ...]
     masters: tuple[tuple[str, str], ...]
     ports: tuple[tuple[str, Port], ...] = ()
+    interfaces: tuple[InterfaceFacts, ...] = ()
 
     def plugged(self, tap: Tap) -> Tap:
-        """Return a tap with its bridge and how it is plugged in; as it was where it is plugged into none."""
+        """Return a tap with its bridge and how it is plugged in; as it was where it is plugged into none.
+
+        A macvtap comes with the interface that it lies on, and its mode.
+        """
+        if tap.macvtap is not None:
+            lies = [(one.name, mode) for one in self.interfaces for name, mode in one.carried if name == tap.interface]
+            return replace(tap, macvtap=replace(tap.macvtap, parent=lies[0][0], mode=lies[0][1])) if lies else tap
         bridge = dict(self.masters).get(tap.interface)
         return tap if bridge is None else Tap(tap.interface, bridge, dict(self.ports).get(tap.interface))
 
@@ -92,6 +99,8 @@ def parse_memory(meminfo: str) -> tuple[int, int]:
         raise HostError(message) from None
 
 
+_UPON: Final = frozenset({"macvtap", "macvlan"})
+
 _PORT_FLAGS: Final[Mapping[str, bool]] = {
     "isolated": False,
     "hairpin": False,
@@ -130,11 +139,45 @@ def _port_vlans(said: str) -> dict[str, tuple[PortVlan, ...]]:
     }
 
 
-def parse_network(links: str, vlans_shown: str = "") -> Network:
-    """Read `ip -j -d link show` and `bridge -j vlan show`. Raises HostError when they are no such thing."""
+_UNFIT: Final = frozenset({"tun", *_UPON})
+"""Kinds of interfaces that carry no macvtap: taps, and those that lie on another themselves."""
+
+
+def _interfaces(links: Sequence[Mapping[str, Any]], addresses: Sequence[Mapping[str, Any]]) -> list[InterfaceFacts]:
+    """Return the interfaces on which macvtaps may lie."""
+    upon: dict[str, list[tuple[str, str]]] = {}
+    for link in links:
+        about = link.get("linkinfo", {})
+        if about.get("info_kind") in _UPON:
+            mode = str(about.get("info_data", {}).get("mode", ""))
+            upon.setdefault(str(link.get("link", "")), []).append((str(link["ifname"]), mode))
+    own = {
+        str(row["ifname"]): tuple(str(entry["local"]) for entry in row.get("addr_info", ()) if "local" in entry)
+        for row in addresses
+        if "ifname" in row
+    }
+    return [
+        InterfaceFacts(
+            name=str(link["ifname"]),
+            mtu=int(link["mtu"]),
+            up="UP" in link.get("flags", ()),
+            master=str(link.get("master", "")),
+            addresses=own.get(str(link["ifname"]), ()),
+            carried=tuple(upon.get(str(link["ifname"]), ())),
+        )
+        for link in links
+        if link.get("link_type") == "ether" and link.get("linkinfo", {}).get("info_kind") not in _UNFIT
+    ]
+
+
+def parse_network(links: str, vlans_shown: str = "", addresses: str = "") -> Network:
+    """Read `ip -j -d link show`, `bridge -j vlan show` and `ip -j addr show scope global`.
+
+    Raises HostError when they are no such thing.
+    """
     try:
-        interfaces = _json(links or "[]")
-        vlans = [(link.get("master"), _vlan(link)) for link in interfaces]
+        found = _json(links or "[]")
+        vlans = [(link.get("master"), _vlan(link)) for link in found]
         bridges = tuple(
             BridgeFacts(
                 name=link["ifname"],
@@ -143,21 +186,22 @@ def parse_network(links: str, vlans_shown: str = "") -> Network:
                 vlan_filtering=link["linkinfo"].get("info_data", {}).get("vlan_filtering") == 1,
                 vlans=tuple(sorted({vlan for master, vlan in vlans if vlan and master == link["ifname"]})),
             )
-            for link in interfaces
+            for link in found
             if link.get("linkinfo", {}).get("info_kind") == "bridge"
         )
-        masters = tuple((str(link["ifname"]), str(link["master"])) for link in interfaces if "master" in link)
+        masters = tuple((str(link["ifname"]), str(link["master"])) for link in found if "master" in link)
         filtering = frozenset(bridge.name for bridge in bridges if bridge.vlan_filtering)
         carried = _port_vlans(vlans_shown) if filtering else {}
         ports = tuple(
             (str(link["ifname"]), _port(link, carried, filtering))
-            for link in interfaces
+            for link in found
             if link.get("linkinfo", {}).get("info_slave_kind") == "bridge" and "master" in link
         )
+        interfaces = _interfaces(found, _json(addresses or "[]"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"the host's `ip -j -d link show` cannot be read: {error!r}"
         raise HostError(message, remedy="install iproute2 4.13 or later on the host") from None
-    return Network(bridges, masters, ports)
+    return Network(bridges, masters, ports, tuple(interfaces))
 
 
 def _vlan(link: Mapping[str, Any]) -> int:

@@ -27,7 +27,7 @@ from godwit.hosts.fakedevices import FakeGiving
 from godwit.hosts.fakefiles import FakeFiles
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.hosts.fakelinks import FakeLinks
-from godwit.hosts.fakenetwork import FakeAnnouncing
+from godwit.hosts.fakenetwork import FakeAnnouncing, macvtaps_of
 from godwit.hosts.fakeqemu import COMPRESSIONS, VERSION, FakeQemu
 from godwit.hosts.fakesaves import FakeSaveFiles
 from godwit.hosts.fakestream import FakeStream, Link, Workload
@@ -41,6 +41,7 @@ from godwit.model import (
     CpuFacts,
     GuestView,
     HostFacts,
+    InterfaceFacts,
     Launch,
     QemuFacts,
     RunState,
@@ -91,6 +92,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
         *,
         memory: int = 8 * GIB,
         bridges: Sequence[str] = ("br0",),
+        interfaces: Sequence[str] = ("eth0",),
         has_qemu: bool = True,
         clock_offset: float = 0.0,
         may_shorten_send_queue: bool = True,
@@ -106,6 +108,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
         self._name = name
         self._memory = memory
         self._bridges = tuple(bridges)
+        self._interfaces = tuple(interfaces)
         self._has_qemu = has_qemu
         self._clock_offset = clock_offset
         self._may_shorten = may_shorten_send_queue
@@ -149,6 +152,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
     def boot(self, vm: Vm) -> None:
         """Start a guest on the spot."""
         self.qemus[vm.name] = FakeQemu(self, vm, vm.launch, self.world.workloads[vm.name], incoming=False)
+        self.opened |= macvtaps_of(vm.launch)
 
     def process_of(self, vm: Vm) -> FakeQemu | None:
         """Return the guest's process; of one that has two here, the one with the control socket that `vm` names."""
@@ -263,6 +267,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
             clock_uncertainty=0.0005,
             can_shorten_send_queue=self._may_shorten,
             notes=("a simulated host",),
+            interfaces=tuple(InterfaceFacts(name, 1500, up=True) for name in self._interfaces),
         )
 
     async def cpu(self, qemu: str, accelerator: str) -> CpuFacts:
@@ -384,7 +389,11 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
             message = f"{vm.name} runs on {self.name} already"
             raise BusyError(message)
         for tap in launch.taps:
-            if tap.bridge not in self._bridges:
+            parent = tap.macvtap.parent if tap.macvtap is not None else None
+            if parent is not None and parent not in self._interfaces:
+                message = f"{self.name} has no interface {parent} for {tap.interface}"
+                raise HostError(message, remedy=f"ip link set OTHER name {parent}  (on {self.name})")
+            if parent is None and tap.bridge not in self._bridges:
                 message = f"{self.name} has no bridge {tap.bridge} for {tap.interface}"
                 raise HostError(message, remedy=f"ip link add {tap.bridge} type bridge  (on {self.name})")
             self.made.add(tap.interface)
@@ -395,7 +404,10 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
 
         Raises QemuMissingError, or QemuDiedError with QEMU's words.
         """
-        return (await self._launched(vm, launch, incoming=incoming, paused=paused)).pid
+        pid = (await self._launched(vm, launch, incoming=incoming, paused=paused)).pid
+        if not incoming and not paused:
+            self.opened |= macvtaps_of(launch)
+        return pid
 
     async def launch_taker(self, vm: Vm, launch: Launch, path: str) -> None:
         """Start a QEMU that waits at `path` for another process's memory, and has no monitor until it comes."""
@@ -428,6 +440,7 @@ class FakeHost(FakeTransfers, FakeKeeping, FakeFiles, FakeGiving, FakeLinks, Fak
         if qemu is not None:
             qemu.exit("it was destroyed")
         self.made -= {tap.interface for tap in vm.launch.taps}
+        self.opened -= {tap.interface for tap in vm.launch.taps}
         self.return_functions(vm.name)
         self._prepared.discard(vm.name)
 

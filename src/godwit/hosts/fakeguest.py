@@ -10,6 +10,7 @@ from godwit.errors import MonitorLostError
 from godwit.hosts import fakehuman, fakesnapshots
 from godwit.hosts.fakedevices import FakePlugs
 from godwit.hosts.fakedisks import CHANGE
+from godwit.hosts.fakenetwork import macvtaps_of
 from godwit.hosts.fakeqemu import CAPABILITIES, COMMANDS, PARAMETERS, RUN_STATES, VERSION
 from godwit.hosts.fakeworld import format_of
 from godwit.hosts.memorysample import PAUSE, SAMPLE
@@ -363,7 +364,11 @@ class FakeGuest(FakePlugs):
 
     async def resume(self) -> None:
         """Tell the guest to run (`cont`)."""
-        await self._tell("cont", self._qemu.cont)
+        await self._tell("cont", self._run)
+
+    def _run(self) -> None:
+        self._qemu.cont()
+        self._qemu.host.opened |= macvtaps_of(self._qemu.launch)
 
     async def pause(self) -> None:
         """Stop the guest's CPUs (`stop`)."""

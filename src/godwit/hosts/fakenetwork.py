@@ -11,14 +11,22 @@ if TYPE_CHECKING:
 
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakeworld import FakeWorld
-    from godwit.model import Announced
+    from godwit.model import Announced, Launch, Tap
 
 _LOOK: Final = 0.05
 _LONG: Final = 1e6
 
 
+def macvtaps_of(launch: Launch) -> set[str]:
+    """Return the macvtaps of a launch: they go up when their guest runs."""
+    return {tap.interface for tap in launch.taps if tap.macvtap is not None}
+
+
 class FakeAnnouncing:
-    """What a simulated host does for the network of its guests; see `godwit.ports.Announces`."""
+    """What a simulated host does for the network of its guests; see `godwit.ports.Announces`.
+
+    `opened` are the macvtaps that are up.
+    """
 
     world: FakeWorld
     qemus: dict[str, FakeQemu]
@@ -26,6 +34,7 @@ class FakeAnnouncing:
     def __init__(self) -> None:
         """Have announced nobody."""
         self.announced: list[Announced] = []
+        self.opened: set[str] = set()
 
     @property
     def name(self) -> str:
@@ -68,3 +77,25 @@ class FakeAnnouncing:
                     self.announced.append(one)
                     sent += 1 + len(one.addresses)
         return sent
+
+    async def open_macvtaps(self, taps: Sequence[Tap]) -> None:
+        """Put macvtaps on the network; that of a guest that runs elsewhere breaks the law."""
+        await self._reach()
+        interfaces = {tap.interface for tap in taps if tap.macvtap is not None}
+        for qemu in self.qemus.values():
+            opened = interfaces & {tap.interface for tap in qemu.launch.taps}
+            elsewhere = [host for host in self.world.executing(qemu.vm.name) if host != self.name]
+            if opened and elsewhere:
+                self.world.broken_laws.append(
+                    f"{self.name} opened {min(opened)} of {qemu.vm.name}, which ran on {elsewhere[0]}"
+                )
+        self.opened |= interfaces
+
+    async def close_macvtaps(self, interfaces: Sequence[str]) -> None:
+        """Take macvtaps off the network; that one is whose guest runs here breaks the law."""
+        await self._reach()
+        for qemu in self.qemus.values():
+            if self.name in self.world.executing(qemu.vm.name):
+                lost = {tap.interface for tap in qemu.launch.taps} & set(interfaces)
+                self.world.broken_laws += [f"{self.name} closed {one} of {qemu.vm.name}, which ran" for one in lost]
+        self.opened -= set(interfaces)

@@ -354,6 +354,7 @@ class FakeWorld:
         for qemu in list(host.qemus.values()):
             qemu.exit("the host lost its power")
         host.leases.clear()
+        host.opened.clear()
         self._silence(host)
 
     def restore_host(self, name: str) -> None:

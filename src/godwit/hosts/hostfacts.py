@@ -165,6 +165,7 @@ def read_facts(
     processor = factsparse.parse_processor(said["cpuinfo"])
     total, available = factsparse.parse_memory(said["meminfo"])
     qemu = factsparse.parse_qemu(said.get("path", ""), said)
+    network = factsparse.parse_network(said.get("links", ""), addresses=said.get("addresses", ""))
     accelerators, notes = factsparse.parse_accelerators(said.get("accelerators", ""), said.get("kvm", ""))
     return HostFacts(
         name=identity.name,
@@ -180,7 +181,8 @@ def read_facts(
         memory_available=available,
         qemu=qemu,
         accelerators=accelerators if qemu else (),
-        bridges=factsparse.parse_network(said.get("links", "")).bridges,
+        bridges=network.bridges,
+        interfaces=network.interfaces,
         migration_address=address,
         clock_offset=clock.offset,
         clock_uncertainty=clock.uncertainty,

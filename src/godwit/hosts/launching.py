@@ -18,7 +18,7 @@ from godwit.errors import (
 from godwit.hosts.functions import HOLDS
 from godwit.hosts.processes import processes_of, scan
 from godwit.hosts.shell import number_in, run_script, words_of
-from godwit.network.tap import UNPLUG
+from godwit.network.tap import UNPLUG, held_descriptors
 from godwit.plaintext import one_line
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ done
 """$1 says how many folders follow; what comes after them goes to PLUG."""
 
 _LAUNCH: Final = r"""
-control=$1 log=$2 name=$3 folder=$4 daemonizes=$5 deadline=$6 shown=$7
-shift 7
+control=$1 log=$2 name=$3 folder=$4 daemonizes=$5 deadline=$6 shown=$7 macvtaps=$8
+shift 8
 # What this QEMU makes, its log and its monitors before all, is its user's alone.
 umask 077
 fail() { echo "$1"; exit 1; }
@@ -67,6 +67,21 @@ died() {
     tail -c "+$start" -- "$log" | tail -n 20
     exit 1
 }
+for one in $macvtaps; do
+    tap=${one#*=}
+    numbers=$(cat "/sys/class/net/$tap/macvtap/"tap*/dev 2>/dev/null) || fail "no-node $tap it is not in /sys"
+    node=/dev/tap$(cat "/sys/class/net/$tap/ifindex")
+    made=
+    # Its node may be missing, or another's: that of another network namespace has the same name.
+    if [ "$(stat -c %t:%T -- "$node" 2>/dev/null)" != "$(printf %x:%x "${numbers%:*}" "${numbers#*:}")" ]; then
+        made=/dev/godwit-$tap node=/dev/godwit-$tap
+        rm -f -- "$made"
+        said=$(mknod -m 600 -- "$made" c "${numbers%:*}" "${numbers#*:}" 2>&1) || fail "no-node $tap $said"
+    fi
+    said=$( (: <> "$node") 2>&1) || fail "no-node $tap $said"
+    eval "exec ${one%%=*}<> \"\$node\""
+    [ -z "$made" ] || rm -f -- "$made"
+done
 if [ "$daemonizes" = yes ]; then
     "$@" < /dev/null >> "$log" 2>&1 || died $?
     echo "started 0"
@@ -183,7 +198,7 @@ async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = 
     """Start QEMU detached; return its pid, or 0 where it daemonizes itself, once its control socket exists.
 
     `awaited` is another socket to wait for. Its output goes to the guest's log. Raises QemuMissingError, QemuDiedError,
-    HypervisorError.
+    HypervisorError, and HostError for a macvtap that cannot be opened.
     """
     daemonizes = any(argument in {"-daemonize", "--daemonize"} for argument in launch.argv)
     completed = await run_script(
@@ -196,6 +211,7 @@ async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = 
         "yes" if daemonizes else "no",
         f"{LAUNCH_DEADLINE:.0f}",
         one_line(shlex.join(launch.argv)),
+        held_descriptors(launch.taps),
         *launch.argv,
         deadline=LAUNCH_DEADLINE + 5,
         check=False,
@@ -204,6 +220,10 @@ async def start(transport: Transport, vm: Vm, launch: Launch, *, awaited: str = 
     word, _, rest = said.partition(" ")
     if completed.status == 0 and word == "started":
         return number_in(rest.encode(), f"the process of {vm.name} on {transport.where}")
+    if word == "no-node":
+        tap, _, words = rest.strip().partition(" ")
+        message = f"{transport.where} cannot open the macvtap {tap} for {vm.name}: {words or 'nothing said'}"
+        raise HostError(message, remedy="log in as root: only root may open it, or make its node in /dev")
     raise _launch_error(transport.where, vm, launch, said.strip() or words_of(completed))
 
 

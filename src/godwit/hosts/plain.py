@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         OlderCopy,
         PlaceFacts,
         StrayImage,
+        Tap,
         Vm,
         WaitingQemu,
     )
@@ -99,9 +100,12 @@ _ENDING: Final = 1.0
 class PlainGuest(QemuGuest):
     """A guest of this host: what its monitor says, completed by what only the host knows."""
 
-    def __init__(self, vm: Vm, monitor: Monitor, transport: Transport) -> None:
-        """Own `monitor`, which speaks for `vm` on the host behind `transport`."""
+    def __init__(
+        self, vm: Vm, monitor: Monitor, transport: Transport, open_macvtaps: Callable[[Sequence[Tap]], Awaitable[None]]
+    ) -> None:
+        """Own `monitor`, which speaks for `vm` on the host behind `transport`; `open_macvtaps` is that host's."""
         super().__init__(vm.name, monitor, self._look)
+        self._open_macvtaps = open_macvtaps
         self._vm = vm
         self._transport = transport
 
@@ -110,7 +114,11 @@ class PlainGuest(QemuGuest):
         if not found:
             message = f"no process of {self._vm.name} can be seen on {self._transport.where}"
             raise HostError(message, remedy="log in as root, or as the user that runs the guest")
-        return await processes.read_process(self._transport, found[-1])
+        return await processes.read_process(self._transport, found[-1], self._vm.launch.taps)
+
+    async def resume(self) -> None:
+        """Tell the guest to run, and let its macvtaps go up meanwhile: until now they had to be down."""
+        await asyncio.gather(super().resume(), self._open_macvtaps(self._vm.launch.taps))
 
     async def cpu_times(self) -> tuple[float, ...]:
         """Return the seconds for which each of the guest's CPUs has worked so far; see the port."""
@@ -269,7 +277,7 @@ class PlainHost(
     async def _look_through(self, socket: str, vm: Vm) -> GuestView:
         connection = await self._transport.open_unix(socket, deadline=VIEW_DEADLINE)
         monitor = await Monitor.open(connection, where=f"{vm.name} on {self.name}", deadline=VIEW_DEADLINE)
-        guest = PlainGuest(vm, monitor, self._transport)
+        guest = PlainGuest(vm, monitor, self._transport, self.open_macvtaps)
         try:
             async with asyncio.timeout(VIEW_DEADLINE):
                 return await guest.view()
@@ -300,7 +308,7 @@ class PlainHost(
                 raise
             message = f"{vm.name} does not run on {self._transport.where}: {error.message}"
             raise QemuDiedError(message, remedy="see with `godwit vm list` where it runs") from None
-        return PlainGuest(vm, monitor, self._transport)
+        return PlainGuest(vm, monitor, self._transport, self.open_macvtaps)
 
     async def _open_monitor(self, vm: Vm, patience: float) -> Monitor:
         """Open the control monitor, once more where something came between the greeting and the first answer.
@@ -359,6 +367,8 @@ class PlainHost(
         """
         if incoming or paused or launch.argv[-1] == "-S":  # a guest from elsewhere: its port may be taken here
             launch = await self._with_free_vnc(launch)
+        if not incoming and not paused and launch.argv[-1] != "-S":
+            await self.open_macvtaps(launch.taps)
         if incoming or paused:
             launch = replace(launch, argv=incoming_argv(launch) if incoming else paused_argv(launch))
         pid = await launching.start(self._transport, vm, launch)

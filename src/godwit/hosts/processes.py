@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError, InputError, MonitorProtocolError, QemuDiedError
 from godwit.hosts.shell import run_script
+from godwit.network.tap import held_descriptors
 from godwit.plaintext import shortened
 from godwit.qemu.process import ProcessFacts
 from godwit.units import parse_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from godwit.hosts.transport import Transport
-    from godwit.model import Vm
+    from godwit.model import Tap, Vm
 
 DESCRIBE: Final = r"""
 mine=$(readlink /proc/self/ns/pid)
@@ -76,7 +77,14 @@ _USER: Final = re.compile(r"pid=(\d+)")
 _INODE: Final = re.compile(r"\bino:(\d+)")
 _DETAILS: Final = r"""
 pid=$1
+shift
 [ -d "/proc/$pid" ] || { echo gone; exit 1; }
+for one in "$@"; do
+    tap=${one#*=}
+    numbers=$(cat "/sys/class/net/$tap/macvtap/"tap*/dev 2>/dev/null) || continue
+    opened=$(stat -L -c %t:%T -- "/proc/$pid/fd/${one%%=*}" 2>/dev/null)
+    [ "$opened" != "$(printf %x:%x "${numbers%:*}" "${numbers#*:}")" ] || echo "macvtap|$tap"
+done
 echo "folder|$(tr '\0' '\n' < "/proc/$pid/environ" 2>/dev/null | sed -n 's/^PWD=//p' | head -n 1 | base64 -w0)"
 set -- "/proc/$pid/fd/"*
 echo "descriptors|$#"
@@ -85,6 +93,7 @@ for file in "$@"; do
     if [ -f "$file" ] || [ -b "$file" ]; then echo "file|$(readlink "$file" | base64 -w0)"; fi
 done
 """
+"""$1 is the pid; what follows names macvtaps and the descriptors that they may be behind, such as "3=gw-web1-0"."""
 
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
 _SHOWN: Final = 200
@@ -143,9 +152,12 @@ async def scan(transport: Transport, *, socket: str, name: str, pidfile: str | N
     return parse_scan(text, socket)
 
 
-async def read_process(transport: Transport, process: QemuProcess) -> ProcessFacts:
-    """Return what /proc says of a process that `scan` found. Raises QemuDiedError where it has ended since."""
-    completed = await run_script(transport, _DETAILS, str(process.pid), check=False)
+async def read_process(transport: Transport, process: QemuProcess, taps: Sequence[Tap] = ()) -> ProcessFacts:
+    """Return what /proc says of a process that `scan` found, which Godwit may have given the macvtaps among `taps`.
+
+    Raises QemuDiedError where it has ended since.
+    """
+    completed = await run_script(transport, _DETAILS, str(process.pid), *held_descriptors(taps).split(), check=False)
     if completed.status != 0:
         message = f"pid {process.pid} on {transport.where} has ended"
         raise QemuDiedError(message)
@@ -159,6 +171,7 @@ async def read_process(transport: Transport, process: QemuProcess) -> ProcessFac
         open_files=tuple(_decode(value).rstrip("\n") for kind, _, value in rows if kind == "file"),
         descriptors=next((int(n) for kind, _, n in rows if kind == "descriptors" and _COUNT.fullmatch(n)), 0),
         cpus=next((_cpus(value) for kind, _, value in rows if kind == "cpus"), frozenset()),
+        macvtaps=tuple(tap for tap in taps if ("macvtap", "|", tap.interface) in rows),
     )
 
 

@@ -47,7 +47,7 @@ path = "/mnt/images/{name}.qcow2"
 format = "qcow2"
 
 [[nics]]
-bridge = "br0"
+{nic}
 {direct}"""
 
 _DIRECT: Final = """\
@@ -85,7 +85,7 @@ class GuestPlan:
     it has ever used; it takes memory back from its balloon when that runs short.
     `direct` gives it a second NIC, one that stands for a part of the host and does not travel: "unplug" for one that is
     bonded with the first in the guest, "failover" for one that QEMU takes out, "held" for one that the guest keeps.
-    `extra` goes to its QEMU, with its name in place of {name}.
+    `nic` is what its definition says of its first NIC. `extra` goes to its QEMU, with its name in place of {name}.
     """
 
     name: str = "web1"
@@ -97,6 +97,7 @@ class GuestPlan:
     reports: bool = True
     disk: int = DISK
     direct: Direct = ""
+    nic: str = 'bridge = "br0"'
     extra: tuple[str, ...] = ()
 
 
@@ -171,6 +172,7 @@ async def add_guest(service: Service, lab: Laboratory, assets: Assets, plan: Gue
         hotplug_ports=plan.hotplug_ports + bool(plan.direct),
         direct=_direct(plan),
         balloon=str(plan.reports).lower(),
+        nic=plan.nic,
         extra=json.dumps([*more, *(() if plan.reports else _SILENT_BALLOON)]),
     )
     vm = await service.define_vm(text, f"{name}.toml", prefix(lab.plan.name) + host)

@@ -76,12 +76,30 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Macvtap:
+    """What makes a tap a macvtap, which lies on an interface of the host (`parent`) and is plugged into no bridge.
+
+    `mode` is "bridge", "private", "vepa" or "passthru" (see ip-link(8)), `mac` the NIC's own address, by which the
+    parent knows whose a frame is. QEMU opens no macvtap: it inherits it as the file descriptor `descriptor`.
+    """
+
+    parent: str
+    mode: str
+    mac: str
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tap:
-    """A host network interface that a guest's NIC is plugged into; `port` is None where nobody has looked."""
+    """A host network interface that a guest's NIC is plugged into; `port` is None where nobody has looked.
+
+    A macvtap has an empty `bridge`.
+    """
 
     interface: str
     bridge: str
     port: Port | None = None
+    macvtap: Macvtap | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,22 @@ class BridgeFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class InterfaceFacts:
+    """An interface of a host on which macvtaps may lie: network cards, bonds, VLANs, bridges.
+
+    `master` is the bridge or bond that it is a part of, `addresses` are the host's own there. `carried` are the names
+    and modes of the macvtaps and macvlans that lie on it.
+    """
+
+    name: str
+    mtu: int
+    up: bool
+    master: str = ""
+    addresses: tuple[str, ...] = ()
+    carried: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Packets:
     """How large packets may be on the way from a host to an address, in bytes with their headers.
 
@@ -199,3 +215,4 @@ class HostFacts:
     notes: tuple[str, ...] = ()
     resources: HostResources = field(default_factory=HostResources)
     """What it has for guests beside all this, as far as it says."""
+    interfaces: tuple[InterfaceFacts, ...] = ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from godwit.model import Announced
+    from godwit.model import Announced, Tap
 
 
 class Announces(Protocol):
@@ -21,5 +21,16 @@ class Announces(Protocol):
         """Tell the bridges, and what is behind their other ports, where these NICs are; returns how many frames.
 
         A guest is announced only where it runs.
+        """
+        ...
+
+    async def open_macvtaps(self, taps: Sequence[Tap]) -> None:
+        """Put the macvtaps among the taps of a guest that runs here on the network. Idempotent."""
+        ...
+
+    async def close_macvtaps(self, interfaces: Sequence[str]) -> None:
+        """Take macvtaps of a guest that runs elsewhere off the network; their QEMU keeps them. Idempotent.
+
+        Until then what others on the same interface of this host send to the guest ends here.
         """
         ...

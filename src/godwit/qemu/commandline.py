@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.model import Launch, Tap
 from godwit.qemu import options, properties
 from godwit.qemu.options import CommandLineError, Option
+from godwit.qemu.ownership import opened_macvtap
 from godwit.qemu.paths import Resolver, join, made_files, split
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def target_launch(process: ProcessFacts, running: Running) -> tuple[Launch, tupl
         argv=(process.argv[0], *options.render(changed)),
         working_directory="/",
         folders=tuple(folders),
-        taps=taps(changed),
+        taps=(*taps(changed), *_inherited(changed, process.macvtaps)),
     )
     return launch, tuple(refusals)
 
@@ -156,6 +157,12 @@ def taps(found: Iterable[Option]) -> tuple[Tap, ...]:
         for interface in (pairs.get("ifname"),)
         if interface
     )
+
+
+def _inherited(found: Iterable[Option], macvtaps: Iterable[Tap]) -> Iterator[Tap]:
+    """Yield the macvtaps that a command line still takes: whoever starts the guest has to open them."""
+    used = set(map(opened_macvtap, found))
+    return (tap for tap in macvtaps if tap.macvtap is not None and str(tap.macvtap.descriptor) in used)
 
 
 def vnc_ports(launch: Launch) -> tuple[int, ...]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 NAME_LENGTH: Final = 64
 DISKS: Final = 10
 NICS: Final = 8
+FIRST_DESCRIPTOR: Final = 3
+MACVTAPS: Final = 7
+"""A POSIX shell opens files for a program it starts as descriptors of one digit, and the first three are taken."""
 DEFAULT_PROGRAM: Final = "qemu-system-x86_64"
 
 _SHOWN: Final = 60
@@ -135,17 +138,32 @@ class DiskDefinition(_Strict):
 
 
 class NicDefinition(_Strict):
-    """One network interface of a guest: the host's bridge that it is plugged into, and its MAC address.
+    """One network interface of a guest: the host's bridge that it is plugged into, or the interface under its macvtap.
 
     `model` is what the guest sees. `when_moved` says what becomes of it when the guest moves: it travels along, or is
     taken out for the way, by Godwit ("unplug") or by QEMU ("failover": the NIC before it, a virtio one with the same
     address, stands in for it). One that is taken out sits in one of the `hotplug_ports`.
+
+    `mode` is the macvtap's. libvirt takes "vepa" where none is given; there guests of one host hear each other only
+    through a switch that sends frames back where they came from, which hardly any does. So it is "bridge" here.
     """
 
-    bridge: Annotated[str, _matching(_BRIDGE, "a bridge's name of at most 15 characters")]
+    bridge: Annotated[str, _matching(_BRIDGE, "a bridge's name of at most 15 characters")] | None = None
+    macvtap: Annotated[str, _matching(_BRIDGE, "a network interface's name of at most 15 characters")] | None = None
+    mode: Literal["bridge", "private", "vepa", "passthru"] | None = None
     mac: Annotated[str, AfterValidator(_mac)] | None = None
     model: Literal["virtio", "vmxnet3", "e1000e", "igb"] = "virtio"
     when_moved: Literal["travel", "unplug", "failover", "refuse"] = "travel"
+
+    @model_validator(mode="after")
+    def _is_plugged_in_once(self) -> Self:
+        if (self.bridge is None) == (self.macvtap is None):
+            message = "takes either a bridge or a macvtap (the interface that it lies on)"
+            raise ValueError(message)
+        if self.mode is not None and self.macvtap is None:
+            message = "takes a mode only with a macvtap"
+            raise ValueError(message)
+        return self
 
 
 class GuestDefinition(_Strict):
@@ -190,6 +208,14 @@ class GuestDefinition(_Strict):
         macs = [mac_of(self, index) for index, nic in enumerate(self.nics) if not in_port(nic)]
         if len(set(macs)) < len(macs):
             message = "nics: the same mac twice"
+            raise ValueError(message)
+        parents = [nic.macvtap for nic in self.nics if nic.macvtap is not None]
+        alone = {nic.macvtap for nic in self.nics if nic.mode == "passthru"}
+        if len(parents) > MACVTAPS:
+            message = f"nics: {len(parents)} with a macvtap; there may be {MACVTAPS}"
+            raise ValueError(message)
+        if shared := sorted(name for name in alone if name and parents.count(name) > 1):
+            message = f"nics: a macvtap in mode passthru has {shared[0]} for itself, and another NIC lies on it, too"
             raise ValueError(message)
         return self
 

@@ -20,7 +20,7 @@ from godwit.qemu.unplugging import direct_devices
 from godwit.qemu.views import make_view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from godwit.qemu.options import Option
     from godwit.qemu.process import ProcessFacts
@@ -64,11 +64,11 @@ async def guest_facts(name: str, monitor: Asks, process: ProcessFacts) -> GuestF
         memory=size,
         vcpus=len(processors),
         disks=tuple(media.disks(rows, resolver_of(process, found))),
-        nics=tuple(nics(backends.clients)),
+        nics=tuple(nics(backends.clients, process.macvtaps)),
         launch=launch,
         pid=process.pid,
         libvirt=owned_by_libvirt(found),
-        inherited_descriptors=inherited_descriptors(found),
+        inherited_descriptors=inherited_descriptors(found, process.macvtaps),
         blockers=texts(stream, "blocked-reasons"),
         refusals=(
             *unreadable,
@@ -151,8 +151,9 @@ def _taps_by_hand(found: tuple[Option, ...], backends: hotplug.Backends) -> Iter
             yield place, {"ifname": client.info["ifname"]}
 
 
-def nics(clients: Mapping[str, NetworkClient]) -> Iterator[NicFacts]:
+def nics(clients: Mapping[str, NetworkClient], macvtaps: Sequence[Tap] = ()) -> Iterator[NicFacts]:
     """Return the NICs among the network's clients, each with the tap that it is connected to."""
+    opened = {str(tap.macvtap.descriptor): tap for tap in macvtaps if tap.macvtap is not None}
     for client in clients.values():
         if client.type != "nic":
             continue
@@ -161,8 +162,9 @@ def nics(clients: Mapping[str, NetworkClient]) -> Iterator[NicFacts]:
             for other in clients.values()
             if other.type == "tap" and (other.peer == client.name or (client.peer and other.peer == client.peer))
         ]
-        interface = peers[0].info.get("ifname") if peers else None
-        yield NicFacts(client.name, client.info.get("macaddr", ""), Tap(interface, "") if interface else None)
+        about = peers[0].info if peers else {}
+        tap = Tap(about["ifname"], "") if about.get("ifname") else opened.get(about.get("fd", ""))
+        yield NicFacts(client.name, client.info.get("macaddr", ""), tap)
 
 
 async def _cpu_model(monitor: Asks, found: tuple[Option, ...], processors: list[Mapping[str, object]]) -> str:

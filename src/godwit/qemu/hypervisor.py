@@ -104,5 +104,8 @@ def _refuse(facts: GuestFacts) -> None:
     reasons = (*(f"it was given an open file: {one}" for one in facts.inherited_descriptors), *facts.refusals)
     if reasons:
         message = f"this QEMU cannot be started elsewhere as it is: {'; '.join(reasons)}"
-        remedy = "start it without that, with paths and names in place of what was opened for it, then adopt it"
+        remedy = (
+            "start it without that, with paths and names in place of what was opened for it, then adopt it; "
+            "a guest with a macvtap is to be defined ([[nics]] macvtap), so that Godwit opens it"
+        )
         raise HypervisorError(message, remedy=remedy)

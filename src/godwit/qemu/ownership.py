@@ -10,6 +10,7 @@ from godwit.qemu.paths import split
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from godwit.model import Tap
     from godwit.qemu.options import Option
 
 _DESCRIPTOR_KEYS: Final = frozenset({"fd", "fds", "vhostfd", "vhostfds", "sock_fd"})
@@ -18,9 +19,24 @@ _DESCRIPTOR_PATH: Final = re.compile(r"(^|[=:,\"])(/dev/fdset/|/dev/fd/|/proc/se
 _LIBVIRT_IDS: Final = frozenset({"masterKey0", "charmonitor"})
 
 
-def inherited_descriptors(found: Iterable[Option]) -> tuple[str, ...]:
-    """Return each option that uses a file descriptor which somebody else opened and QEMU inherited."""
-    return tuple(" ".join(option.words()) for option in found if _inherits(option))
+def inherited_descriptors(found: Iterable[Option], macvtaps: Iterable[Tap] = ()) -> tuple[str, ...]:
+    """Return each option that uses a file descriptor which somebody else opened and QEMU inherited.
+
+    Those of `macvtaps` are left out: whoever starts the guest elsewhere opens them there.
+    """
+    own = {str(tap.macvtap.descriptor) for tap in macvtaps if tap.macvtap is not None}
+    return tuple(
+        " ".join(option.words()) for option in found if _inherits(option) and opened_macvtap(option) not in own
+    )
+
+
+def opened_macvtap(option: Option) -> str | None:
+    """Return the descriptor of an option as Godwit writes it for a macvtap; None for any other."""
+    if option.name != "netdev":
+        return None
+    pairs = dict(split(option).items())
+    used = _DESCRIPTOR_KEYS & pairs.keys()
+    return pairs.get("fd") if pairs.get("type") == "tap" and used == {"fd"} else None
 
 
 def owned_by_libvirt(found: Iterable[Option]) -> bool:

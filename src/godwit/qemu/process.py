@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from godwit.model import Tap
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
@@ -17,6 +19,7 @@ class ProcessFacts:
     paths resolve against `environment["PWD"]`, if that is known. `environment` needs no more than PWD.
     `open_files` are the absolute paths behind /proc/PID/fd, as far as they are regular files or devices;
     `descriptors` is the number of all that it has open, 0 if nobody looked, `cpus` the processors that it may use.
+    `macvtaps` are those that Godwit has opened for it, each proven to be behind its descriptor.
     """
 
     pid: int
@@ -26,3 +29,4 @@ class ProcessFacts:
     open_files: tuple[str, ...] = ()
     descriptors: int = 0
     cpus: frozenset[int] = frozenset()
+    macvtaps: tuple[Tap, ...] = ()

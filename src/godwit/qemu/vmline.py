@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
-from godwit.model import DeviceChoice, DevicePolicy, Launch, Tap, Vm
-from godwit.qemu.define import GuestDefinition, in_port, mac_of
+from godwit.model import DeviceChoice, DevicePolicy, Launch, Macvtap, Tap, Vm
+from godwit.qemu.define import FIRST_DESCRIPTOR, GuestDefinition, in_port, mac_of
 from godwit.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from godwit.qemu.define import DiskDefinition, NicDefinition
 
@@ -58,12 +58,12 @@ def to_vm(
     a machine type without PCI as PCs have it.
     """
     folder = f"{RUN_FOLDER}/{definition.name}"
-    taps = tuple(Tap(tap_name(definition.name, index), nic.bridge) for index, nic in enumerate(definition.nics))
+    taps = _taps(definition)
     argv = (
         definition.qemu,
         *_base(definition, machine, accelerator, shared=shares_memory and definition.shared_memory),
         *_channels(definition, folder),
-        *_devices(definition, _root_bus(machine), accelerator),
+        *_devices(definition, taps, _root_bus(machine), accelerator),
         *definition.extra_arguments,
         *("-pidfile", f"{folder}/pid"),
     )
@@ -84,6 +84,18 @@ def to_vm(
             if nic.when_moved != "travel"
         ),
     )
+
+
+def _taps(definition: GuestDefinition) -> tuple[Tap, ...]:
+    """Return the interface on the host of each NIC, in their order."""
+    taps: list[Tap] = []
+    for index, nic in enumerate(definition.nics):
+        macvtap = None
+        if nic.macvtap is not None:
+            descriptor = FIRST_DESCRIPTOR + sum(tap.macvtap is not None for tap in taps)
+            macvtap = Macvtap(nic.macvtap, nic.mode or "bridge", mac_of(definition, index), descriptor)
+        taps.append(Tap(tap_name(definition.name, index), nic.bridge or "", macvtap=macvtap))
+    return tuple(taps)
 
 
 def _root_bus(machine: str) -> str:
@@ -129,7 +141,7 @@ def _channels(definition: GuestDefinition, folder: str) -> Iterator[str]:
     yield from ("-serial", "chardev:console")
 
 
-def _devices(definition: GuestDefinition, bus: str, accelerator: str) -> Iterator[str]:
+def _devices(definition: GuestDefinition, taps: Sequence[Tap], bus: str, accelerator: str) -> Iterator[str]:
     def device(driver: str, slot: int, rest: str = "") -> tuple[str, str]:
         # Without the registers of virtio 0.9 there is less for the target to map anew; libvirt's q35 guests have none.
         modern = ",disable-legacy=on" if driver.startswith("virtio") else ""
@@ -150,16 +162,18 @@ def _devices(definition: GuestDefinition, bus: str, accelerator: str) -> Iterato
         write_cache = ",write-cache=off" if disk.cache == "directsync" else ""
         rest = f",id=disk{index},drive=disk{index}-format{write_cache}{boot}"
         yield from device("virtio-blk-pci", _DISK_SLOTS + index, rest)
-    yield from _nics(definition, bus, accelerator)
+    yield from _nics(definition, taps, bus, accelerator)
 
 
-def _nics(definition: GuestDefinition, bus: str, accelerator: str) -> Iterator[str]:
+def _nics(definition: GuestDefinition, taps: Sequence[Tap], bus: str, accelerator: str) -> Iterator[str]:
     """Yield NICs and root ports. Those that may be taken out sit in the last ports: the first ones stay free."""
     vhost = ",vhost=on" if accelerator == "kvm" else ""
-    for index, nic in enumerate(definition.nics):
-        interface = tap_name(definition.name, index)
+    for index, (nic, tap) in enumerate(zip(definition.nics, taps, strict=True)):
+        opened = f"ifname={tap.interface},script=no,downscript=no"
+        if tap.macvtap is not None:
+            opened = f"fd={tap.macvtap.descriptor}"
         backend = vhost if nic.model == "virtio" else ""
-        yield from ("-netdev", f"tap,id=net{index},ifname={interface},script=no,downscript=no{backend}")
+        yield from ("-netdev", f"tap,id=net{index},{opened}{backend}")
         if not in_port(nic):
             modern = ",disable-legacy=on" if nic.model == "virtio" else ""
             place = f"bus={bus},addr={_NIC_SLOTS + index:#x}{modern}"

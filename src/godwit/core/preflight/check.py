@@ -15,6 +15,7 @@ from godwit.core.preflight.hosts import host_findings
 from godwit.core.preflight.limits import limit_findings
 from godwit.core.preflight.links import link_findings
 from godwit.core.preflight.machine import machine_findings, software_findings
+from godwit.core.preflight.macvtaps import macvtap_findings
 from godwit.core.preflight.storage import storage_findings
 from godwit.core.preflight.upgrading import upgrade_findings
 from godwit.core.preflight.ways import way_findings
@@ -31,6 +32,7 @@ _SUBJECTS: Final = (
     link_findings,
     limit_findings,
     bridge_findings,
+    macvtap_findings,
     machine_findings,
     software_findings,
     device_findings,

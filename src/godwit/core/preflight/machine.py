@@ -51,7 +51,8 @@ def _may_be_moved(e: Evidence) -> Iterator[Finding]:
             "inherited-descriptor",
             e.vm.name,
             f"its command line takes an open file from whoever started it: {descriptor}",
-            "start the guest with paths or interface names instead",
+            "start the guest with paths or interface names instead; for a macvtap, define it: "
+            "godwit vm define opens what [[nics]] macvtap names",
         )
     for refusal in e.guest.refusals:
         yield found(

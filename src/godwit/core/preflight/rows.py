@@ -281,6 +281,32 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
                 "the guest could arrive in another network, or its tagged packets be dropped",
             ),
             Row(
+                "parent-missing",
+                _B,
+                "the target lacks the interface under a macvtap of the guest's",
+                "the guest would arrive without its network",
+            ),
+            Row("parent-down", _B, "it is down on the target", "the guest would arrive without its network"),
+            Row(
+                "parent-taken",
+                _B,
+                "it is part of a bridge or bond on the target, or another has it for itself, or the host "
+                "itself needs what `passthru` would take",
+                "the macvtap cannot be made there, or would cut off others",
+            ),
+            Row(
+                "parent-mtu",
+                _W,
+                "the MTUs of the interfaces under a macvtap differ",
+                "large packets could be lost after the move",
+            ),
+            Row(
+                "macvtap-held",
+                _B,
+                "`godwit upgrade` of a guest with a macvtap",
+                "an interface carries an address once only, so the new QEMU can have no macvtap beside the old one's",
+            ),
+            Row(
                 "conntrack",
                 _W,
                 "a stateful firewall on the target sees what its bridges carry",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from godwit.core.preflight.hosts import memory_fits, name_is_free
 from godwit.core.preflight.machine import dotted, machine_findings
+from godwit.core.preflight.macvtaps import held_findings
 from godwit.core.preflight.rows import found
 from godwit.core.preflight.storage import images_are_found_again
 
@@ -29,6 +30,7 @@ def upgrade_findings(e: Evidence) -> Iterator[Finding]:
         )
         return
     yield from machine_findings(e)
+    yield from held_findings(e)
     yield from images_are_found_again(e)
     yield found(
         "upgrade",
