@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from godwit.errors import GodwitError
-from godwit.model import Announced, Side, Way
+from godwit.model import Announced, Neighbours, Side, Way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from godwit.engine.actions import Actions
-    from godwit.model import GuestFacts
-    from godwit.ports import Guest
 
 
 @dataclass(slots=True)
@@ -23,29 +21,24 @@ class Announcing:
 
     A NIC on a macvtap is announced by QEMU alone: no bridge of the host's has to learn where it is.
 
-    Addresses are those that the guest's agent names or the source has spoken with; none is made up.
+    Addresses are those that the guest's agent names when the guest runs there, or under which it has answered a host a
+    moment ago: one may have left the guest while its memory travelled, as that of a cluster does. None is made up, and
+    none is announced that is another's as far as the hosts know; the guest's MAC address is, in any case.
     """
 
     actions: Actions
+    silent: Callable[[], bool]
+    """Whether the guest's agent is known not to answer; it is waited for for seconds otherwise."""
     rounds: int = 0
     """How often QEMU was told to announce the guest; each time it does so five times within a second."""
     frames: int = 0
     """How many frames the target's host has sent by itself."""
+    _nics: tuple[tuple[str, str], ...] | None = None
+    """The MAC addresses and taps of the guest's NICs."""
     _learning: asyncio.Task[tuple[Announced, ...]] | None = None
+    _addressed: bool = False
     _told: set[str] = field(default_factory=set)
-    _agent_answers: bool = False
     _switched: bool = False
-
-    def begin(self, tasks: asyncio.TaskGroup) -> None:
-        """Learn the guest's addresses while it runs on the source; nobody waits for that before the switchover."""
-        if self._learning is None and self.actions.facts is not None and self._by_host:
-            self._learning = tasks.create_task(self._learn(Side.SOURCE, self.actions.facts), name="addresses")
-
-    async def has_agent(self) -> bool:
-        """Say whether the guest's agent has answered on the source, when it has, or has not."""
-        if self._learning is not None:
-            await asyncio.wait([self._learning])
-        return self._agent_answers
 
     @property
     def _by_host(self) -> bool:
@@ -63,12 +56,19 @@ class Announcing:
             self.rounds += 1
 
     async def by_host(self) -> None:
-        """Let the target's host announce the guest, too, where that is of use."""
+        """Let the target's host announce the guest, too, where that is of use: with addresses as soon as it has any."""
         if not self._by_host:
             return
         try:
             await self._switch_macvtaps()
-            announced = await self._known()
+            nics = await self._of_taps()
+            if self._learning is None and nics and self.actions.parts.spec.policy.way is not Way.OFF:
+                # Not before the guest runs and has a moment to itself. One that boots may do so with other addresses,
+                # and its agent has more to do.
+                self._learning = self.actions.sides.tasks.create_task(self._learn(nics), name="addresses")
+            announced = tuple(Announced(mac, tap) for mac, tap in nics)
+            if self._learning is not None and self._learning.done():
+                announced, self._addressed = self._learning.result(), True
             if announced:
                 self.frames += await self.actions.parts.target.announce(announced)
         except GodwitError as error:
@@ -86,42 +86,51 @@ class Announcing:
             await self.actions.parts.source.close_macvtaps([tap.interface for tap in macvtaps])
             self._switched = True
 
-    async def _known(self) -> tuple[Announced, ...]:
-        """Return what was learnt, or for a runner that followed another what can be learnt now."""
+    async def addressed(self) -> None:
+        """See to it that the guest's addresses were announced once, if any were learnt."""
+        if self._learning is None or self._addressed:
+            return
+        await asyncio.wait([self._learning])
+        await self.by_host()
+
+    def end(self) -> None:
+        """Learn no more."""
         if self._learning is not None:
-            return await self._learning
-        guest = await self.actions.sides.attach(Side.TARGET)
-        found = await self._learn(Side.TARGET, await guest.facts())
-        self._learning = asyncio.ensure_future(_given(found))
-        return found
+            self._learning.cancel()
 
-    async def _learn(self, side: Side, facts: GuestFacts) -> tuple[Announced, ...]:
-        macs = [nic.mac for nic in facts.nics if nic.tap is not None]
-        if not macs:
-            return ()
-        answers = await asyncio.gather(self._said_by_agent(side), self._seen_by_host(side, macs))
-        return tuple(_merged(facts, answers))
+    async def _of_taps(self) -> tuple[tuple[str, str], ...]:
+        """Return the NICs that are announced; a runner that followed another asks the target's QEMU for them."""
+        if self._nics is None:
+            facts = self.actions.facts
+            if facts is None:
+                facts = await (await self.actions.sides.attach(Side.TARGET)).facts()
+            self._nics = tuple((nic.mac.lower(), nic.tap.interface) for nic in facts.nics if nic.tap is not None and nic.tap.macvtap is None)
+        return self._nics
 
-    async def _said_by_agent(self, side: Side) -> Mapping[str, tuple[str, ...]]:
-        if self.actions.parts.spec.policy.way is Way.OFF:  # it may boot with others, and its agent has more to do
+    async def _learn(self, nics: Sequence[tuple[str, str]]) -> tuple[Announced, ...]:
+        macs = [mac for mac, _ in nics]
+        named, *known = await asyncio.gather(self._said_by_agent(), *(self._seen_by(side, macs) for side in Side))
+        if any(one is None for one in known):  # nobody says then whose an address is
+            return tuple(Announced(mac, tap) for mac, tap in nics)
+        return tuple(_announced(mac, tap, named, [one for one in known if one is not None]) for mac, tap in nics)
+
+    async def _said_by_agent(self) -> Mapping[str, tuple[str, ...]]:
+        if self.silent():
             return {}
         try:
-            guest: Guest = await self.actions.sides.attach(side)
-            found = await guest.addresses_by_agent()
+            guest = await self.actions.sides.attach(Side.TARGET)
+            return await guest.addresses_by_agent()
         except GodwitError as error:
             self._note(f"the guest's addresses were not learnt from its agent: {error.message}")
             return {}
-        self._agent_answers = bool(found)
-        return found
 
-    async def _seen_by_host(self, side: Side, macs: list[str]) -> Mapping[str, tuple[str, ...]]:
-        if self.actions.parts.spec.policy.way is Way.OFF:
-            return {}
+    async def _seen_by(self, side: Side, macs: list[str]) -> Neighbours | None:
+        """Return what a host knows; None where nobody can know. The source may be gone: it is the target that tells."""
         try:
             return await self.actions.parts.host(side).neighbours(macs)
         except GodwitError as error:
             self._note(f"the guest's addresses were not learnt from its host: {error.message}")
-            return {}
+            return None if side is Side.TARGET else Neighbours()
 
     def _note(self, text: str) -> None:
         if text not in self._told:
@@ -129,13 +138,8 @@ class Announcing:
             self.actions.note("note", text=text)
 
 
-def _merged(facts: GuestFacts, answers: Sequence[Mapping[str, tuple[str, ...]]]) -> Iterator[Announced]:
-    for nic in facts.nics:
-        if nic.tap is not None and nic.tap.macvtap is None:
-            mac = nic.mac.lower()
-            every = dict.fromkeys(address for answer in answers for address in answer.get(mac, ()))
-            yield Announced(mac, nic.tap.interface, tuple(every))
-
-
-async def _given(found: tuple[Announced, ...]) -> tuple[Announced, ...]:
-    return found
+def _announced(mac: str, tap: str, named: Mapping[str, tuple[str, ...]], known: Sequence[Neighbours]) -> Announced:
+    every = (*named.get(mac, ()), *(address for one in known for address in one.addresses.get(mac, ())))
+    others = frozenset[str]().union(*(one.others for one in known))
+    own = tuple(dict.fromkeys(address for address in every if address not in others))
+    return Announced(mac, tap, own, router=any(mac in one.routers for one in known))

@@ -498,6 +498,7 @@ class Engine:
 
     async def _finish(self) -> Outcome:
         self._ledger.mark("ended", self._parts.clock.now())
+        self._outside.let_go()
         await self._sides.close()  # whoever follows needs the monitors, should this process be stopped here
         await self._end(e.Check)  # its hook, if it is at that, ends before the last one begins
         await asyncio.gather(self._outside.finish(), self._working.finish())

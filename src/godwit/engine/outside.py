@@ -54,9 +54,9 @@ class Outside:
 
     def __post_init__(self) -> None:
         """Have one that announces the guest, and one that listens to it."""
-        self._announcing = Announcing(self.actions)
         self.listening = Listening(self.actions)
         self._timekeeping = Timekeeping(self.actions)
+        self._announcing = Announcing(self.actions, self._timekeeping.is_silent)
 
     @property
     def request(self) -> ProbeRequest | None:
@@ -68,8 +68,7 @@ class Outside:
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Start the probe beside everything else; that it cannot start never hinders a migration."""
-        self._announcing.begin(tasks)
-        self._timekeeping.begin(tasks, self._announcing.has_agent)
+        self._timekeeping.begin(tasks)
         if self._starting is None and self.request is not None:
             self._starting = tasks.create_task(self._start(self.request), name="probe")
 
@@ -111,6 +110,7 @@ class Outside:
         watch = await self._starting if self._starting else None
         if watch is None:
             await self._announce_unseen()
+            self._tell_announced(None)
             return await self._alive_inside()
         seen: bool | None = False
         off = self.actions.parts.spec.policy.way is Way.OFF
@@ -125,6 +125,9 @@ class Outside:
             # Its users wait for nothing any more when it was seen: others may not know where it is, and the host's own
             # frames cost it more of the target's time than QEMU's.
             await asyncio.gather(self._announcing.by_qemu(), self._announcing.by_host())
+        if seen is None:
+            self._seen_again.set()
+        await self._announcing.addressed()
         self._tell_announced(self.actions.parts.clock.now() - running if seen else None)
         if seen is None:
             return await self._alive_inside()
@@ -151,7 +154,8 @@ class Outside:
         """Announce the guest once more where nobody looks from outside; QEMU repeats it by itself, for a second."""
         await self.actions.parts.clock.sleep(_FIRST_LOOK)
         await self._announcing.by_host()
-        self._tell_announced(None)
+        self._seen_again.set()  # nobody waits for more than that
+        await self._announcing.addressed()
 
     def _tell_announced(self, seen_after: float | None) -> None:
         told = f"announced {self._announcing.rounds} times by QEMU"
@@ -180,6 +184,12 @@ class Outside:
         """End the probe when what it sees tells no more of the move, although tidying up may go on for hours."""
         await self.actions.parts.clock.sleep(_WATCHED_AFTERWARDS)
         await self._sum_up()
+
+    def let_go(self) -> None:
+        """End what is being asked of the guest, and heard of it: nobody waits for that when the move has ended."""
+        self.listening.let_go()
+        self._announcing.end()
+        self._timekeeping.end()
 
     async def finish(self) -> None:
         """End the probe and keep what it saw."""

@@ -11,7 +11,6 @@ from godwit.units import format_duration
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable
 
     from godwit.engine.actions import Actions
 
@@ -44,13 +43,25 @@ class Timekeeping:
     actions: Actions
     _reading: asyncio.Task[Reading | None] | None = None
 
-    def begin(self, tasks: asyncio.TaskGroup, agent: Callable[[], Awaitable[bool]]) -> None:
-        """Read the clock on the source, when `agent` says that there is one, and that it has time to answer."""
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Read the clock on the source, where there is an agent that has time to answer."""
         if self._reading is None and self.actions.parts.spec.policy.way is not Way.OFF:
-            self._reading = tasks.create_task(self._before(agent), name="clock")
+            self._reading = tasks.create_task(self._read(Side.SOURCE), name="clock")
 
-    async def _before(self, agent: Callable[[], Awaitable[bool]]) -> Reading | None:
-        return await self._read(Side.SOURCE) if await agent() else None
+    def is_silent(self) -> bool:
+        """Say whether the guest has no agent that answers; False for who does not know."""
+        return self._reading is not None and (not self._reading.done() or self._before is None)
+
+    @property
+    def _before(self) -> Reading | None:
+        """What was read on the source, as far as it was."""
+        known = self._reading is not None and self._reading.done() and not self._reading.cancelled()
+        return self._reading.result() if known and self._reading is not None else None
+
+    def end(self) -> None:
+        """Read no more."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     async def _read(self, side: Side) -> Reading | None:
         """Read the guest's clock; None where its agent does not answer."""
@@ -67,7 +78,7 @@ class Timekeeping:
 
     async def mend(self) -> bool | None:
         """Set the clock where the move has put it off; returns whether the agent answers, None for who had none."""
-        before = self._reading.result() if self._reading is not None and self._reading.done() else None
+        before = self._before
         if before is None:
             return None
         after = None
@@ -85,16 +96,26 @@ class Timekeeping:
             )
             return False
         drift = after.offset - before.offset
-        if abs(drift) - before.uncertainty - after.uncertainty > THRESHOLD:
+        if self._is_of_the_move(drift, before.uncertainty + after.uncertainty):
             await self._set(before, drift)
         return True
 
+    def _is_of_the_move(self, drift: float, uncertainty: float) -> bool:
+        """Say whether the move has put a clock off: it stood still with the guest, and for no longer than that.
+
+        What else has changed is somebody's who sets clocks, such as the guest's time service during a long move.
+        """
+        stopped, running = self.actions.ledger.stopped, self.actions.ledger.running
+        if stopped is None or running is None:
+            return False
+        return THRESHOLD + uncertainty < -drift <= running - stopped + uncertainty + THRESHOLD
+
     async def _set(self, before: Reading, drift: float) -> None:
         parts = self.actions.parts
-        off = f"{format_duration(abs(drift))} {'behind' if drift < 0 else 'ahead'}"
+        off = f"{format_duration(-drift)} behind"
         try:
             guest = await self.actions.sides.attach(Side.TARGET)
-            await guest.set_time_by_agent(parts.clock.now() + before.offset)
+            await guest.set_time_by_agent(lambda: parts.clock.now() + before.offset)
         except GodwitError as error:
             self.actions.warn(
                 "clock-not-set",

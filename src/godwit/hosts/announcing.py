@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import HostError
 from godwit.hosts.shell import run_script, words_of
+from godwit.model import Neighbours
 from godwit.network import announce
 from godwit.network.tap import CLOSE, OPEN, open_arguments
 from godwit.plaintext import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
     from godwit.hosts.transport import Transport
     from godwit.model import Announced, Tap
 
-_NEIGHBOURS: Final = "ip -j neigh show\n"
+_NEIGHBOURS: Final = """\
+ip -j neigh show; echo "---"
+ip -j addr show; echo "---"
+ip -j -4 route show table all exact default; echo "---"
+ip -j -6 route show table all exact default
+"""
 _KNOWN: Final = frozenset({"REACHABLE", "STALE", "DELAY", "PROBE", "PERMANENT"})
 """States in which an entry was confirmed once (see ip-neighbour(8)); another may be a guess, or a failure."""
+
+_CONFIRMED: Final = frozenset({"REACHABLE", "PERMANENT"})
+"""States in which it was confirmed within the last half a minute or so, or somebody has written it down for good."""
 
 ANNOUNCE_DEADLINE: Final = 5.0
 _CHUNK: Final = 1 << 14
@@ -44,8 +52,8 @@ class Announces:
         finally:
             connection.close()
 
-    async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return the addresses under which this host has spoken with these NICs. Raises HostError."""
+    async def neighbours(self, macs: Sequence[str]) -> Neighbours:
+        """Return the addresses under which these NICs have answered this host, and others'. Raises HostError."""
         completed = await run_script(self._transport, _NEIGHBOURS)
         return parse_neighbours(completed.stdout.decode(errors="replace"), macs)
 
@@ -79,24 +87,54 @@ class Announces:
         await run_script(self._transport, CLOSE, *interfaces)
 
 
-def parse_neighbours(said: str, macs: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Read what `ip -j neigh show` says of these NICs. Raises HostError for what is no such list."""
+def parse_neighbours(said: str, macs: Sequence[str]) -> Neighbours:
+    """Read what a host knows of these NICs, and of others. Raises HostError for what is no such list."""
+    neighbours, *own = (_rows(part) for part in f"{said}\n".split("---\n"))
+    wanted = {mac.lower() for mac in macs}
+    found: dict[str, tuple[str, ...]] = {}
+    routers, others = set[str](), {address for rows in own for row in rows for address in _own(row)}
+    for row in neighbours:
+        mac, states = str(row.get("lladdr", "")).lower(), row.get("state")
+        address, known = _address(row.get("dst")), set(map(str, states)) if isinstance(states, list) else set()
+        if not address or not mac or not known & _KNOWN:
+            continue
+        if mac not in wanted:
+            others.add(address)
+            continue
+        if "router" in row:
+            routers.add(mac)
+        if known & _CONFIRMED:
+            found[mac] = (*found.get(mac, ()), address)
+    return Neighbours(found, frozenset(routers), frozenset(others))
+
+
+def _rows(said: str) -> list[dict[str, object]]:
     try:
-        rows = from_json(said or "[]")
-    except (ValueError, json.JSONDecodeError):
+        rows = from_json(said.strip() or "[]")
+    except ValueError:
         rows = None
     if not isinstance(rows, list):
         message = "what should be a host's neighbours is no list"
         raise HostError(message)
-    wanted = {mac.lower() for mac in macs}
-    found: dict[str, tuple[str, ...]] = {}
-    for row in rows:
-        if not isinstance(row, dict):
-            continue
-        mac, address, states = str(row.get("lladdr", "")).lower(), str(row.get("dst", "")), row.get("state")
-        if mac in wanted and isinstance(states, list) and _KNOWN & set(map(str, states)):
-            try:
-                found[mac] = (*found.get(mac, ()), str(ipaddress.ip_address(address)))
-            except ValueError:
-                continue
-    return found
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _own(row: dict[str, object]) -> Iterator[str]:
+    """Yield the addresses in a row of `ip addr` or `ip route`: the host's own, or those of its gateways."""
+    for key in ("addr_info", "nexthops"):
+        listed = row.get(key)
+        for one in listed if isinstance(listed, list) else ():
+            if isinstance(one, dict):
+                yield from _own(one)
+    via = row.get("via")  # a gateway of the other family
+    for text in (row.get("local"), row.get("gateway"), via.get("host") if isinstance(via, dict) else None):
+        if address := _address(text):
+            yield address
+
+
+def _address(text: object) -> str:
+    """Return an address as Python spells it; empty for what is none."""
+    try:
+        return str(ipaddress.ip_address(text)) if isinstance(text, str) else ""
+    except ValueError:
+        return ""

@@ -405,9 +405,9 @@ class FakeGuest(FakePlugs):
         """Return what the guest's clock shows (`FakeWorld.guest_clocks`)."""
         return await self._tell("guest-get-time", self._qemu.inside.time)
 
-    async def set_time_by_agent(self, at: float) -> bool:
+    async def set_time_by_agent(self, at: Callable[[], float]) -> bool:
         """Let the guest's agent set its clock."""
-        return await self._tell("guest-set-time", lambda: self._qemu.inside.set_time(at))
+        return await self._tell("guest-set-time", lambda: self._qemu.inside.set_time(at()))
 
     async def keep_after_power_off(self, *, keep: bool) -> None:
         """Let QEMU outlive a guest that switches itself off, or end with it."""

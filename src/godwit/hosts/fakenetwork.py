@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from godwit.errors import MonitorLostError
+from godwit.model import Neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from godwit.hosts.fakeqemu import FakeQemu
     from godwit.hosts.fakeworld import FakeWorld
@@ -35,6 +36,8 @@ class FakeAnnouncing:
         """Have announced nobody."""
         self.announced: list[Announced] = []
         self.opened: set[str] = set()
+        self.neighbourhood: Neighbours | None = None
+        """What it knows of addresses; None: one for each NIC that it is asked about."""
 
     @property
     def name(self) -> str:
@@ -57,10 +60,11 @@ class FakeAnnouncing:
             yield qemu.workload.says
             await self.world.until(lambda: not qemu.alive, _LONG)
 
-    async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return an address for each NIC: a simulated host has spoken with every guest."""
+    async def neighbours(self, macs: Sequence[str]) -> Neighbours:
+        """Return an address for each NIC, unless told otherwise: a simulated host speaks with every guest."""
         await self._reach()
-        return {mac: (f"198.18.1.{number + 1}",) for number, mac in enumerate(macs)}
+        spoken = {mac: (f"198.18.1.{number + 1}",) for number, mac in enumerate(macs)}
+        return self.neighbourhood or Neighbours(spoken)
 
     async def announce(self, announced: Sequence[Announced]) -> int:
         """Announce NICs whose tap a QEMU here has; that a guest is announced while it runs elsewhere breaks the law."""

@@ -150,7 +150,7 @@ class PlainGuest(QemuGuest):
         channel = await self._agent_channel()
         return None if channel is None else await agent.time(channel)
 
-    async def set_time_by_agent(self, at: float) -> bool:
+    async def set_time_by_agent(self, at: Callable[[], float]) -> bool:
         """Let the guest's agent set its clock; returns False where it has no channel for one."""
         return await self._by_agent(lambda channel: agent.set_time(channel, at))
 

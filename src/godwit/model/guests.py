@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from godwit.model.direct import DeviceChoice, DirectFacts
 from godwit.model.disks import DiskFacts, StrayImage
 from godwit.model.needs import GuestNeeds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class RunState(StrEnum):
@@ -154,11 +158,29 @@ class NicFacts:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """A NIC as a network is told of it: its MAC address, the tap that it is on, and its IP addresses, if known."""
+    """A NIC as a network is told of it: its MAC address, the tap that it is on, and its IP addresses, if known.
+
+    `router`: it is known to be an IPv6 router's.
+    """
 
     mac: str
     tap: str
     addresses: tuple[str, ...] = ()
+    router: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What a host knows of the addresses around it.
+
+    `addresses` are those under which NICs, by their MAC addresses in small letters, have answered this host lately;
+    `routers` are the NICs that have said to be an IPv6 router's. `others` holds the addresses that are certainly not a
+    guest's: the host's own, its gateways', and those that another NIC is known to have.
+    """
+
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    routers: frozenset[str] = frozenset()
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

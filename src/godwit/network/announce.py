@@ -58,9 +58,15 @@ for one in json.loads(sys.argv[1]):
     filters = read("/sys/class/net/" + bridge + "/bridge/vlan_filtering") == "1"
     of_ports = vlans() if filters else {}
     own = [number for number, flags in of_ports.get(tap, {}).items() if "PVID" in flags]
-    for port in sorted(os.listdir("/sys/class/net/" + bridge + "/brif")):
+    try:
+        ports = sorted(os.listdir("/sys/class/net/" + bridge + "/brif"))
+    except OSError:  # Open vSwitch, a VRF: no bridge of the kernel's
+        continue
+    for port in ports:
         there = "/sys/class/net/" + port + "/brport/"
         if port == tap or (read(folder + "isolated") == "1" == read(there + "isolated")):
+            continue
+        if read(there + "state") != "3":  # spanning tree lets nothing out there
             continue
         tag = b""
         if filters:
@@ -123,14 +129,22 @@ def sent(where: str, said: str) -> int:
 def frames_of(one: Announced) -> tuple[bytes, ...]:
     """Return the frames that say where a NIC is: RARP, and one for each address that is known."""
     mac = bytes.fromhex(one.mac.replace(":", ""))
-    frames = [_padded(_rarp(mac)), *(_padded(frame) for frame in _of_addresses(mac, one.addresses[:_MOST]))]
+    frames = [_padded(_rarp(mac)), *map(_padded, _of_addresses(mac, one.addresses[:_MOST], router=one.router))]
     return tuple(frames)
 
 
-def _of_addresses(mac: bytes, addresses: Sequence[str]) -> Iterator[bytes]:
+def _of_addresses(mac: bytes, addresses: Sequence[str], *, router: bool) -> Iterator[bytes]:
+    """Yield a frame for each address.
+
+    Who hears that a router is none any more takes it out of its routers (RFC 4861, 7.2.5), which it knows by their
+    link-local addresses: of those of a guest that may be one nothing is said.
+    """
     for text in addresses:
         address = ipaddress.ip_address(text)
-        yield _arp(mac, address) if isinstance(address, ipaddress.IPv4Address) else _advertisement(mac, address)
+        if isinstance(address, ipaddress.IPv4Address):
+            yield _arp(mac, address)
+        elif router or not address.is_link_local:
+            yield _advertisement(mac, address, router=router)
 
 
 def _padded(frame: bytes) -> bytes:
@@ -149,10 +163,10 @@ def _arp(mac: bytes, address: ipaddress.IPv4Address) -> bytes:
     return _BROADCAST + mac + struct.pack("!H", _ARP) + body
 
 
-def _advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
+def _advertisement(mac: bytes, address: ipaddress.IPv6Address, *, router: bool) -> bytes:
     """Advertise an address to all nodes, overriding what they know (RFC 4861, 7.2.6)."""
     override = 0x20000000
-    target = struct.pack("!I", override) + address.packed + b"\x02\x01" + mac
+    target = struct.pack("!I", override | (router << 31)) + address.packed + b"\x02\x01" + mac
     message = struct.pack("!BBH", 136, 0, 0) + target
     pseudo = address.packed + _ALL_NODES.packed + struct.pack("!II", len(message), 58)
     message = struct.pack("!BBH", 136, 0, _checksum(pseudo + message)) + target

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from godwit.ports.devices import HotPlugs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from godwit.core.snapshots import DiskSnapshots
     from godwit.model import (
@@ -256,8 +256,11 @@ class Guest(HotPlugs, Protocol):
         """Return what the guest's clock shows, in UNIX seconds, as its agent says; None without a channel. As above."""
         ...
 
-    async def set_time_by_agent(self, at: float) -> bool:
-        """Let the guest's agent set its clock to `at`, in UNIX seconds; returns False without a channel. As above."""
+    async def set_time_by_agent(self, at: Callable[[], float]) -> bool:
+        """Let the guest's agent set its clock; returns False without a channel. As above.
+
+        `at` gives the time in UNIX seconds; it is asked when the agent listens.
+        """
         ...
 
     async def keep_after_power_off(self, *, keep: bool) -> None:

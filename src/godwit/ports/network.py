@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from godwit.model import Announced, Tap
+    from godwit.model import Announced, Neighbours, Tap
 
 
 class Announces(Protocol):
     """What a host knows of its guests' addresses, and tells others. Raises HostError."""
 
-    async def neighbours(self, macs: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
-        """Return the IP addresses under which this host has spoken with the NICs of these MAC addresses."""
+    async def neighbours(self, macs: Sequence[str]) -> Neighbours:
+        """Return under which IP addresses the NICs of these MAC addresses have answered, and which others have."""
         ...
 
     async def announce(self, announced: Sequence[Announced]) -> int:

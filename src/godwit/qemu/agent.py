@@ -21,7 +21,7 @@ from godwit.qemu.paths import split
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from godwit.qemu.process import ProcessFacts
 
@@ -39,6 +39,9 @@ OBJECTS: Final = 1.0
 
 _NANOSECONDS: Final = 1_000_000_000
 _LATEST: Final = 1 << 63
+
+_NOBODYS: Final = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "255.255.255.255/32", "::/128")))
+"""This network, everybody on it, and no address (RFC 6890)."""
 
 _SENTINEL: Final = b"\xff"
 _LONGEST: Final = 65536
@@ -102,7 +105,7 @@ def _address(row: object) -> str | None:
         address = ipaddress.ip_address(text) if isinstance(text, str) else None
     except ValueError:
         return None
-    if address is None or address.is_multicast or address.is_loopback or address.is_unspecified:
+    if address is None or address.is_multicast or address.is_loopback or any(address in net for net in _NOBODYS):
         return None
     return None if getattr(address, "scope_id", None) else str(address)
 
@@ -110,14 +113,14 @@ def _address(row: object) -> str | None:
 async def _asked(
     connection: socket.socket,
     command: str,
-    arguments: Mapping[str, object] | None = None,
+    arguments: Callable[[], Mapping[str, object]] | None = None,
     *,
     within: float = ANSWERS,
     late: str = "",
 ) -> bytes:
     """Say something to an agent, and return its answer. Raises HypervisorError, with the words `late` where it is."""
     async with _speaking(connection) as (reader, writer):
-        _say(writer, {"execute": command} | ({"arguments": dict(arguments)} if arguments else {}))
+        _say(writer, {"execute": command} | ({"arguments": dict(arguments())} if arguments else {}))
         try:
             async with asyncio.timeout(within):
                 line = await reader.readline()
@@ -148,12 +151,14 @@ async def time(connection: socket.socket) -> float:
     return told / _NANOSECONDS
 
 
-async def set_time(connection: socket.socket, at: float) -> None:
-    """Let the agent at the other end of `connection`, which this closes, set the guest's clock to `at` UNIX seconds.
+async def set_time(connection: socket.socket, at: Callable[[], float]) -> None:
+    """Let the agent at the other end of `connection`, which this closes, set the guest's clock.
+
+    `at` gives UNIX seconds, and is asked when the agent listens: to come so far may have taken it a while.
 
     Raises HypervisorError as above.
     """
-    await _asked(connection, "guest-set-time", {"time": round(at * _NANOSECONDS)})
+    await _asked(connection, "guest-set-time", lambda: {"time": round(at() * _NANOSECONDS)})
 
 
 async def trim(connection: socket.socket) -> None:

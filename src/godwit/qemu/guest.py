@@ -314,7 +314,7 @@ class QemuGuest:
         """Return nothing, as above."""
         return None
 
-    async def set_time_by_agent(self, at: float) -> bool:
+    async def set_time_by_agent(self, at: Callable[[], float]) -> bool:
         """Return False, as above."""
         del at
         return False
