@@ -187,3 +187,23 @@ def test_a_hook_whose_name_is_nearly_right_is_named_and_other_files_are_let_be(h
         "before_move.sh": "before_move.sh is no hook: call it before-move",
         "After-Move": "After-Move is no hook: call it after-move",
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "troubles"),
+    [(PermissionError(13, "Permission denied"), {"before-move"}), (FileNotFoundError(2, "gone"), set[str]())],
+)
+def test_a_hook_that_cannot_be_looked_at_is_a_trouble_and_one_that_has_gone_is_none(
+    hooks: FileHooks, monkeypatch: pytest.MonkeyPatch, error: OSError, troubles: set[str]
+) -> None:
+    """A folder that may be listed and not entered; a file that somebody removes at that moment."""
+    path = write(hooks, "")
+    lstat = type(path).lstat
+
+    def refuses(which: Path) -> os.stat_result:
+        if which == path:
+            raise error
+        return lstat(which)
+
+    monkeypatch.setattr(type(path), "lstat", refuses)
+    assert set(hooks.troubles()) == troubles

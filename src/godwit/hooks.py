@@ -59,8 +59,17 @@ class FileHooks:
         except OSError as error:
             return {"hooks": f"{self.folder} cannot be read: {error.strerror}"}
         known = {hook.value for hook in Hook}
-        found = {name: why for name in names if name in known and (why := self._why_not(name))}
+        found = {name: why for name in names if name in known and (why := self._trouble(name))}
         return found | {name: why for name in names if name not in known and (why := _misnamed(name, known))}
+
+    def _trouble(self, name: str) -> str:
+        """Return why a hook may not be run, or cannot even be looked at; empty where it may, or has gone meanwhile."""
+        try:
+            return self._why_not(name)
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{self.folder / name} cannot be looked at: {error.strerror}"
 
     def _why_not(self, name: str) -> str:
         """Return why a hook that is there may not be run; empty where it may."""

@@ -14,13 +14,16 @@ import signal
 import sys
 import time
 import traceback
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from godwit import app
 from godwit.errors import GodwitError, SupersededError
 from godwit.logs import keep_short
 from godwit.plaintext import one_line
 from godwit.runners import GO, WAIT, lock_path, take_lock
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 RESTARTS: Final = 8
 """Times that a dying runner is followed by another, before its migration is left to the next command."""
@@ -65,7 +68,7 @@ def supervise(identifier: str, vm: str, *, wait: bool = False) -> int:
 def _run(identifier: str) -> int:
     """Be the runner: carry the migration to its end."""
     for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _unheeded)  # not SIG_IGN, which hooks and all that they start would inherit
     try:
         asyncio.run(app.run_migration(identifier))
     except SupersededError as error:
@@ -79,6 +82,11 @@ def _run(identifier: str) -> int:
             _say(f"  {line}")
         return 1
     return 0
+
+
+def _unheeded(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the migration is to go on."""
+    del number, frame
 
 
 def _let_go_of_input() -> None:

@@ -179,3 +179,18 @@ def test_the_way_of_a_move_is_told() -> None:
         return hooks
 
     assert {run["GODWIT_WAY"] for run in simulate(scenario).runs} == {"static"}
+
+
+@pytest.mark.parametrize("takes", [0.01, 20.0])
+def test_a_hook_that_was_at_work_when_the_move_was_done_is_run_again_unless_it_had_ended(takes: float) -> None:
+    async def scenario() -> tuple[Outcome, FakeHooks]:
+        scene = stage(SMALL)
+        hooks = hooked(scene)
+        hooks.seconds = takes
+        scene.at(Phase.DONE, scene.died.set)
+        return await scene.move(), hooks
+
+    outcome, hooks = simulate(scenario)
+    assert outcome.status is COMPLETED
+    assert hooks.names("web").count("after-switchover") == (2 if takes > 1 else 1)
+    assert hooks.names("web")[-1] == "after-move"

@@ -113,9 +113,18 @@ def test_a_gap_far_from_the_switchover_is_not_its_gap() -> None:
 def test_the_first_reply_after_resume_counts_whenever_it_was_asked_for() -> None:
     series = make_series(silent=[(1.0, 1.1)])
     # The last request before the gap was answered at 0.9984, the first one after it at 1.1004.
-    assert first_reply(series, START_S + 1.08) == pytest.approx(0.0204, abs=1e-6)
-    assert first_reply(series, START_S + 1.1002) == pytest.approx(0.0002, abs=1e-6)
-    assert first_reply(series, series.ended_s + 10) is None
+    stop = START_S + 1.0
+    assert first_reply(series, stop, START_S + 1.08) == pytest.approx(0.0204, abs=1e-6)
+    assert first_reply(series, stop, START_S + 1.1002) == pytest.approx(0.0002, abs=1e-6)
+    assert first_reply(series, stop, series.ended_s + 10) is None
+
+
+def test_an_answer_of_the_source_that_comes_after_resume_is_not_the_target_s() -> None:
+    """The way takes 200 ms, the blackout 50."""
+    series = make_series(silent=[(1.0, 1.05)])
+    far = replace(series, rtt_s=np.where(series.answered, 0.2, np.nan))
+    first = first_reply(far, START_S + 1.0, START_S + 1.05)
+    assert first == pytest.approx(0.2, abs=0.005)
 
 
 def test_latency_percentiles_and_losses() -> None:

@@ -132,8 +132,15 @@ def _judge_hooks(story: Story, guest: str, outcome: Outcome) -> None:
         story.violated(f"{guest} went on its way and the hook before it was not run: {names}")
     if last is not None and Hook.BEFORE_MOVE in names and names[-1] != last:
         story.violated(f"{guest} is {outcome.status}, and the last hook was {names[-1]}: {names}")
+    if outcome.status in MOVED and Hook.AFTER_SWITCHOVER not in names and not _said_not_run(outcome):
+        story.violated(f"{guest} was moved, and no hook was told that it runs on the target: {names}")
     if Hook.AFTER_SWITCHOVER in names and guest not in story.watch.ran_there:
         story.violated(f"{guest} never ran on the target, and a hook was told so")
+
+
+def _said_not_run(outcome: Outcome) -> bool:
+    """Say whether the user was told that the hook was not run, as where the journal could not be written."""
+    return any(f"{Hook.AFTER_SWITCHOVER} was not run" in finding.found for finding in outcome.findings)
 
 
 def _judge_success(story: Story, guest: str, outcome: Outcome) -> None:

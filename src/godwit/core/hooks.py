@@ -36,8 +36,8 @@ DEADLINES: Final[Mapping[Hook, float]] = {
 }
 """Seconds that each may take."""
 
-RUNS_THERE: Final = frozenset({Phase.POSTCOPY, Phase.FINISHING})
-"""The phases that begin with the guest running on the target."""
+RUNS_THERE: Final = frozenset({Phase.POSTCOPY, Phase.FINISHING, Phase.DONE})
+"""The phases that begin with the guest running on the target, or come after it has."""
 
 _MOVED: Final = frozenset({OutcomeStatus.COMPLETED, OutcomeStatus.UNVERIFIED})
 

@@ -108,6 +108,7 @@ class Engine:
         self._qemus: tuple[str, str] | None = None
         self._encrypted: bool | None = None
         self._hooked = self._restarted and not self._state.finished
+        self._hooks_ended = frozenset[str]()
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -160,7 +161,7 @@ class Engine:
         self._actions.encrypting.off = self._fences.off
         self._observer = Observer(self._parts.clock, self._sides, self._fences)
         self._outside = Outside(self._actions)
-        self._hooking = Hooking(self._actions, reached=self._hooked)
+        self._hooking = Hooking(self._actions, reached=self._hooked, ended=self._hooks_ended)
         self._actions.before = self._hooking.before
         self._beside(self._listen_for_cancel())
         if self._state.phase is Phase.LIMBO:
@@ -180,8 +181,9 @@ class Engine:
         if not self._restarted and self._parts.epoch == 1:
             return
         entries = await self._parts.journal.entries(self._parts.spec.id)
-        hooks = (entry.data.get("name") for entry in entries if entry.kind == "hook")
-        self._hooked = self._hooked or Hook.BEFORE_MOVE in hooks
+        hooks = [entry.data for entry in entries if entry.kind == "hook"]
+        self._hooked = self._hooked or Hook.BEFORE_MOVE in (data.get("name") for data in hooks)
+        self._hooks_ended = frozenset(str(data.get("name")) for data in hooks if data.get("ended") is True)
         for entry in entries if self._restarted else ():
             match entry.data:
                 case {"event": "Decided", "detail": {"parameters": dict(parameters)}} | {
@@ -212,6 +214,7 @@ class Engine:
 
     async def _loop(self) -> None:
         if self._state.finished:  # the former runner died before it had written the outcome
+            self._hooking.entered(self._state, self._tasks)
             return
         await self._begin()
         while True:

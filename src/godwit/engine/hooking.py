@@ -36,6 +36,8 @@ class Hooking:
     actions: Actions
     reached: bool = False
     """Whether the instant of before-move came, for this runner or a former one."""
+    ended: frozenset[str] = frozenset()
+    """The hooks that are known to have come to their end under a former runner."""
     _beside: asyncio.Task[None] | None = None
 
     async def before(self) -> None:
@@ -59,7 +61,7 @@ class Hooking:
 
     def entered(self, state: State, tasks: asyncio.TaskGroup) -> None:
         """Run after-switchover beside what follows, once, when the guest has begun to run on the target."""
-        runs_there = state.phase in RUNS_THERE and state.failure is None
+        runs_there = state.phase in RUNS_THERE and state.failure is None and Hook.AFTER_SWITCHOVER not in self.ended
         if runs_there and self._beside is None and self.actions.parts.hooks is not None:
             self._beside = tasks.create_task(self._warned(Hook.AFTER_SWITCHOVER), name="hook")
 
@@ -99,6 +101,7 @@ class Hooking:
             message = f"another runner has taken {parts.spec.id} over"
             raise SupersededError(message)
         run = await parts.hooks.run(hook.value, told, DEADLINES[hook])
+        self.actions.note("hook", name=hook.value, ended=True)
         if run is not None:
             said = f": {run.said}" if run.said else ""
             self.actions.note("note", text=f"the hook {hook} {_ended(hook, run)}{said}")

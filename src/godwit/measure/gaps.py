@@ -149,14 +149,14 @@ def gap_at(gaps: tuple[Gap, ...], stop_s: float, resume_s: float) -> Gap | None:
     return max(near, key=lambda gap: gap.overlap_s(stop_s, resume_s), default=None)
 
 
-def first_reply(series: ProbeSeries, resume_s: float) -> float | None:
-    """Give the seconds from RESUME to the first reply that arrived after it; None where none did.
+def first_reply(series: ProbeSeries, stop_s: float | None, resume_s: float) -> float | None:
+    """Give the seconds from RESUME to the first reply after it to a request sent after STOP; None where none came.
 
-    Nobody else answers by then: the source has stood still since STOP, and what it sent last arrived before RESUME.
+    What was asked before STOP may have been answered by the source: over a long way its words arrive after RESUME.
     """
-    replies = series.replied_s
-    place = int(np.searchsorted(replies, resume_s))
-    return float(replies[place]) - resume_s if place < len(replies) else None
+    asked = series.answered & (series.sent_s >= (resume_s if stop_s is None else stop_s))
+    replies = series.sent_s[asked] + series.rtt_s[asked]
+    return min((float(at) - resume_s for at in replies[replies >= resume_s]), default=None)
 
 
 def latency(series: ProbeSeries, start_s: float = -np.inf, end_s: float = np.inf) -> Latency:

@@ -78,7 +78,7 @@ class ProbeWatch:
         view = client_view(series, stopped, resumed)
         gap = view.client_gap_s
         lag = view.longest.lag_max_s if view.longest else None
-        first = None if resumed is None else first_reply(series, resumed)
+        first = None if resumed is None else first_reply(series, stopped, resumed)
         return WatchResult(
             client_gap_ms=None if gap is None else gap * 1000,
             probe_lag_ms=lag * 1000 if lag is not None and math.isfinite(lag) else None,
