@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from stage import LONG, MIB, Stage, simulate, stage
+from stage import LONG, Stage, simulate, stage
 
 from godwit.core.state import Phase
 from godwit.model import OutcomeStatus, Policy, Way
@@ -24,7 +24,7 @@ def moved(
     """
 
     async def scenario() -> tuple[Stage, Outcome, str]:
-        slowly = Policy(way=Way.STATIC, bandwidth=4 * MIB)
+        slowly = Policy(way=Way.STATIC, bandwidth=4 << 20)
         scene = stage(replace(LONG, agent=agent), address=address, policy=slowly)
         clocks = scene.world.guest_clocks
         clocks["web"] = before

@@ -109,10 +109,12 @@ class Announcing:
 
     async def _learn(self, nics: Sequence[tuple[str, str]]) -> tuple[Announced, ...]:
         macs = [mac for mac, _ in nics]
-        named, *known = await asyncio.gather(self._said_by_agent(), *(self._seen_by(side, macs) for side in Side))
-        if any(one is None for one in known):  # nobody says then whose an address is
+        named, here, there = await asyncio.gather(
+            self._said_by_agent(), self._seen_by(Side.SOURCE, macs), self._seen_by(Side.TARGET, macs)
+        )
+        if here is None or there is None:  # nobody says then whose an address is
             return tuple(Announced(mac, tap) for mac, tap in nics)
-        return tuple(_announced(mac, tap, named, [one for one in known if one is not None]) for mac, tap in nics)
+        return tuple(_announced(mac, tap, named, (here, there)) for mac, tap in nics)
 
     async def _said_by_agent(self) -> Mapping[str, tuple[str, ...]]:
         if self.silent():
