@@ -318,6 +318,7 @@ def test_what_was_said_of_a_link_counts_until_a_move_shows_it() -> None:
     said = LinkSaid(("two", "one"), 5e6, 150.0)
     assert said_of(None, []) is None
     assert said_of(said, []) == 5e6
+    assert said_of(said, [move(at=said.at + 1, limited=True)]) == 5e6, "that was held back"
     shown = move(passes=(PassRecord(MEMORY, 200 * MIB, 10.0, MIB),))
     assert said_of(said, [replace(shown, at=149.0)]) == 5e6
     assert said_of(said, [replace(shown, at=151.0)]) is None

@@ -135,6 +135,20 @@ def test_it_begins_slowly_and_leaves_no_limit_behind() -> None:
     simulate(scenario)
 
 
+@pytest.mark.parametrize("crowded", [True, False])
+def test_a_move_that_spared_others_does_not_pass_for_what_its_link_carries(*, crowded: bool) -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        if crowded:
+            await beside(scene)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        (record,) = await scene.journal.history.moves()
+        assert record.limited is crowded
+
+    simulate(scenario)
+
+
 def test_a_host_that_shows_nothing_hinders_no_move() -> None:
     async def scenario() -> None:
         scene = stage(LONG, policy=PROTECT)

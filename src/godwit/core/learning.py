@@ -131,8 +131,8 @@ def said_of(said: LinkSaid | None, moves: Iterable[MoveRecord]) -> float | None:
     """Return what somebody said that a link carries, in bytes a second, where no move has shown it since."""
     if said is None:
         return None
-    shown = any({move.source, move.target} == set(said.hosts) and move.at > said.at and rate_of(move) for move in moves)
-    return None if shown else said.rate
+    since = (move for move in moves if {move.source, move.target} == set(said.hosts) and move.at > said.at)
+    return None if any(rate_of(move) for move in since if not move.limited) else said.rate
 
 
 def pace_of(known: Known) -> float | None:

@@ -511,7 +511,8 @@ class Engine:
         outcome = replace(outcome, findings=self._actions.findings)
         paused = self._state.way is not self._parts.spec.policy.way
         began = self._ledger.marks.get("stream_started")
-        await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused)
+        held_back = self._working.held_back
+        await self._expecting.remember(outcome, self._sampler.samples, began, paused=paused, held_back=held_back)
         await self._parts.journal.conclude(self._parts.spec.id, self._parts.epoch, outcome)
         return outcome
 

@@ -162,8 +162,14 @@ class Expecting:
             forecast=plain(forecast),
         )
 
-    async def remember(self, outcome: Outcome, samples: Sequence[Sample], began: float | None, *, paused: bool) -> None:
-        """Keep what the move was like; `paused` says that the guest was made to stand still so that it ended."""
+    async def remember(
+        self, outcome: Outcome, samples: Sequence[Sample], began: float | None, *, paused: bool, held_back: bool
+    ) -> None:
+        """Keep what the move was like.
+
+        `paused` says that the guest was made to stand still so that it ended, `held_back` that its stream was slower
+        than it may be, for the sake of other guests.
+        """
         parts = self.actions.parts
         record = remember(
             parts.spec,
@@ -177,6 +183,7 @@ class Expecting:
         )
         if record is None or not self._memory:
             return
+        record = replace(record, limited=record.limited or held_back)
         waited = self.actions.waited  # for how long it was put off says nothing of other moves
         record = replace(
             record, start_delay=max(0.0, record.start_delay - waited), total=max(0.0, record.total - waited)

@@ -64,6 +64,8 @@ class Working:
     actions: Actions
     watched: list[Watched] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    held_back: bool = False
+    """Whether the stream was ever slower than it may be for its neighbours' sake: it says nothing of its link."""
     _seen: dict[Side, dict[str, _Seen]] = field(default_factory=dict)
     _clocks: dict[Side, tuple[float, float]] = field(default_factory=dict)
     _quiet: bool = False
@@ -259,6 +261,7 @@ class Working:
             link = None
         most = first_bandwidth(parts.spec.policy, link)
         if most is not None:
+            self.held_back = True
             text = f"the stream begins with {format_bandwidth(most)}, so that its neighbours do not notice"
             self.actions.note("protecting", text=text, parameters={"max-bandwidth": most})
         return most

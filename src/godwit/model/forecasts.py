@@ -103,10 +103,11 @@ class PassRecord:
 class MoveRecord:
     """A live move that ended well, as it was: figures in seconds and bytes, None where nobody could measure.
 
-    `passes` are those before the switchover, as far as they were seen. `limited` says that a policy's bandwidth held
-    the stream back: its rate says nothing of the link. `again` is whether pages that were sent before travelled as
-    their changes, `how` the strategy, `limit` the downtime limit at which QEMU stopped the guest. `forecast` is what
-    had been expected. `carried` is the rate below which nine tenths of the stream travelled, where that was seen.
+    `passes` are those before the switchover, as far as they were seen. `limited` says that a policy held the stream
+    back, by its bandwidth or for its neighbours' sake: its rate says nothing of the link. `again` is whether pages that
+    were sent before travelled as their changes, `how` the strategy, `limit` the downtime limit at which QEMU stopped
+    the guest. `forecast` is what had been expected. `carried` is the rate below which nine tenths of the stream
+    travelled, where that was seen.
     """
 
     id: str
