@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,19 @@ import pytest
 from stage import LONG, Stage, simulate, stage
 
 from godwit.core.protecting import EASE, FIRST_UNKNOWN, FLOOR, IN_VAIN, YIELD
-from godwit.hosts.fake import Workload
+from godwit.core.strategy import Decision
+from godwit.engine.working import AFTERMATH, Working
+from godwit.hosts.fake import FakeHost, Workload
+from godwit.hosts.fakeguest import FakeGuest
 from godwit.measure.story import report_data
 from godwit.model import Launch, OutcomeStatus, Policy, Vm
 from godwit.units import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from godwit.measure.report_data import ReportData
+    from godwit.model import HostWork
 
 PROTECT = Policy(protect_neighbours=0.9)
 WORKING = Workload(memory=256 * MIB, used=64 * MIB, busy=1.0, network=4e6)
@@ -145,6 +152,73 @@ def test_a_move_that_spared_others_does_not_pass_for_what_its_link_carries(*, cr
         assert outcome.status is OutcomeStatus.COMPLETED
         (record,) = await scene.journal.history.moves()
         assert record.limited is crowded
+
+    simulate(scenario)
+
+
+def test_what_is_decided_at_one_look_is_all_told_to_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = itertools.count(60 * MIB)
+    told_to: list[dict[str, int | str | bool]] = []
+    set_parameters = FakeGuest.set_parameters
+
+    def decide(*_: object) -> Decision:
+        return Decision(EASE, "for this test", "none", (("max-bandwidth", next(decided)),))
+
+    async def hear(guest: FakeGuest, parameters: dict[str, int | str | bool]) -> None:
+        told_to.append(parameters)
+        await set_parameters(guest, parameters)
+
+    monkeypatch.setattr(Working, "decide", decide)
+    monkeypatch.setattr(FakeGuest, "set_parameters", hear)
+
+    async def scenario() -> None:
+        scene = stage(replace(LONG, hot_set=64 * MIB, dirty_rate=200.0 * MIB), policy=PROTECT)
+        outcome = await scene.move()
+        await scene.assert_settled(outcome)
+        lines = [line.data for line in await scene.journal.entries(scene.spec.id)]
+        found = [line["detail"] for line in lines if line.get("event") == "Decided" and line["phase"] == "precopy"]
+        wanted = [dict(one["parameters"]) for one in found if one["parameters"]]  # type: ignore[index]
+        assert {key for one in wanted for key in one} > {"max-bandwidth"}, "the strategy has changed something, too"
+        # What is decided upon in the last instant may come too late for a stream that ends.
+        assert [one for one in wanted if one not in told_to][:-1] == []
+
+    simulate(scenario)
+
+
+def test_nobody_looks_while_the_guest_stands_still_or_has_just_begun_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[tuple[float, float]] = []
+    asked: list[float] = []
+    work, cpu_threads = FakeHost.work, FakeGuest.cpu_threads
+
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene)
+        clock = scene.world.clock
+
+        async def slowly(host: FakeHost, vms: Sequence[Vm]) -> HostWork:
+            began = clock.now()
+            try:
+                await clock.sleep(2.0)
+                return await work(host, vms)
+            finally:
+                looks.append((began, clock.now()))
+
+        async def hear(guest: FakeGuest) -> tuple[int, ...]:
+            asked.append(clock.now())
+            return await cpu_threads(guest)
+
+        monkeypatch.setattr(FakeHost, "work", slowly)
+        monkeypatch.setattr(FakeGuest, "cpu_threads", hear)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        phases: dict[object, float] = {}
+        for line in await scene.journal.entries(scene.spec.id):
+            phases.setdefault(line.data.get("phase"), line.at)
+        stood, over = phases["switchover"], phases["finishing"]
+        assert any(began < stood for began, _ in looks), "a look was under way"
+        assert [one for one in looks if one[0] < over + AFTERMATH - 0.001 and one[1] > stood + 0.001] == []
+        assert [at for at in asked if stood < at < over + AFTERMATH - 0.001] == []
+        assert any(at > over for at in asked), "nobody looked at the guest on the target"
 
     simulate(scenario)
 

@@ -305,14 +305,29 @@ class Engine:
     # -- carrying out ----------------------------------------------------------------------------------------------
 
     def _start(self, command: e.Command) -> None:
-        """Carry a command out beside everything else; one whose like is still under way is not started twice."""
+        """Carry a command out beside everything else; one whose like is still under way is not started twice.
+
+        Changes to the running stream differ in what they change: each follows the one before.
+        """
         kind = type(command)
         running = self._in_flight.get(kind)
-        if running is not None and not running.done():
-            return
-        self._in_flight[kind] = self._tasks.create_task(self._carry_out(command), name=kind.__name__)
+        if running is not None and running.done():
+            running = None
+        if running is None or isinstance(command, e.Adjust):
+            self._in_flight[kind] = self._tasks.create_task(self._carry_out(command, running), name=kind.__name__)
 
-    async def _carry_out(self, command: e.Command) -> None:
+    async def _follow(self, before: asyncio.Task[None]) -> None:
+        """Wait until another command was carried out; who is ended while it waits ends that one, too."""
+        try:
+            await asyncio.wait([before])
+        finally:
+            if not before.done():
+                before.cancel()
+                await asyncio.wait([before])
+
+    async def _carry_out(self, command: e.Command, before: asyncio.Task[None] | None = None) -> None:
+        if before is not None:
+            await self._follow(before)
         try:
             if isinstance(command, _UNDO):
                 await self._settle_forward()

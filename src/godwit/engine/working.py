@@ -79,6 +79,7 @@ class Working:
     _known: asyncio.Event = field(default_factory=asyncio.Event)
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
+    _glance: asyncio.Task[None] | None = None
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _floor_told: bool = False
 
@@ -97,8 +98,10 @@ class Working:
             self._poked.set()
 
     def hush(self, *, quiet: bool) -> None:
-        """Look at nothing while the guest stands still: that would lengthen it."""
+        """Look at nothing while the guest stands still, and end a look that is under way: it would lengthen that."""
         self._quiet = quiet
+        if quiet and self._glance is not None:
+            self._glance.cancel()
 
     def handed_over(self) -> None:
         """Look at the guest on the target from now on, too."""
@@ -114,6 +117,7 @@ class Working:
             return
         try:
             async with asyncio.timeout(LAST_DEADLINE):
+                await self._know_it_there()
                 await self._look()
         except TimeoutError:
             return
@@ -123,7 +127,7 @@ class Working:
         while True:
             self._poked.clear()
             if not self._quiet:
-                await self._look()
+                await self._look_unless_hushed()
             waits = [asyncio.ensure_future(self.actions.parts.clock.sleep(self._period()))]
             waits.append(asyncio.ensure_future(self._poked.wait()))  # type: ignore[arg-type] # its result is nobody's
             try:
@@ -132,11 +136,20 @@ class Working:
                 for wait in waits:
                     wait.cancel()
             if self._over and self._poked.is_set():
-                await self._know_it_there()
                 await self.actions.parts.clock.sleep(AFTERMATH)
+                await self._know_it_there()
             left = self._looked + SOON - self.actions.parts.clock.now()
             if left > 0 and self._begins == self._streams:  # what was before ends when the stream begins
                 await self.actions.parts.clock.sleep(left)
+
+    async def _look_unless_hushed(self) -> None:
+        self._glance = asyncio.ensure_future(self._look())
+        try:
+            await asyncio.wait([self._glance])
+        finally:
+            self._glance.cancel()
+        if not self._glance.cancelled():
+            self._glance.result()
 
     def _period(self) -> float:
         if self.actions.parts.spec.policy.protect_neighbours is not None:
