@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from godwit.core.state import State
-from godwit.measure.costs import GOT, NETWORK, PROCESSORS, Stretches, costs, stretches, throttle
+from godwit.measure.costs import DISK, GOT, NETWORK, PROCESSORS, Stretches, costs, stretches, throttle
 from godwit.measure.costwords import lines
 from godwit.measure.report import ReportData, render_html
 from godwit.model import Policy, Spec
@@ -57,6 +57,15 @@ def test_the_guest_and_its_neighbours_have_rows() -> None:
     assert 0.75 < db.kept < 0.9
     assert rows["db", NETWORK].before == pytest.approx(10e6)
     assert ("web", NETWORK) not in rows, "one without traffic has no row of it"
+
+
+def test_a_guest_whose_disks_were_copied_has_no_rate_of_its_disk_but_its_neighbours_have() -> None:
+    story = [
+        work(101.0 + n, web=(1.0 * n, 0.0, 5_000_000 * n, 0), db=(1.0 * n, 0.0, 5_000_000 * n, 0)) for n in range(9)
+    ]
+    copy = Entry(1, 105.0, "mirror", {"name": "vda", "done": 1, "needed": 2})
+    for entries, expected in ((story, {"web", "db"}), ([*story, copy], {"db"})):
+        assert {row.guest for row in costs(ROW, entries, TIMES, None) if row.what == DISK} == expected
 
 
 def test_what_the_source_shows_after_it_stood_still_was_done_before() -> None:

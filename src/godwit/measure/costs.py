@@ -87,7 +87,9 @@ def costs(
     own = row.spec.vm
     counted = _counted(entries)
     sides = {side: counts for (side, vm), counts in counted.items() if vm == own}
-    rows = list(_guest_rows(own, row.spec.target, sides, times, probe))
+    # What its process reads and writes for the copies of its disks cannot be told from what the guest does.
+    copied = any(entry.kind == "mirror" for entry in entries) or bool(row.outcome and row.outcome.disk_bytes)
+    rows = list(_guest_rows(own, row.spec.target, sides, times, probe, copied=copied))
     others: list[CostRow] = []
     for (_, vm), counts in counted.items():
         if vm != own:
@@ -168,7 +170,7 @@ def _got(counts: _Counts) -> Curve:
 
 
 def _guest_rows(
-    vm: str, target: str, sides: dict[str, _Counts], times: Stretches, probe: ProbeSeries | None
+    vm: str, target: str, sides: dict[str, _Counts], times: Stretches, probe: ProbeSeries | None, *, copied: bool
 ) -> Iterator[CostRow]:
     """Put together what the guest did on either side, and what its clients got of it."""
     if probe is not None and len(probe.sent_s):
@@ -180,7 +182,7 @@ def _guest_rows(
         _end_at_stop(here, times)
     if there is not None:
         _begin_at_resume(there, times)
-    for name in (PROCESSORS, GOT, DISK, NETWORK):
+    for name in (PROCESSORS, GOT, NETWORK) if copied else (PROCESSORS, GOT, DISK, NETWORK):
         pieces = [*(_curves(here)[name].pieces if here else ()), *_standstill(name, times)]
         if there is not None:
             pieces += _curves(there)[name].pieces
