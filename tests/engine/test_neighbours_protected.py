@@ -10,12 +10,12 @@ import pytest
 from stage import LONG, Stage, simulate, stage
 
 from godwit.core.protecting import EASE, FIRST_UNKNOWN, FLOOR, IN_VAIN, YIELD
-from godwit.core.strategy import Decision
+from godwit.core.strategy import PAUSE, Decision
 from godwit.engine.working import AFTERMATH, Working
 from godwit.hosts.fake import FakeHost, Workload
 from godwit.hosts.fakeguest import FakeGuest
 from godwit.measure.story import report_data
-from godwit.model import Launch, OutcomeStatus, Policy, Vm
+from godwit.model import Launch, OutcomeStatus, Permission, Policy, Vm
 from godwit.units import MIB
 
 if TYPE_CHECKING:
@@ -96,6 +96,26 @@ def test_a_stream_beside_well_guests_is_soon_as_fast_as_any() -> None:
         alone = stage(LONG)
         plain = await alone.move()
         assert outcome.total_s < plain.total_s + 6
+
+    simulate(scenario)
+
+
+def test_no_guest_stands_still_for_its_neighbours() -> None:
+    async def scenario() -> None:
+        writes = replace(LONG, hot_set=96 * MIB, dirty_rate=400.0 * MIB)
+        scene = stage(writes, policy=replace(PROTECT, allows=frozenset({Permission.PAUSE})))
+        await beside(scene, crowding=0.9)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED, outcome
+        await scene.assert_settled(outcome)
+        lines = [line.data for line in await scene.journal.entries(scene.spec.id)]
+        found = [line["detail"] for line in lines if line.get("event") == "Decided" and line["phase"] == "precopy"]
+        limits = [one["parameters"].get("max-bandwidth") for one in found if "stand still" in one["reason"]]  # type: ignore[index]
+        assert limits == [0], found
+        order = [one["action"] for one in found]  # type: ignore[index]
+        freed = next(number for number, one in enumerate(found) if "stand still" in one["reason"])  # type: ignore[index]
+        assert PAUSE not in order[:freed]
+        assert not {YIELD, EASE} & set(order[freed + 1 :]), "and nobody is spared after that"
 
     simulate(scenario)
 

@@ -299,6 +299,8 @@ class Engine:
             self._working.start(self._tasks)
         if phase in {Phase.MIRRORING, Phase.PRECOPY}:
             self._working.stream_begins()
+        if self._restarted and self._state.way is not self._parts.spec.policy.way:  # it was paused: let it be quick
+            self._working.let_go(0, "")
         if phase in {Phase.POSTCOPY, Phase.FINISHING}:
             self._working.handed_over()
 

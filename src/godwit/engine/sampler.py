@@ -197,16 +197,31 @@ class Sampler:
 
     def _protect(self) -> None:
         """Hold the stream back, or let it go on faster, for the sake of other guests, where that was asked for."""
-        ceiling = self._share.now if self._share else self.actions.parts.spec.policy.bandwidth or 0
-        decision = self.working.decide(self._samples, ceiling) if self.working else None
+        decision = self.working.decide(self._samples, self._ceiling) if self.working else None
         if decision is not None:
-            self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+            self._tell(decision)
+
+    @property
+    def _ceiling(self) -> int:
+        """What memory may send where nobody is spared, in bytes a second; 0: no limit."""
+        return self._share.now if self._share else self.actions.parts.spec.policy.bandwidth or 0
+
+    def _tell(self, decision: Decision) -> None:
+        self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+
+    def _let_go(self, pause: Decision) -> bool:
+        """Let the stream be as fast as it can before a guest has to stand still for it; says whether that helps."""
+        freed = self.working.let_go(self._ceiling, pause.evidence) if self.working else None
+        if freed is not None:
+            self._tell(freed)
+        return freed is not None
 
     async def _decide(self, guest: Guest) -> None:
         actions = self.actions
         if self._worked is None and actions.switchover.throttle is not None:
             self._worked = actions.parts.clock.now(), await self._cpu_times(guest)
-        decision = self._last_moment() or self._decided()
+        moment = self._last_moment()
+        decision = moment or self._decided()
         if decision is not None and decision.action == THROTTLE and self._busy is None:
             self._busy = await self._measure(guest)
             decision = self._decided()
@@ -217,8 +232,12 @@ class Sampler:
         said = (decision.action, self._samples[-1].iteration if acts else 0)
         if said == self._said:
             return
+        if decision.action == PAUSE and self._let_go(decision):
+            # How fast it is then shows at once, what passes leave only at the end of the next one.
+            self._said = None if moment else said
+            return
         self._said = said
-        self.emit(e.Decided(decision.action, dict(decision.parameters), decision.reason, decision.evidence))
+        self._tell(decision)
 
     def _last_moment(self) -> Decision | None:
         actions = self.actions

@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.protecting import IN_VAIN, YIELD, Change, Lane, Watched, first_bandwidth, protect
+from godwit.core.protecting import EASE, IN_VAIN, YIELD, Change, Lane, Watched, first_bandwidth, protect
+from godwit.core.strategy import Decision
 from godwit.core.working import Meter, kept, rates
 from godwit.engine.expecting import link_pace
 from godwit.engine.pacing import Pace
@@ -17,7 +18,6 @@ from godwit.units import format_bandwidth
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from godwit.core.strategy import Decision
     from godwit.core.working import Kept, Rates, Reading
     from godwit.engine.actions import Actions
     from godwit.model import HostWork, Sample, Vm
@@ -82,6 +82,7 @@ class Working:
     _glance: asyncio.Task[None] | None = None
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _floor_told: bool = False
+    _gone: bool = False
 
     # -- when it looks -----------------------------------------------------------------------------------------------
 
@@ -279,9 +280,22 @@ class Working:
             self.actions.note("protecting", text=text, parameters={"max-bandwidth": most})
         return most
 
+    def let_go(self, ceiling: int, evidence: str) -> Decision | None:
+        """Protect nobody any more, since the guest would have to stand still for it; returns what lifts the limit."""
+        self._gone = True
+        lane = Lane(self.actions.switchover.bandwidth, ceiling)
+        if self.actions.parts.spec.policy.protect_neighbours is None or lane.open:
+            return None
+        reason = (
+            "the guest would have to stand still: neighbours are spared no more, the stream may be as fast as it can"
+        )
+        return Decision(EASE, reason, evidence, (("max-bandwidth", ceiling),))
+
     def decide(self, samples: Sequence[Sample], ceiling: int) -> Decision | None:
         """Return what to change about the stream for the neighbours' sake, each once."""
         parts = self.actions.parts
+        if self._gone:
+            return None
         lane = Lane(self.actions.switchover.bandwidth, ceiling)
         decision = protect(parts.spec.policy, samples, self.watched, self.changes, lane, parts.requested)
         if decision is None:
@@ -291,6 +305,7 @@ class Working:
             return None if told else decision
         worst = self.watched[-1].worst if self.watched else None
         self.changes.append(Change(parts.clock.now(), decision.action, 1.0 if worst is None else worst.share))
+        self.held_back = self.held_back or decision.action == YIELD
         self._floor_told = self._floor_told and decision.action not in {YIELD, IN_VAIN}
         return decision
 
