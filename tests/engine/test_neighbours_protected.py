@@ -132,6 +132,18 @@ def test_a_deadline_comes_before_neighbours() -> None:
     simulate(scenario)
 
 
+@pytest.mark.parametrize("deadline", [14.0, 20.0, 26.0])
+def test_a_guest_that_writes_is_over_by_its_deadline_though_others_are_spared(deadline: float) -> None:
+    async def scenario() -> None:
+        writes = replace(LONG, hot_set=48 * MIB, dirty_rate=48.0 * MIB)
+        scene = stage(writes, policy=replace(PROTECT, deadline=deadline, allows=frozenset({Permission.PAUSE})))
+        await beside(scene, crowding=0.9)
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED, outcome
+
+    simulate(scenario)
+
+
 @pytest.mark.parametrize("number", range(6, 90, 12))
 def test_a_runner_that_follows_another_goes_on_protecting(number: int) -> None:
     async def scenario() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.readings import pace_within
+from godwit.core.readings import left_after_passes, pace_within
 from godwit.core.strategy import HAND_OVER, MARGIN, Decision
 from godwit.units import MIB, format_bandwidth, format_duration
 
@@ -62,8 +62,8 @@ _UNUSED: Final = 0.7
 _NOTICED: Final = 0.97
 """A step that leaves more than that is none."""
 
-_PASSES_LEFT: Final = 1.5
-"""How many times what is left of a pass has to be sent until the deadline, at a guess."""
+_LATER: Final = 1 / 3
+"""The part of the time to the deadline that is kept for what follows the first pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,11 @@ def lowest(policy: Policy, samples: Sequence[Sample], requested: float) -> tuple
         floors.append((last.dirty_rate * wire * MARGIN, f"the guest writes {writes}, and has to be overtaken"))
     if policy.deadline is not None:
         left = max(0.1, requested + policy.deadline - HAND_OVER - last.at)
-        needed = last.remaining * wire * _PASSES_LEFT / left
+        # In the first pass nobody knows yet how much comes back: a part of the whole is kept for it.
+        first = last.iteration == 1
+        kept = policy.deadline * _LATER if first else 0.0
+        again = 0 if first else max(left_after_passes(samples), default=0)
+        needed = (last.remaining + again * MARGIN) * wire / max(0.1, left - kept)
         floors.append((needed, f"{format_duration(left)} are left until its deadline"))
     return max(floors)
 
