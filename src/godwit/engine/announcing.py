@@ -104,7 +104,8 @@ class Announcing:
             facts = self.actions.facts
             if facts is None:
                 facts = await (await self.actions.sides.attach(Side.TARGET)).facts()
-            self._nics = tuple((nic.mac.lower(), nic.tap.interface) for nic in facts.nics if nic.tap is not None and nic.tap.macvtap is None)
+            taps = ((nic.mac.lower(), nic.tap) for nic in facts.nics if nic.tap is not None)
+            self._nics = tuple((mac, tap.interface) for mac, tap in taps if tap.macvtap is None)
         return self._nics
 
     async def _learn(self, nics: Sequence[tuple[str, str]]) -> tuple[Announced, ...]:
