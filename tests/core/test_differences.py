@@ -29,6 +29,7 @@ def qemu(**changes: object) -> HostFacts:
 
 ROWS: list[tuple[str, HostFacts, str, str]] = [
     ("architecture", two(architecture="i686"), "64-bit guests do not run on two", ""),
+    ("architecture", two(architecture="aarch64"), "refused on two (architecture)", "refused on one (architecture)"),
     ("CPU vendor", two(cpu_vendor="AuthenticAMD"), "cpu-vendor", "cpu-vendor"),
     ("CPU model", two(cpu_model="EPYC"), "", ""),
     ("CPU flags", two(cpu_flags=ONE.cpu_flags - {"avx2"}), "miss flags on two", "find all flags"),

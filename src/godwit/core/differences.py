@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from godwit.core.baseline import X86
 from godwit.core.preflight.hosts import CLOCK_TOLERANCE
 from godwit.units import format_duration, format_numbers, format_size
 
@@ -75,11 +76,7 @@ def _processor(here: HostFacts, there: HostFacts) -> Iterator[Aspect]:
         here,
         there,
         lambda host: host.architecture,
-        lambda _, target: (
-            f"64-bit guests do not run on {target.name} (architecture, guest-bits)"
-            if target.architecture != "x86_64"
-            else ""
-        ),
+        _architectures_mean,
     )
     yield _aspect(
         "CPU vendor",
@@ -102,6 +99,12 @@ def _processor(here: HostFacts, there: HostFacts) -> Iterator[Aspect]:
         ),
     )
     yield from _models(here, there)
+
+
+def _architectures_mean(source: HostFacts, target: HostFacts) -> str:
+    if not (X86.fullmatch(source.architecture) and X86.fullmatch(target.architecture)):
+        return f"guests are refused on {target.name} (architecture)"
+    return f"64-bit guests do not run on {target.name} (guest-bits)" if target.architecture != "x86_64" else ""
 
 
 def _flags(here: HostFacts, there: HostFacts) -> Aspect:
