@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from godwit.hosts.files import _OPEN, LooksIntoFiles
 from godwit.hosts.local import LocalTransport
 from godwit.hosts.shell import _PRELUDE
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOBODY = 65534
 
@@ -26,6 +23,25 @@ class Here(LooksIntoFiles):
         self._transport = LocalTransport("here")
 
 
+BUSYBOX = """#!/bin/sh
+for word; do case $word in *nocreat*) echo "dd: invalid argument 'nocreat' to 'conv'" >&2; exit 1 ;; esac; done
+exec REAL "$@"
+"""
+
+
+@pytest.fixture(params=["coreutils", "busybox"])
+def dd(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose dd there is: busybox's has no conv=nocreat."""
+    if request.param == "busybox":
+        own = tmp_path / "bin" / "dd"
+        own.parent.mkdir()
+        own.write_text(BUSYBOX.replace("REAL", str(shutil.which("dd"))))
+        own.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("dd")
 async def test_what_can_be_opened_is_not_touched(tmp_path: Path) -> None:
     disk = tmp_path / "it's a disk.raw"
     disk.write_bytes(b"content")
@@ -38,6 +54,22 @@ async def test_what_can_be_opened_is_not_touched(tmp_path: Path) -> None:
     assert not absent.exists()
 
 
+@pytest.mark.skipif(
+    not Path("/proc/sys/fs/protected_regular").read_text(encoding="ascii").strip("0\n") or os.geteuid() != 0,
+    reason="the kernel here permits it",
+)
+async def test_another_s_disk_in_a_folder_like_tmp_can_be_opened_as_qemu_opens_it(tmp_path: Path) -> None:
+    """The kernel (fs.protected_regular) keeps even root from a file there that opening would have made."""
+    folder = tmp_path / "like-tmp"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    disk = folder / "disk.raw"
+    disk.write_bytes(b"x")
+    os.chown(disk, NOBODY, NOBODY)
+    assert await Here().forbidden([(str(disk), True)]) == ("",)
+
+
+@pytest.mark.usefixtures("dd")
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to be somebody else")
 def test_what_the_user_may_not_open_is_told_with_the_reason(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):

@@ -26,6 +26,13 @@ _SHOWN: Final = 200
 
 
 _OPEN: Final = r"""
+# Neither cut off nor made, and not a byte is written: it is only opened, by which a file keeps its times. A dd that
+# cannot leave it at that (busybox's) leaves it to the shell, which would make a file that is gone by then; and the
+# kernel lets nobody open what could be made so, and is another's, in a folder like /tmp.
+can=$(dd if=/dev/null of=/dev/null conv=notrunc,nocreat status=none 2>&1) && [ -z "$can" ] && can=yes || can=
+to_write() {
+    if [ -n "$can" ]; then dd if=/dev/null of="$1" conv=notrunc,nocreat status=none; else : >> "$1"; fi
+}
 while [ "$#" -ge 2 ]; do
     path=$1 mode=$2 said=
     shift 2
@@ -34,8 +41,7 @@ while [ "$#" -ge 2 ]; do
         { [ -r "$path" ] && { [ "$mode" = r ] || [ -w "$path" ]; }; } || said="Permission denied"
     else
         said=$({ : < "$path"; } 2>&1) || said=${said:-Permission denied}
-        # Neither cut off nor made, and not a byte is written: it is only opened, by which a file keeps its times.
-        [ -n "$said" ] || [ "$mode" = r ] || said=$(dd if=/dev/null of="$path" conv=notrunc,nocreat status=none 2>&1)
+        [ -n "$said" ] || [ "$mode" = r ] || said=$(to_write "$path" 2>&1) || said=${said:-Permission denied}
     fi
     printf '%s\n' "$said" | tr '\n' ' '
     echo
