@@ -330,6 +330,26 @@ def test_huge_pages_are_taken_unasked_only_where_much_memory_is_left() -> None:
         assert finding.command.back == f"echo $(($(cat {file}) - 2)) > {file}"
 
 
+@pytest.mark.parametrize(
+    ("address", "route"),
+    [
+        ("198.18.0.2", "198.18.0.2/32"),
+        ("2001:db8::2", "2001:db8::2/128"),
+        ("two.example", ""),
+        ("fe80::2%mig0", ""),
+        ("fe80::2%$(reboot)", ""),
+        ("198.18.0.2; reboot", ""),
+    ],
+)
+def test_a_route_is_offered_to_what_a_route_can_lead_to(address: str, route: str) -> None:
+    found = check(both(tried(E.STALLED), BLACK_HOLE, target(migration_address=address))(GOOD))
+    (command,) = [one.command for one in found if one.code == "path-stalls"]
+    assert bool(command) is bool(route)
+    if command:
+        assert command.text.startswith(f"ip route add {route} $(ip -o route get {address} |")
+        assert command.back == f"ip route del {route}"
+
+
 def test_what_could_not_be_tried_leaves_what_pings_say() -> None:
     found = check(both(tried(E.UNTRIED, "there is no qemu-nbd"), BLACK_HOLE)(GOOD))
     assert [one.code for one in found] == ["path-mtu", "link-untried"]

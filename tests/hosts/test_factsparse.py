@@ -132,6 +132,12 @@ def test_global_addresses_come_with_ipv4_first() -> None:
     assert factsparse.parse_addresses("") == ()
 
 
+@pytest.mark.parametrize("said", ["$(reboot)", "1.2.3.4; reboot", "host2", "1.2.3.4/24", ""])
+def test_what_is_no_address_is_no_answer(said: str) -> None:
+    with pytest.raises(HostError, match="cannot be read"):
+        factsparse.parse_addresses(json.dumps([{"addr_info": [{"family": "inet", "local": said}]}]))
+
+
 def test_memory_that_is_not_told_is_an_error() -> None:
     with pytest.raises(HostError, match="meminfo"):
         factsparse.parse_memory("MemTotal: 12 kB")

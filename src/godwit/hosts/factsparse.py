@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from godwit.errors import HostError
@@ -231,7 +232,7 @@ def parse_addresses(addresses: str) -> tuple[str, ...]:
     """Return the host's addresses that others may reach, from `ip -j addr show scope global`; IPv4 first."""
     try:
         found = [
-            (entry["family"] != "inet", str(entry["local"]))
+            (entry["family"] != "inet", str(ip_address(str(entry["local"]))))
             for link in _json(addresses or "[]")
             for entry in link.get("addr_info", ())
             if "family" in entry and "local" in entry  # an interface that vanishes meanwhile leaves empty entries

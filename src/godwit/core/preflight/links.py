@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from godwit.core.preflight.rows import found
@@ -38,14 +40,14 @@ def _ways_there(e: Evidence) -> Iterator[Finding]:
             "migration-path",
             e.target.name,
             f"{e.source.name} does not reach {e.target.migration_address}, the migration address of {e.target.name}",
-            f"ip route get {e.target.migration_address}  (on {e.source.name}); {mend}",
+            f"ip route get {quote(e.target.migration_address)}  (on {e.source.name}); {mend}",
         )
     elif not e.returns:
         yield found(
             "way-back",
             e.source.name,
             f"{e.target.name} does not reach {e.source.migration_address}, the migration address of {e.source.name}",
-            f"ip route get {e.source.migration_address}  (on {e.target.name}); {mend}",
+            f"ip route get {quote(e.source.migration_address)}  (on {e.target.name}); {mend}",
         )
 
 
@@ -119,9 +121,17 @@ def _smaller(e: Evidence) -> tuple[str, Command | None]:
     """Return what lets the source send the target smaller packets, and be sent smaller ones, as `found` takes it."""
     others = "set one MTU on all interfaces and switches in between, or let ICMP pass"
     address, size = e.target.migration_address, _largest(e)
-    if not size or not vanishing(*e.packets):
+    if not size or not vanishing(*e.packets) or not _is_numeric(address):
         return others, None
-    route = f"{address}/{128 if ':' in address else 32}"
-    way = f"$(ip -o route get {address} | grep -oE '(via|dev) [^ ]+' | tr '\\n' ' ')"
+    route = quote(f"{address}/{128 if ':' in address else 32}")
+    way = f"$(ip -o route get {quote(address)} | grep -oE '(via|dev) [^ ]+' | tr '\\n' ' ')"
     add = f"ip route add {route} {way}mtu {size}"
     return f"; or {others}", Command(e.source.name, add, f"ip route del {route}", safe=True)
+
+
+def _is_numeric(address: str) -> bool:
+    """Say whether a route can lead to an address: not to a name, nor to one that means something on one link alone."""
+    try:
+        return "%" not in str(ip_address(address))  # behind it may stand anything
+    except ValueError:
+        return False
