@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -155,8 +156,8 @@ PLANTED: list[tuple[str, Severity, Change, str, str]] = [
      "on two has no CPU model Skylake-Client", "install a QEMU on two"),
     ("hugepages", BLOCK, AT_HUGE, "two has no hugetlbfs there",
      "mount -t hugetlbfs -o pagesize=2M none /dev/hugepages"),
-    ("hugepages", BLOCK, both(AT_HUGE, target(resources=replace(HUGE, huge_pages=(HugePages(2 * MIB, 1023),)))),
-     "web needs 1024 huge pages of 2.0 MiB, two has 1023 free", "nr_hugepages) + 1))"),
+    ("hugepages", BLOCK, both(AT_HUGE, target(resources=replace(HUGE, huge_pages=(HugePages(2 * MIB, 1023, 1023),)))),
+     "web needs 1024 huge pages of 2.0 MiB, two has 1023 free", "echo $((had + 1)) > $f"),
     ("hugepages", BLOCK, both(MEMFD, has(huge_pages=(HugePages(2 * MIB, 9999),))), "two has 0 free",
      "hugepages-1048576kB"),
     ("numa-node", BLOCK, both(needs(nodes=frozenset({0, 1})), has(nodes=frozenset({0}))),
@@ -312,8 +313,10 @@ def test_each_command_is_shown_and_those_that_are_safe_can_be_taken_back() -> No
             assert one.command is None or one.mend.startswith(f"{one.command.text}  (on {one.command.host})")
     assert {command.host for command in commands} == {"one", "two"}
     assert all(command.back for command in commands if command.safe)
-    safe = {command.text.split()[0] for command in commands if command.safe}
-    assert safe == {"ip", "mkdir", "echo"}
+    safe = {
+        command.text.partition("=" if command.text.startswith("f=") else " ")[0] for command in commands if command.safe
+    }
+    assert safe == {"ip", "mkdir", "f"}
     kept = {"bridge-mtu", "bridge-missing", "bridge-vlan", "conntrack"}
     found = [one for _, _, change, _, _ in PLANTED for one in check(change(GOOD)) if one.code in kept]
     assert not [one for one in found if one.command and one.command.safe]
@@ -321,13 +324,43 @@ def test_each_command_is_shown_and_those_that_are_safe_can_be_taken_back() -> No
 
 def test_huge_pages_are_taken_unasked_only_where_much_memory_is_left() -> None:
     for available, safe in ((8 * GIB, True), (GIB, False)):
-        short = target(resources=HostResources(huge_pages=(HugePages(GIB, 0),)), memory_available=available)
+        short = target(resources=HostResources(huge_pages=(HugePages(GIB, 0, 5),)), memory_available=available)
         (finding,) = [one for one in check(both(MEMFD, short)(GOOD)) if one.code == "hugepages"]
         assert finding.command is not None
         assert finding.command.safe is safe
         file = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
-        assert finding.command.text == f"echo $(($(cat {file}) + 2)) > {file}"
-        assert finding.command.back == f"echo $(($(cat {file}) - 2)) > {file}"
+        assert finding.command.text.startswith(f"f={file}; had=$(cat $f) && echo $((had + 2)) > $f")
+        assert finding.command.back == f"echo 5 > {file}"
+
+
+def test_huge_pages_that_could_not_be_given_back_are_for_a_person_to_take() -> None:
+    short = target(resources=HostResources(huge_pages=(HugePages(2 * MIB, 9999, 9999),)), memory_available=8 * GIB)
+    (finding,) = [one for one in check(both(MEMFD, short)(GOOD)) if one.code == "hugepages"]
+    assert finding.command is not None
+    assert (finding.command.safe, finding.command.back) == (False, "")
+
+
+@pytest.mark.parametrize(("most", "left", "status"), [(100, 7, 0), (6, 5, 1), (5, 5, 1)])
+def test_a_kernel_that_gives_too_few_huge_pages_is_told_of_and_keeps_as_many_as_before(
+    tmp_path: Path, most: int, left: int, status: int
+) -> None:
+    """A file stands in for the kernel's, with a `cat` of its own: it never shows more than `most`."""
+    pool = tmp_path / "nr_hugepages"
+    pool.write_text("5\n")
+    cat = tmp_path / "cat"
+    cat.write_text(f'#!/bin/sh\nread -r n < "$1"; [ "$n" -le {most} ] || n={most}; echo "$n"\n')
+    cat.chmod(0o755)
+    short = target(resources=HostResources(huge_pages=(HugePages(GIB, 0, 5),)), memory_available=8 * GIB)
+    (finding,) = [one for one in check(both(MEMFD, short)(GOOD)) if one.code == "hugepages"]
+    assert finding.command is not None
+    file = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages"
+    text = f'PATH="{tmp_path}:$PATH"; {finding.command.text.replace(file, str(pool))}'
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done
+    assert done.stderr == ("" if status == 0 else f"it has memory for {most - 5} of 2\n")
+    assert int(pool.read_text()) == left
+    subprocess.run(["sh", "-c", finding.command.back.replace(file, str(pool))], check=True)
+    assert int(pool.read_text()) == 5
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from godwit.model import CpuModel, HostResources, HugeMount, HugePages, Listener
 MIB = 1 << 20
 SAID = {
     "meminfo": "MemTotal:  9 kB\nHugepagesize:       2048 kB",
-    "huge-pages": "1048576 4 0 0 0\n2048 100 30 50 20\nbad\n2048 1 2 3",
+    "huge-pages": "1048576 4 0 0 0\n2048 100 30 50 20 140\nbad\n2048 1 2 3",
     "huge-mounts": (
         "hugetlbfs /dev/hugepages hugetlbfs rw,relatime,pagesize=2M 0 0\n"
         "none /mnt/my\\040pages hugetlbfs rw,pagesize=1024M 0 0\n"
@@ -44,7 +44,7 @@ SAID = {
 
 def test_all_of_it_is_read() -> None:
     found = parse_resources(SAID)
-    assert found.huge_pages == (HugePages(1024 * MIB, 4), HugePages(2 * MIB, 100))
+    assert found.huge_pages == (HugePages(1024 * MIB, 4), HugePages(2 * MIB, 100, 120))
     assert found.huge_mounts == (
         HugeMount("/dev/hugepages", 2 * MIB),
         HugeMount("/mnt/my pages", 1024 * MIB),

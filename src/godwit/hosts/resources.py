@@ -21,7 +21,7 @@ for folder in /sys/kernel/mm/hugepages/hugepages-*kB; do
     [ -d "$folder" ] || continue
     size=${folder##*-}
     echo "${size%kB}" $(cat "$folder/free_hugepages" "$folder/resv_hugepages" \
-        "$folder/nr_overcommit_hugepages" "$folder/surplus_hugepages" 2>/dev/null)
+        "$folder/nr_overcommit_hugepages" "$folder/surplus_hugepages" "$folder/nr_hugepages" 2>/dev/null)
 done
 section huge-mounts; grep ' hugetlbfs ' /proc/mounts
 section nodes; cat /sys/devices/system/node/online 2>/dev/null
@@ -125,13 +125,14 @@ def _denials(text: str) -> Iterator[str]:
 
 
 def _huge_pages(text: str) -> Iterator[HugePages]:
-    """Read lines of a size in KiB, and of pages: free, reserved of these, permitted beyond, in use of these."""
+    """Read lines of a size in KiB, and of pages: free, reserved of these, permitted beyond, in use of these; all."""
     for line in text.splitlines():
         numbers = [_number(word) for word in line.split()]
-        if len(numbers) != _FIELDS or None in numbers:
+        if len(numbers) not in {_FIELDS, _FIELDS + 1} or None in numbers:
             continue
-        size, free, reserved, beyond, used = (number or 0 for number in numbers)
-        yield HugePages(size * KIB, max(0, free - reserved) + max(0, beyond - used))
+        size, free, reserved, beyond, used, *both = (number or 0 for number in numbers)
+        pool = max(0, both[0] - used) if both else None
+        yield HugePages(size * KIB, max(0, free - reserved) + max(0, beyond - used), pool)
 
 
 def _huge_mounts(text: str) -> Iterator[HugeMount]:

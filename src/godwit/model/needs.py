@@ -75,10 +75,14 @@ class GuestNeeds:
 
 @dataclass(frozen=True, slots=True)
 class HugePages:
-    """Huge pages of one size: how many the kernel can still give out, reserves and overcommit counted."""
+    """Huge pages of one size: how many the kernel can still give out, reserves and overcommit counted.
+
+    `pool` is how many it keeps at any time; None where it does not say.
+    """
 
     size: int
     available: int
+    pool: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.preflight.rows import found
-from godwit.model import Command, HugeMemory
+from godwit.model import Command, HugeMemory, HugePages
 from godwit.units import MIB, format_numbers, format_size
 
 if TYPE_CHECKING:
@@ -81,28 +81,31 @@ def _huge_pages(e: Evidence) -> Iterator[Finding]:
             )
         elif page:
             wanted[page] = wanted.get(page, 0) + -(-one.size // page)
-    free = {one.size: one.available for one in there.huge_pages}
+    pools = {one.size: one for one in there.huge_pages}
     for page, count in wanted.items():
-        if there.huge_pages and free.get(page, 0) < count:
-            lacking = count - free.get(page, 0)
+        pool = pools.get(page, HugePages(page, 0))
+        if there.huge_pages and pool.available < count:
+            lacking = count - pool.available
+            file = f"/sys/kernel/mm/hugepages/hugepages-{page // 1024}kB/nr_hugepages"
+            back = "" if pool.pool is None else f"echo {pool.pool} > {file}"
+            safe = bool(back) and lacking * page <= e.target.memory_available // 2
             yield found(
                 "hugepages",
                 e.target.name,
                 f"{e.vm.name} needs {count} huge pages of {format_size(page)}, "
-                f"{e.target.name} has {free.get(page, 0)} free",
-                command=Command(
-                    e.target.name,
-                    _more_pages(page, lacking),
-                    _more_pages(page, -lacking),
-                    safe=lacking * page <= e.target.memory_available // 2,
-                ),
+                f"{e.target.name} has {pool.available} free",
+                command=Command(e.target.name, _more_pages(file, lacking), back, safe=safe),
             )
 
 
-def _more_pages(page: int, count: int) -> str:
-    """Return what lets the kernel have `count` more huge pages of a size, as far as it has memory for them."""
-    file = f"/sys/kernel/mm/hugepages/hugepages-{page // 1024}kB/nr_hugepages"
-    return f"echo $(($(cat {file}) {'+' if count > 0 else '-'} {abs(count)})) > {file}"
+def _more_pages(file: str, count: int) -> str:
+    """Return what lets the kernel keep `count` more huge pages.
+
+    It takes as many as it has memory for, and says nothing of the others: where they are too few, none are taken.
+    """
+    short = f'echo $had > $f; echo "it has memory for $((got - had)) of {count}" >&2; false'
+    more = f"echo $((had + {count})) > $f && got=$(cat $f)"
+    return f"f={file}; had=$(cat $f) && {more} && {{ [ $got -ge $((had + {count})) ] || {{ {short}; }}; }}"
 
 
 def _numa(e: Evidence) -> Iterator[Finding]:
