@@ -330,6 +330,29 @@ def test_fix_runs_nothing_where_nobody_can_be_asked(
     assert not made.world.hosts["host1"].routes
 
 
+@pytest.mark.parametrize("arguments", [["--fix"], ["--fix", "--json"]])
+def test_fix_says_what_it_would_run_before_it_asks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    made, asked = shrunk(monkeypatch), list[str]()
+
+    def confirm(question: str, *, err: bool) -> bool:
+        said = capsys.readouterr()
+        assert err
+        assert (said.out == "") is ("--json" in arguments)
+        asked.append(f"{said.out}{said.err}{question}")
+        return False
+
+    monkeypatch.setattr("godwit.cli.fixing.typer.confirm", confirm)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert main(["check", "web1", "host2", *arguments]) == 3
+    (said,) = asked
+    assert (
+        said.index("would run on host1: ip route add") < said.index("taken back by: ip route del") < said.index("Run")
+    )
+    assert not made.world.hosts["host1"].routes
+
+
 def test_fix_leaves_alone_what_a_person_has_to_decide(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

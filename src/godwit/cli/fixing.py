@@ -35,17 +35,18 @@ def safe_commands(findings: Sequence[Finding]) -> tuple[Command, ...]:
 
 
 async def apply(opened: Service, findings: Sequence[Finding], *, yes: bool, quiet: bool) -> tuple[Fixed, ...]:
-    """Say which mends can be applied, ask, apply them, and say what became of each; `quiet` says nothing.
+    """Say which mends can be applied, ask, apply them, and say what became of each.
 
+    `quiet` leaves standard output to somebody else: nothing is said but what whoever is asked has to know.
     Raises InputError where nobody can be asked.
     """
     commands = safe_commands(findings)
-    if not quiet:
+    if not (quiet and yes):
         for command in commands:
-            echo(f"would run on {command.host}: {command.text}")
-            echo(f"  taken back by: {command.back}")
-        if findings and not commands:
-            echo("there is nothing here that --fix may mend")
+            echo(f"would run on {command.host}: {command.text}", err=quiet)
+            echo(f"  taken back by: {command.back}", err=quiet)
+    if not quiet and findings and not commands:
+        echo("there is nothing here that --fix may mend")
     if not commands or not _permitted(len(commands), yes=yes):
         return ()
     fixed = []
