@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from clistage import WEB1
 from fleetstage import Fleet
 
 from godwit.api.client import Godwit
@@ -13,7 +15,7 @@ from godwit.checks import Checks
 from godwit.core.preflight.matrix import Matrix, Verdict
 from godwit.errors import HostError, InputError, UnknownHostError
 from godwit.hosts.fake import FakeHost
-from godwit.model import DiskMode, HostFacts, Policy
+from godwit.model import DiskMode, HostFacts, Launch, Packets, Policy
 
 SHARED = Policy(disks=DiskMode.SHARED)
 
@@ -56,6 +58,25 @@ def test_each_host_is_asked_once(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(FakeHost, "facts", facts)
     matrix(fleet)
     assert asked == dict.fromkeys(fleet.hosts, 1)
+
+
+def test_a_way_is_pinged_once_however_many_guests_would_take_it(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinged: Counter[tuple[str, str]] = Counter()
+    real = FakeHost.packets
+
+    async def packets(self: FakeHost, address: str) -> Packets:
+        pinged[self.name, address] += 1
+        return await real(self, address)
+
+    async def another() -> None:
+        web3 = replace(WEB1, name="web3", launch=Launch(("qemu-system-x86_64", "-name", "web3", "-m", "512")))
+        web3 = replace(web3, control="/run/web3.qmp", address=None)
+        await fleet.service.inventory.put_vm(fleet.stage.world.start_guest("host1", web3))
+
+    asyncio.run(another())
+    monkeypatch.setattr(FakeHost, "packets", packets)
+    assert len(matrix(fleet, "host3").rows) == 3
+    assert set(pinged.values()) == {1}
 
 
 def test_tokens_of_two_guests_with_one_disk_do_not_meet(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from godwit.core.differences import Aspect
     from godwit.engine.parts import Parts
-    from godwit.model import Baseline, GuestFacts, HostFacts, HostRecord, Vm
+    from godwit.model import Baseline, GuestFacts, HostFacts, HostRecord, Packets, Vm
     from godwit.ports import Guest, Host
     from godwit.service import Service
 
@@ -58,6 +58,9 @@ class _Once:
 
     async def reaches(self, address: str, port: int) -> bool:
         return bool(await self._ask(("reaches", address), lambda: self._host.reaches(address, port)))
+
+    async def packets(self, address: str) -> Packets:
+        return cast("Packets", await self._ask(("packets", address), lambda: self._host.packets(address)))
 
     async def plant_token(self, path: str, token: str) -> None:
         lock = self._tokens.setdefault(path, asyncio.Lock())
