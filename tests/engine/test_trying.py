@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from stage import DISK, Stage, simulate, stage
 
+from godwit.core.preflight import check
 from godwit.engine.gather import gather
 from godwit.engine.parts import Parts
 from godwit.errors import HostError
@@ -93,6 +94,35 @@ def test_nothing_is_tried_before_a_move_that_nothing_speaks_against() -> None:
         found = (await evidence(scene, trial=False)).trial
         assert found is not None
         assert found.end is TrialEnd.STALLED
+
+    simulate(scenario)
+
+
+@pytest.mark.parametrize(("times", "end"), [(1, TrialEnd.WORKS), (9, TrialEnd.UNTRIED)])
+def test_a_port_that_somebody_takes_meanwhile_is_another_s(times: int, end: TrialEnd) -> None:
+    async def scenario() -> None:
+        scene, asked = stage(), list[int]()
+        serve = scene.two.serve_trial
+
+        async def taken(owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> None:
+            asked.append(port)
+            if len(asked) <= times:
+                scene.two.trials["another"] = (port, None)
+            try:
+                await serve(owner, address, port, pair=pair, measure=measure)
+            finally:
+                scene.two.trials.pop("another", None)
+
+        scene.two.serve_trial = taken  # type: ignore[method-assign]
+        found = (await evidence(scene)).trial
+        assert found is not None
+        assert found.end is end
+        assert len(set(asked)) == min(times + 1, 3)
+        if end is TrialEnd.UNTRIED:
+            assert "already in use" in found.words
+            assert [one.mend for one in check(await evidence(scene)) if one.code == "link-untried"] == [
+                "check again; a move finds it out, too, and goes back"
+            ]
 
     simulate(scenario)
 

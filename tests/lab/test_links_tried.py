@@ -61,6 +61,25 @@ async def test_a_connection_is_tried_and_measured(ground: Ground) -> None:
     nothing_is_left(ground)
 
 
+async def test_a_link_that_is_slow_is_not_one_that_stalls(ground: Ground) -> None:
+    await ground.healthy_guest()
+    namespace = ground.lab.plan.namespace("host1")
+    tc = ("tc", "-n", namespace, "qdisc")
+    before = subprocess.run([*tc, "show", "dev", "mig0"], check=True, capture_output=True, text=True).stdout
+    subprocess.run(
+        [*tc, "replace", "dev", "mig0", *["root", "tbf", "rate", "256kbit", "burst", "16kb", "limit", "64kb"]],
+        check=True,
+    )
+    try:
+        checked = await ground.godwit("check", ground.name, ground.host("host2"), "--json")
+    finally:
+        subprocess.run([*tc, "del", "dev", "mig0", "root"], check=True)
+    assert before.split()[1] == "noqueue", before
+    assert checked.status == 0, checked
+    assert not {"link-untried", "path-stalls", "port-closed", "handshake-fails"} & set(findings(checked)), checked
+    nothing_is_left(ground)
+
+
 async def test_a_black_hole_is_found_a_move_into_it_refused_and_the_way_mended(ground: Ground) -> None:
     await ground.healthy_guest()
     target = ground.host("host2")

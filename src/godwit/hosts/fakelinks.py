@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import HostError
+from godwit.errors import BusyError, HostError
 from godwit.hosts.fakecredentials import refused
 from godwit.model import Packets, Trial, TrialEnd
 from godwit.ports import Completed
@@ -80,9 +80,12 @@ class FakeLinks:
     async def serve_trial(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> None:
         """Wait for a trial here."""
         await self._reach()
-        if address != self.migration_address or port in self.ports_in_use():
-            message = f"no trial can be waited for on {self.name}: Address already in use"
+        if address != self.migration_address:
+            message = f"no trial can be waited for on {self.name}: Cannot assign requested address"
             raise HostError(message)
+        if port in self.ports_in_use() or any(port == taken for taken, _ in self.trials.values()):
+            message = f"no trial can be waited for on {self.name}: Address already in use"
+            raise BusyError(message)
         del measure  # whoever connects ends it, or takes it away
         self.trials[check_token(owner)] = (port, pair)
 

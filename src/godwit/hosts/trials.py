@@ -1,7 +1,9 @@
 """Connections that are tried as a move will make them: to a port of the same range, with the same kind of certificates.
 
 One host waits with qemu-nbd, the other connects with qemu-io, writes 256 KiB and reads them again: enough for full
-packets in both directions. A burst goes the way that memory goes. Whatever is made for it ends with it, or by itself.
+packets in both directions. A little goes before, by which a link that is slow is told from one that lets nothing large
+pass: what arrived of it came in full packets, too. A burst goes the way that memory goes. Whatever is made for it ends
+with it, or by itself.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from godwit.errors import HostError
+from godwit.errors import BusyError, HostError
 from godwit.hosts.credentials import private_of
 from godwit.hosts.shell import run_script
 from godwit.model import Trial, TrialEnd
@@ -76,7 +78,10 @@ if [ -n "${key:-}" ]; then
     keys=$(kept client) || { echo "untried no folder for keys can be made"; exit 0; }
     set -- --object "tls-creds-x509,id=tls,endpoint=client,verify-peer=on,dir=$keys" "$@"
 fi
-said=$(timeout -k 1 "$patience" qemu-io -f raw "$@" "$url" 2>&1 < /dev/null)
+# Line by line, where coreutils can see to that: one that is ended has said then how far it came.
+lines=
+! command -v stdbuf > /dev/null || lines="stdbuf -oL"
+said=$(timeout -k 1 "$patience" $lines qemu-io -f raw "$@" "$url" 2>&1 < /dev/null)
 status=$?
 case $status in
     0) echo "works" ;;
@@ -104,6 +109,9 @@ rm -f -- "$files/trial-$owner.image" "$files/trial-$owner.pid" "$files/trial-$ow
 )
 """$1 names the trial."""
 
+_LITTLE: Final = 16 * KIB
+"""More than the largest packet of an Ethernet with jumbo frames."""
+
 _SMALL: Final = 256 * KIB
 _LARGE: Final = 4 * MIB
 _BURST: Final = 0.8
@@ -114,6 +122,15 @@ _UNITS: Final = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": 1024 * MIB}
 _RATE: Final = re.compile(r"\bsec \(([0-9.]{1,12}) (bytes|KiB|MiB|GiB)/sec\b")
 _WROTE: Final = re.compile(r"^wrote ([0-9]{1,12})/\1 bytes", re.MULTILINE)
 _SHOWN: Final = 300
+
+_BEFORE: Final = re.compile(r"can't open device (json:\{.*\}|\S+): ")
+_UNCONNECTED: Final = re.compile(r"Failed to connect|refused|No route|unreachable")
+_REFUSED: Final = re.compile(
+    r"certificate|TLS (handshake|x509|channel|session|connection|negotiation)|STARTTLS|(needs|requires|support) TLS"
+    r"|magic|reset by peer|Broken pipe|end-of-file",
+    re.IGNORECASE,
+)
+"""What QEMU's programs say of a connection that the other end, or something on the way, does not take part in."""
 
 
 def parse_writes(said: str) -> tuple[int, float]:
@@ -128,16 +145,26 @@ def parse_writes(said: str) -> tuple[int, float]:
 
 
 def parse_trial(said: str, port: int) -> Trial:
-    """Read what came of a trial, in the words of whoever refused it."""
+    """Read what came of a trial, in the words of whoever refused it.
+
+    Whatever else keeps qemu-io from its work (no room, an error of the image, an option that it does not know) says
+    nothing of the link.
+    """
     word, _, rest = said.strip().partition("\n")
     end, _, words = word.partition(" ")
     if end == "works" and f"read {_SMALL}/{_SMALL}" in rest:
         return Trial(TrialEnd.WORKS, port=port)
+    if end == TrialEnd.STALLED and f"read {_LITTLE}/{_LITTLE}" in rest:
+        return Trial(TrialEnd.WORKS, f"slow: {(_LITTLE + _SMALL) // KIB} KiB and back take over {PATIENCE} s", port)
     if end in {TrialEnd.STALLED, TrialEnd.UNTRIED}:
         return Trial(TrialEnd(end), words, port)
-    last = shortened(" ".join(rest.split()) or words or "the shell said nothing", _SHOWN)
-    unconnected = any(one in rest for one in ("Failed to connect", "refused", "No route", "unreachable"))
-    return Trial(TrialEnd.UNCONNECTED if unconnected else TrialEnd.REFUSED, last, port)
+    said = " ".join(rest.split())
+    why, end = _BEFORE.sub("", said), TrialEnd.UNTRIED
+    if _UNCONNECTED.search(why):
+        end = TrialEnd.UNCONNECTED
+    elif _REFUSED.search(why):
+        end = TrialEnd.REFUSED
+    return Trial(end, shortened(said or words or "the shell said nothing", _SHOWN), port)
 
 
 class TriesLinks:
@@ -154,21 +181,29 @@ class TriesLinks:
         word, _, words = completed.stdout.decode(errors="replace").strip().partition(" ")
         if word != "waits":
             message = f"no trial can be waited for on {self._transport.where}: {words or 'the shell said nothing'}"
+            if "in use" in words:
+                raise BusyError(message, remedy="try again: something else has taken that port just now")
             raise HostError(message, remedy="install qemu-utils there, or what has qemu-nbd")
 
     async def try_link(self, owner: str, address: str, port: int, *, pair: Pair | None, measure: bool) -> Trial:
         """Connect, send and fetch, and send a burst where that is asked for; see the port."""
         plain = transfer.place_of(address, port, check_token(owner))
         url = transfer.encrypted(plain) if pair else plain
-        small = (f"write -P 165 0 {_SMALL}", f"read 0 {_SMALL}")
+        small = tuple(f"{word} 0 {size}" for size in (_LITTLE, _SMALL) for word in ("write -P 165", "read"))
         trial = parse_trial(said := await self._qemu_io(owner, url, pair, small), port)
-        if trial.end is TrialEnd.STALLED and await self._transport.reaches(address, port) != "accepted":
+        if (
+            trial.end is TrialEnd.STALLED
+            and not parse_writes(said)[0]
+            and await self._transport.reaches(address, port) != "accepted"
+        ):
             return Trial(TrialEnd.UNCONNECTED, f"no answer within {PATIENCE} s", port)
         sent, seconds = parse_writes(said)
         if trial.end is not TrialEnd.WORKS or not measure or not seconds:
             return trial
-        count = min(max(int(sent / seconds * _BURST / _LARGE), 1), _MOST)
-        sent, seconds = parse_writes(await self._qemu_io(owner, url, pair, [f"write -P 165 0 {_LARGE}"] * count))
+        burst = sent / seconds * _BURST
+        piece = _LARGE if burst > _LARGE else _SMALL  # a slow link is to get one through before patience ends
+        count = min(max(int(burst / piece), 1), _MOST)
+        sent, seconds = parse_writes(await self._qemu_io(owner, url, pair, [f"write -P 165 0 {piece}"] * count))
         return Trial(TrialEnd.WORKS, port=port, sent=sent, seconds=seconds)
 
     async def _qemu_io(self, owner: str, url: str, pair: Pair | None, commands: Sequence[str]) -> str:

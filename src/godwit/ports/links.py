@@ -23,7 +23,7 @@ class LooksAtLinks(Protocol):
         """Wait for `owner`'s trial at `address`:`port` of this host; with a `pair` as its server, for its client alone.
 
         It ends by itself with its first connection that came about, or, to `measure`, within half a minute. Raises
-        HostError where it cannot be.
+        BusyError where the port is taken, HostError where it cannot be.
         """
         ...
 

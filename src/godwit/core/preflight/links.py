@@ -91,7 +91,9 @@ def _trial(e: Evidence) -> Iterator[Finding]:
         what = f"{here} connects to {place} ({far}), and what it sends then does not arrive{pings}"
         yield found("path-stalls", e.target.migration_address, what, *_smaller(e))
     elif trial.end is TrialEnd.UNTRIED:
-        mend = "install qemu-utils, or what has qemu-nbd and qemu-io, on both; a move finds it out, too, and goes back"
+        lacks = "no qemu-" in trial.words
+        mend = "install qemu-utils, or what has qemu-nbd and qemu-io, on both" if lacks else "check again"
+        mend = f"{mend}; a move finds it out, too, and goes back"
         yield found("link-untried", far, f"no connection from {here} to {far} could be tried: {trial.words}", mend)
     elif trial.end is TrialEnd.REFUSED and e.encrypted:
         what = f"no encrypted connection from {here} to {place} ({far}) comes about: {trial.words}"

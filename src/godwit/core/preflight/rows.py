@@ -85,7 +85,7 @@ SUBJECTS: Final[Mapping[str, tuple[Row, ...]]] = MappingProxyType(
             Row(
                 "link-untried",
                 _I,
-                "a host lacks what a connection is tried with",
+                "a host lacks what a connection is tried with, or it could not be tried",
                 "what keeps a stream from its way is only seen when the move begins, and goes back",
             ),
             Row("link-measured", _I, "`--measure`", "it says how long memory and disks take at least"),
