@@ -65,18 +65,29 @@ section path; echo "$qemu"
 place=$(runtime) && mkdir -p -m 700 -- "$place/facts" && place=$place/facts || place=
 key="$qemu $(stat -L -c '%Y %s' -- "$qemu")"
 name=$(printf '%s' "$key" | cksum | tr ' ' -)
-keep() {
+keep() {  # but for what a QEMU was cut off at: it would be believed until the host boots
     if [ -z "$place" ]; then cat; return; fi
-    cat > "$place/.new.$$" && mv -- "$place/.new.$$" "$place/$1" && cat -- "$place/$1"
+    new=$place/.new.$$
+    cat > "$new" && cat -- "$new" || return
+    if grep -qxF '== cut-off' "$new"; then rm -f -- "$new"; else mv -- "$new" "$place/$1"; fi
 }
 known() { [ -n "$place" ] && [ -r "$place/$1" ] && [ "$(sed -n '2{p;q}' "$place/$1")" = "$2" ] && cat -- "$place/$1"; }
+late=
+ask() {
+    question=$1
+    shift
+    said=$(
+        printf '{"execute":"%s"}\n' qmp_capabilities "$question" quit |
+            timeout 5 "$qemu" -machine none "$@" -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null
+    ) || [ $? != 124 ] || late=yes
+}
 definitions() {
-    printf '{"execute":"%s"}\n' qmp_capabilities query-cpu-definitions quit |
-        timeout 5 "$qemu" -machine none -accel "$1" -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
-        grep -F '"unavailable-features"' | head -n 1 |
+    ask query-cpu-definitions -accel "$1"
+    printf '%s\n' "$said" | grep -F '"unavailable-features"' | head -n 1 |
         sed -E 's/, "(typename|alias-of)": "[^"]*"//g; s/, "(static|migration-safe|deprecated)": [a-z]+//g'
 }
-known "qemu3-$name" "$key" || {
+whole() { if [ -n "$late" ]; then section cut-off; echo yes; fi; }
+known "qemu4-$name" "$key" || {
     section key; echo "$key"
     section version; "$qemu" --version < /dev/null 2>&1
     section machines; "$qemu" -machine help < /dev/null 2>&1
@@ -84,16 +95,17 @@ known "qemu3-$name" "$key" || {
     section machine-options; "$qemu" -machine none,help < /dev/null 2>&1
     # The schema is large, and QEMU makes it while its guest waits: it is never asked of one that has a guest.
     section compressions
-    printf '{"execute":"%s"}\n' qmp_capabilities query-qmp-schema quit |
-        timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none -qmp stdio 2>/dev/null |
-        grep -o '"values": *\["none", *"zlib"[^]]*\]' | head -n 1
+    ask query-qmp-schema
+    printf '%s\n' "$said" | grep -o '"values": *\["none", *"zlib"[^]]*\]' | head -n 1
     # It cannot find these, unless it does not come as far as to look for them.
     section tls
     timeout 5 "$qemu" -machine none -nodefaults -no-user-config -display none \
         -object tls-creds-x509,id=tls,endpoint=client,dir=/nonexistent < /dev/null 2>&1
+    [ $? != 124 ] || late=yes
     section tcg-models; definitions tcg
     section devices; "$qemu" -device help < /dev/null 2>&1 | grep -oE '^name "[^"]+"|alias "[^"]+"'
-} | keep "qemu3-$name"
+    whole
+} | keep "qemu4-$name"
 
 probe() {
     section kvm-key; echo "$1"
@@ -112,13 +124,13 @@ probe() {
     status=$?
     rm -f -- "$disk"
     case $status in
-        99) echo works; section kvm-models; [ "$accelerator" != kvm ] || definitions kvm ;;
+        99) echo works; section kvm-models; [ "$accelerator" != kvm ] || definitions kvm; whole ;;
         124 | 137) echo hangs ;;
         *) echo "fails $(printf %s "$said" | tail -n 1)" ;;
     esac
 }
 boot="$key $(cat /proc/sys/kernel/random/boot_id) $(stat -c '%a %G' /dev/kvm 2>/dev/null) $(id -u)"
-known "${accelerator}2-$name" "$boot" || probe "$boot" | keep "${accelerator}2-$name"
+known "${accelerator}3-$name" "$boot" || probe "$boot" | keep "${accelerator}3-$name"
 """
 )
 
