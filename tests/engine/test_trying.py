@@ -53,6 +53,10 @@ def shrink(scene: Stage) -> None:
     scene.world.link("one", "two").mtu = BLACK_HOLE
 
 
+def slow_down(scene: Stage) -> None:
+    scene.world.link("one", "two").bandwidth = 30_000.0
+
+
 def stop_clock(scene: Stage) -> None:
     scene.one._clock_offset = 40 * 86400.0
 
@@ -69,6 +73,7 @@ def cannot_serve(scene: Stage) -> None:
     ("prepare", "end"),
     [
         (lambda _: None, TrialEnd.WORKS),
+        (slow_down, TrialEnd.WORKS),
         (shrink, TrialEnd.STALLED),
         (stop_clock, TrialEnd.REFUSED),
         (cannot_serve, TrialEnd.UNTRIED),

@@ -35,7 +35,7 @@ async def _tried(parts: Parts, address: str, port: int, *, measure: bool) -> Tri
         raise
     except GodwitError as error:
         trial = Trial(TrialEnd.UNTRIED, error.message, port)
-    if trial.end is TrialEnd.WORKS and not measure:
+    if trial.end is TrialEnd.WORKS and not measure and not trial.words:  # a slow one was cut off
         return trial  # what waited for it has ended with its one connection
     try:
         await patiently(parts.clock, lambda: parts.target.end_trial(owner))

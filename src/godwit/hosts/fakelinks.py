@@ -21,6 +21,9 @@ INTERFACE_MTU: Final = 1500
 _STALLS: Final = 5.0
 """Seconds after which a connection over which nothing large passes is given up."""
 
+_TRIED: Final = 544 << 10
+"""Bytes of a trial, both ways together."""
+
 _BURST: Final = 0.8
 _ROUTE: Final = re.compile(r"ip route add (?P<address>[0-9.]+)/32 .*mtu (?P<mtu>[0-9]+)$")
 
@@ -104,6 +107,9 @@ class FakeLinks:
         if words := refused(server, client, waits[1].identity if waits[1] else "", address, self.time()):
             return Trial(TrialEnd.REFUSED, words, port)
         await self.world.clock.sleep(4 * link.latency)
+        if link.bandwidth * _STALLS < _TRIED:
+            await self.world.clock.sleep(_STALLS)
+            return Trial(TrialEnd.WORKS, "slow", port)
         if not measure:
             del far.trials[owner]
         seconds = _BURST if measure else 0.0

@@ -155,6 +155,7 @@ class TrialEnd(StrEnum):
 class Trial:
     """A connection that was tried between two hosts, at `port` of the target: how it ended, and who said why.
 
+    One that works and has words was cut off: the link is slow.
     `sent` bytes of a burst, if there was one, took `seconds`.
     """
 
