@@ -77,6 +77,7 @@ async def test_a_hook_that_says_no_keeps_the_guest_where_it_is(ground: Ground, h
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_a_cancel_ends_a_hook_that_takes_long(ground: Ground, healthy: None, hooks: Path) -> None:
     del healthy
     here, there = await ground.whereabouts()

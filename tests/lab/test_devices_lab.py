@@ -121,6 +121,7 @@ async def test_a_nic_and_a_disk_come_move_there_and_back_and_go(guest: Ground) -
     assert image not in " ".join(kept.argv)
 
 
+@pytest.mark.long
 async def test_what_was_attached_is_there_after_the_next_start(guest: Ground) -> None:
     nic = json.loads((await device(guest, "attach", "--bridge", "br0", "--id", "extra")).out)["device"]
     await guest.godwit("vm", "stop", "--force", guest.name)
@@ -148,6 +149,7 @@ async def test_a_guest_that_does_not_let_go_keeps_it_and_is_asked_again(guest: G
     assert nic["source"] not in guest.taps("host1")
 
 
+@pytest.mark.long
 async def test_what_a_guest_lets_go_of_when_nobody_waits_any_more_is_tidied_up_when_asked_again(guest: Ground) -> None:
     nic = json.loads((await device(guest, "attach", "--bridge", "br0")).out)["device"]
     await until(lambda: sees(guest, "/sys/class/net/eth1"), "the guest sees it", SLOW)
@@ -162,6 +164,7 @@ async def test_what_a_guest_lets_go_of_when_nobody_waits_any_more_is_tidied_up_w
     assert nic["source"] not in guest.taps("host1")
 
 
+@pytest.mark.long
 async def test_a_full_machine_says_what_mends_it_and_nothing_is_left_of_the_fourth(guest: Ground) -> None:
     for _ in range(3):
         await device(guest, "attach", "--bridge", "br0")
@@ -183,6 +186,7 @@ async def test_a_full_machine_says_what_mends_it_and_nothing_is_left_of_the_four
     assert fixed.status == InputError.exit_status
 
 
+@pytest.mark.long
 async def test_a_processor_that_was_plugged_in_by_hand_moves_along(guest: Ground) -> None:
     place = {"socket-id": 0, "core-id": 1, "thread-id": 0, "node-id": 0}
     await tell(guest, "device_add", driver="qemu64-x86_64-cpu", id="cpu1", **place)
@@ -195,6 +199,7 @@ async def test_a_processor_that_was_plugged_in_by_hand_moves_along(guest: Ground
         assert len(await tell(guest, "query-cpus-fast")) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["pc-dimm", "virtio-mem-pci"])
 @pytest.mark.parametrize("backend", ["memory-backend-ram", "memory-backend-memfd"])
 async def test_memory_that_was_plugged_in_is_refused_under_emulation_and_could_be_started_elsewhere(

@@ -113,6 +113,7 @@ async def test_whoever_ends_it_the_nic_is_there_again(ground: Ground, how: str) 
         assert has_it(ground, "host1")
 
 
+@pytest.mark.long
 async def test_a_guest_that_does_not_let_go_stays_with_its_nic(ground: Ground) -> None:
     async with guest_with(ground, "held"), ground.client():
         ran = await ground.godwit("migrate", ground.name, ground.host("host2"), "--json", "--unplug-timeout", "3s")

@@ -123,6 +123,7 @@ async def test_a_named_model_goes_one_way_and_the_other_way_is_explained_by_flag
             assert "3dnowprefetch=off,rdseed=off,x2apic=off" in found["cpu-model"]["mend"]
 
 
+@pytest.mark.long
 async def test_the_mend_that_is_printed_mends_it(hosts: Unlike) -> None:
     await hosts.start("host1", "mended", "Broadwell")
     try:
@@ -190,6 +191,7 @@ async def test_a_guest_starts_on_both_with_the_line_that_is_printed(hosts: Unlik
         assert not codes & {"cpu-model", "cpu-model-unknown"}
 
 
+@pytest.mark.long
 async def test_a_processor_s_own_flags_count_where_kvm_does_not_run(hosts: Unlike) -> None:
     ran = await hosts.ground.godwit(
         *("cpu", "baseline", hosts.host("host1"), hosts.host("host2"), "--accelerator", "kvm", "--json")

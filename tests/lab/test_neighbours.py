@@ -87,6 +87,7 @@ async def test_a_stream_yields_to_a_neighbour_and_the_report_says_what_both_came
         ground.ssh("killall memwriter || true")
 
 
+@pytest.mark.long
 async def test_without_neighbours_nothing_is_held_back(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     move = await ground.begin(there, "--protect-neighbours")
