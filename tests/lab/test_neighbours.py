@@ -46,6 +46,7 @@ async def neighbour(ground: Ground, host: str) -> AsyncIterator[str]:
         ground.use(mover, number)
         async with app.opened(ground.home) as service:
             await service.stop_vm(vm.name, force=True)
+            await service.remove_vm(vm.name)
 
 
 async def report(ground: Ground, move: Move) -> dict[str, Any]:
