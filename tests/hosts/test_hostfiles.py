@@ -54,9 +54,12 @@ async def test_what_can_be_opened_is_not_touched(tmp_path: Path) -> None:
     assert not absent.exists()
 
 
+PROTECTED: Final = Path("/proc/sys/fs/protected_regular")
+
+
 @pytest.mark.skipif(
-    not Path("/proc/sys/fs/protected_regular").read_text(encoding="ascii").strip("0\n") or os.geteuid() != 0,
-    reason="the kernel here permits it",
+    os.geteuid() != 0 or not PROTECTED.exists() or not PROTECTED.read_text(encoding="ascii").strip("0\n"),
+    reason="NOT SHOWN HERE: the kernel permits it (fs.protected_regular is 0), or this is not root",
 )
 async def test_another_s_disk_in_a_folder_like_tmp_can_be_opened_as_qemu_opens_it(tmp_path: Path) -> None:
     """The kernel (fs.protected_regular) keeps even root from a file there that opening would have made."""
@@ -70,7 +73,10 @@ async def test_another_s_disk_in_a_folder_like_tmp_can_be_opened_as_qemu_opens_i
 
 
 @pytest.mark.usefixtures("dd")
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to be somebody else")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="NOT SHOWN HERE: only root, with setpriv, can be another user",
+)
 def test_what_the_user_may_not_open_is_told_with_the_reason(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if not folder.stat().st_mode & 0o001 and folder.is_relative_to(tmp_path.parents[2]):

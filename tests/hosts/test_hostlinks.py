@@ -43,7 +43,9 @@ def test_a_host_may_say_anything(said: str) -> None:
     assert found.largest >= 0
 
 
-@pytest.mark.skipif(shutil.which("ping") is None or shutil.which("ip") is None, reason="needs ping and ip")
+@pytest.mark.skipif(
+    shutil.which("ping") is None or shutil.which("ip") is None, reason="NOT SHOWN HERE: there is no ping or no ip"
+)
 async def test_on_the_loopback_everything_passes() -> None:
     found = await Here().packets("127.0.0.1")
     if not found.largest:
