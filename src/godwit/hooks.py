@@ -149,10 +149,13 @@ async def _run(path: Path, environment: Mapping[str, str], deadline: float) -> H
         if status is None:
             await _end(process)
     finally:
+        waits = [reading]
         if process.returncode is None:  # cut off: whoever waited for it is gone
             _signal(process, signal.SIGKILL)
-        await asyncio.wait([reading], timeout=_LAST_WORDS)
-        reading.cancel()
+            waits.append(asyncio.create_task(_ended(process)))
+        await asyncio.wait(waits, timeout=_LAST_WORDS)
+        for one in waits:
+            one.cancel()
     text = lines(bytes(said[-LONGEST_SAID:]).decode(errors="replace")).strip()
     return HookRun(status, text, time.monotonic() - began)
 
@@ -168,6 +171,10 @@ async def _read(out: int, said: bytearray) -> None:
             del said[:-LONGEST_SAID]
     finally:
         transport.close()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    await process.wait()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
