@@ -160,6 +160,20 @@ def test_a_runner_that_follows_another_goes_on_protecting(number: int) -> None:
     simulate(scenario)
 
 
+def test_a_guest_that_is_off_is_nobodys_neighbour() -> None:
+    async def scenario() -> None:
+        scene = stage(LONG, policy=PROTECT)
+        await beside(scene)
+        await scene.one.destroy(await scene.inventory.vm("db"))
+        outcome = await scene.move()
+        assert outcome.status is OutcomeStatus.COMPLETED
+        entries = await scene.journal.entries(scene.spec.id)
+        assert [line for line in entries if line.kind == "protecting"] == []
+        assert any("none to protect" in str(line.data.get("text")) for line in entries)
+
+    simulate(scenario)
+
+
 def test_it_begins_slowly_and_leaves_no_limit_behind() -> None:
     async def scenario() -> None:
         scene = stage(LONG, policy=PROTECT)

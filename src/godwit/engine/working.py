@@ -47,7 +47,7 @@ _REMEMBERED: Final = 120
 
 @dataclass(slots=True)
 class _Seen:
-    """One guest on one side: who it is, the counters so far, and what it did before the stream."""
+    """One guest on one side: who it is, the counters so far, what it did before the stream, and whether it is off."""
 
     vm: Vm
     meter: Meter
@@ -55,6 +55,7 @@ class _Seen:
     first: Reading | None = None
     last: Reading | None = None
     before: Rates | None = None
+    off: bool = False
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class Working:
     _told: set[Side] = field(default_factory=set)
     _paces: dict[Side, Pace] = field(default_factory=lambda: {side: Pace() for side in Side})
     _known: asyncio.Event = field(default_factory=asyncio.Event)
+    _seen_once: asyncio.Event = field(default_factory=asyncio.Event)
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
     _task: asyncio.Task[None] | None = None
     _glance: asyncio.Task[None] | None = None
@@ -129,6 +131,7 @@ class Working:
             self._poked.clear()
             if not self._quiet:
                 await self._look_unless_hushed()
+            self._seen_once.set()
             waits = [asyncio.ensure_future(self.actions.parts.clock.sleep(self._period()))]
             waits.append(asyncio.ensure_future(self._poked.wait()))  # type: ignore[arg-type] # its result is nobody's
             try:
@@ -236,6 +239,9 @@ class Working:
     def _taken(self, side: Side, work: HostWork, at: float) -> tuple[float, Kept | None] | None:
         data: dict[str, object] = {}
         seconds, worst = 0.0, []
+        running = {one.vm for one in work.guests}
+        for name, seen in self._seen[side].items():
+            seen.off = name not in running
         for one in work.guests:
             seen = self._seen[side][one.vm]
             reading = seen.meter.after(at, one)
@@ -255,8 +261,9 @@ class Working:
 
     @property
     def neighbours(self) -> int:
-        """How many other guests are looked at."""
-        return sum(len(seen) for seen in self._seen.values()) - 1 if self._seen else 0
+        """How many other guests run on both hosts, as far as anybody has seen."""
+        own, every = self.actions.parts.spec.vm, [one for seen in self._seen.values() for one in seen.values()]
+        return sum(one.vm.name != own and not one.off for one in every)
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
@@ -265,9 +272,10 @@ class Working:
         parts = self.actions.parts
         if parts.spec.policy.protect_neighbours is None or parts.spec.defaults or parts.spec.upgrade is not None:
             return None
-        await self._known.wait()
+        await self._seen_once.wait()
         if not self.neighbours:
-            self.actions.note("note", text="neither host has another guest that Godwit knows: there is none to protect")
+            text = "neither host runs another guest that Godwit knows: there is none to protect"
+            self.actions.note("note", text=text)
             return None
         try:
             link = await link_pace(parts.journal, parts.spec)
