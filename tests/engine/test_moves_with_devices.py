@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -125,6 +126,21 @@ def test_a_target_that_dies_leaves_the_device_where_it_was(phase: Phase) -> None
     scene, outcome = moved(lambda: scene_with(EMULATED), prepare)
     assert outcome.status in {FAILED, COMPLETED, OutcomeStatus.GUEST_CRASHED}
     assert outcome.status is OutcomeStatus.GUEST_CRASHED or devices_of(scene) == {"nic1"}
+
+
+def test_a_pair_whose_stream_went_through_for_nothing_is_apart_and_that_is_said() -> None:
+    def prepare(made: Stage) -> None:
+        def be_out_of_reach() -> None:
+            made.world.cut("one")
+            asyncio.get_running_loop().call_later(20.0, made.world.heal, "one")
+
+        made.at(Phase.SWITCHOVER, be_out_of_reach)
+
+    scene, outcome = moved(lambda: scene_with(PAIRED, ()), prepare)
+    assert (outcome.status, devices_of(scene)) == (FAILED, set())
+    (left,) = outcome.leftovers
+    assert "without nic1" in left
+    assert "next move" in left
 
 
 @pytest.mark.parametrize("phase", [*WAY, Phase.FINISHING])

@@ -66,7 +66,8 @@ def _judge(story: Story, move: Move, qemu: FakeQemu, named: str) -> None:
     there = story.watch.on_target(qemu)
     expected = not there or move.device != FUNCTION or move.matched
     has, told = NAME in qemu.direct.there, NAME in named
-    takes, may_take = qemu.workload.lets_go, move.policy.unplug_timeout + WAITED
+    takes, patience = qemu.workload.lets_go, min(move.policy.unplug_timeout, move.policy.deadline or WAITED)
+    may_take = patience + WAITED
     excused = told and (story.faulted or (takes or 0.0) > may_take)  # one that lets go when nobody waits any more
     if has is not expected and not excused:
         what = "lacks" if expected else "has"

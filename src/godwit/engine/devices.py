@@ -17,7 +17,7 @@ from godwit.errors import (
     JournalError,
     SupersededError,
 )
-from godwit.model import DevicePolicy, RunState, Side
+from godwit.model import DevicePolicy, RunState, Side, StreamStatus
 from godwit.units import format_duration
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from godwit.core.state import State
     from godwit.engine.actions import Actions
     from godwit.engine.parts import Parts
-    from godwit.model import DirectDevice, GuestFacts, PciFunction
+    from godwit.model import DirectDevice, GuestFacts, GuestView, PciFunction
     from godwit.ports import Guest
 
 PERIOD: Final = 0.05
@@ -166,8 +166,22 @@ class Devices:
         if view.state is RunState.ABSENT:
             return []
         guest = await self.actions.sides.attach(side)
-        give = self._plugged_here if side is Side.SOURCE else self._plugged_there
-        return await give(guest, command)
+        if side is Side.TARGET:
+            return await self._plugged_there(guest, command)
+        left = await self._plugged_here(guest, command)
+        return [*left, *self._kept_away(view, command)]
+
+    def _kept_away(self, view: GuestView, command: e.PlugDevices) -> list[str]:
+        """Name what QEMU does not give back: it plugs a pair's NIC in again where its stream failed, and only there."""
+        if view.stream is not StreamStatus.COMPLETED:
+            return []
+        vm = self.actions.parts.vm.name
+        return [
+            f"{vm} is without {device.name}, which its QEMU took for a stream that then went through: the next move of "
+            "the guest puts it in again, and so does to stop and to start it"
+            for device in command.devices
+            if device.policy is DevicePolicy.FAILOVER
+        ]
 
     async def _plugged_here(self, guest: Guest, command: e.PlugDevices) -> list[str]:
         """Give the guest its own devices back. One that it was asked for, and still has, may go at any moment."""

@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from godwit.core import events as e
-from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT, HELD
-from godwit.core.hooks import Hook
+from godwit.core.capabilities import FIRST_DOWNTIME_LIMIT
 from godwit.core.ledger import Ledger
 from godwit.core.machine import Step, step
 from godwit.core.rollback import is_owed
 from godwit.core.state import Door, Phase, State
-from godwit.core.strategy import Switchover, adjusted
+from godwit.core.strategy import Switchover
 from godwit.engine.actions import Actions
 from godwit.engine.comparing import Comparing
 from godwit.engine.devices import Devices
@@ -31,6 +30,7 @@ from godwit.engine.mirroring import Mirroring
 from godwit.engine.observer import Observer
 from godwit.engine.outside import Outside
 from godwit.engine.power import Fences
+from godwit.engine.recalling import Recalled
 from godwit.engine.sampler import Sampler
 from godwit.engine.settings import Settings
 from godwit.engine.sides import Sides
@@ -39,7 +39,7 @@ from godwit.engine.story import transition
 from godwit.engine.undoing import Undoing
 from godwit.engine.working import Working
 from godwit.errors import GodwitError, JournalError, SupersededError
-from godwit.model import Allocation, Way
+from godwit.model import Way
 from godwit.ports import Entry
 from godwit.units import format_duration
 
@@ -102,13 +102,8 @@ class Engine:
         self._state = state.inherited() if state else State()
         self._inbox: asyncio.Queue[e.Event] = asyncio.Queue()
         self._ledger = Ledger({"requested": parts.requested})
-        self._switchover = Switchover(FIRST_DOWNTIME_LIMIT, bandwidth=parts.spec.policy.bandwidth or 0)
-        self._copied: dict[str, int] = {}
-        self._allocations: dict[str, Allocation] = {}
-        self._qemus: tuple[str, str] | None = None
-        self._encrypted: bool | None = None
-        self._hooked = self._restarted and not self._state.finished
-        self._hooks_ended = frozenset[str]()
+        first = Switchover(FIRST_DOWNTIME_LIMIT, bandwidth=parts.spec.policy.bandwidth or 0)
+        self._recalled = Recalled(first, hooked=self._restarted and not self._state.finished)
         self._in_flight: dict[type[e.Command], asyncio.Task[None]] = {}
         self._helpers: list[asyncio.Task[None]] = []
         self._last_event = self._last_change = parts.clock.now()
@@ -140,14 +135,15 @@ class Engine:
         """Make what works beside the loop, and start what watches."""
         self._tasks = tasks
         self._sides = Sides(self._parts, self._ledger, tasks, self._inbox.put_nowait)
-        self._actions = Actions(self._parts, self._sides, self._ledger, self._switchover, qemus=self._qemus)
-        self._actions.encrypted = self._encrypted
-        self._mirroring = Mirroring(self._actions, self._copied, self._allocations)
+        known = self._recalled
+        self._actions = Actions(self._parts, self._sides, self._ledger, known.switchover, qemus=known.qemus)
+        self._actions.encrypted = known.encrypted
+        self._mirroring = Mirroring(self._actions, known.copied, known.allocations)
         self._working = Working(self._actions)
         self._actions.slowly = self._working.first_bandwidth
         self._sampler = Sampler(self._actions, self._inbox.put_nowait, self._mirroring.copied_so_far, self._working)
         self._sides.on_pass = self._sampler.poke
-        self._media = Media(self._actions, self._copied)
+        self._media = Media(self._actions, known.copied)
         self._comparing = Comparing(self._actions)
         self._settings = Settings(self._actions)
         self._mending = Mending(self._actions)
@@ -161,7 +157,7 @@ class Engine:
         self._actions.encrypting.off = self._fences.off
         self._observer = Observer(self._parts.clock, self._sides, self._fences)
         self._outside = Outside(self._actions)
-        self._hooking = Hooking(self._actions, reached=self._hooked, ended=self._hooks_ended)
+        self._hooking = Hooking(self._actions, reached=known.hooked, ended=known.hooks_ended)
         self._actions.before = self._hooking.before
         self._beside(self._listen_for_cancel())
         if self._state.phase is Phase.LIMBO:
@@ -180,37 +176,9 @@ class Engine:
         """Take up the instants that a former runner saw, and what it told the source."""
         if not self._restarted and self._parts.epoch == 1:
             return
-        entries = await self._parts.journal.entries(self._parts.spec.id)
-        hooks = [entry.data for entry in entries if entry.kind == "hook"]
-        self._hooked = self._hooked or Hook.BEFORE_MOVE in (data.get("name") for data in hooks)
-        self._hooks_ended = frozenset(str(data.get("name")) for data in hooks if data.get("ended") is True)
-        for entry in entries if self._restarted else ():
-            match entry.data:
-                case {"event": "Decided", "detail": {"parameters": dict(parameters)}} | {
-                    "parameters": dict(parameters)
-                }:
-                    self._switchover = adjusted(self._switchover, parameters)
-                case {"armed": bool(armed), "throttle": int(throttle), "postcopy": bool(over)}:
-                    held = max(throttle, HELD) if armed else None
-                    after = entry.data.get("over_after")
-                    after = after if isinstance(after, int) else 0
-                    self._switchover = replace(self._switchover, throttle=held, postcopy=over, over_after=after)
-                case {"old": str(old), "new": str(new)} if entry.kind == "upgrade":
-                    self._qemus = (old, new)
-                case {"encrypted": bool(encrypted)} if entry.kind == "encryption":
-                    self._encrypted = encrypted
-                case {"name": str(disk), "done": int(done)} if entry.kind == "mirror":
-                    self._copied[disk] = done
-                case {"disk": str(disk), "before": int(before), "after": int(after)} if entry.kind == "allocation":
-                    self._allocations[disk] = Allocation(disk, before, after)
-                case {"name": str(name), "received": received} if entry.kind == "mark":
-                    self._recall_mark(name, received, entry.data.get("host_time"))
-
-    def _recall_mark(self, name: str, received: object, host_time: object) -> None:
-        if isinstance(received, int | float):
-            self._ledger.mark(name, float(received))
-        if isinstance(host_time, int | float):
-            self._ledger.mark(f"{name}_host", float(host_time))
+        self._recalled.learn(await self._parts.journal.entries(self._parts.spec.id), restarted=self._restarted)
+        for name, at in self._recalled.marks.items():
+            self._ledger.mark(name, at)
 
     async def _loop(self) -> None:
         if self._state.finished:  # the former runner died before it had written the outcome
@@ -540,8 +508,8 @@ class Engine:
             result=self._actions.result,
             watched=self._outside.result,
             findings=self._actions.findings,
-            disk_bytes=sum(self._copied.values()),
-            allocations=tuple(self._allocations.values()),
+            disk_bytes=sum(self._recalled.copied.values()),
+            allocations=tuple(self._recalled.allocations.values()),
             simulated=self._parts.simulated,
         )
         return replace(outcome, qemus=self._actions.qemus, encrypted=self._actions.encrypted)
