@@ -64,7 +64,7 @@ class Devices:
     async def list(self, name: str) -> tuple[PluggedDevice, ...]:
         """List the named devices of a guest that runs. Raises HostError, HypervisorError."""
         vm = await self.service.inventory.vm(name)
-        async with self._host(vm.host) as host:
+        async with self.service.reached(vm.host) as host:
             guest = await host.attach(vm)
             try:
                 return await guest.devices()
@@ -185,7 +185,7 @@ class Devices:
     async def functions(self, host: str) -> tuple[HostFunction, ...]:
         """List the PCI network functions of a host, each with its pools. Raises HostError, UnknownHostError."""
         record = await self.service.inventory.host(host)
-        async with self._host(host) as opened:
+        async with self.service.reached(host) as opened:
             return core.with_pools(await opened.functions(), record.pools)
 
     async def set_pool(self, host: str, name: str, functions: Sequence[str]) -> DevicePool | None:
@@ -205,34 +205,21 @@ class Devices:
     # -- common ----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _host(self, name: str) -> AsyncIterator[Host]:
-        host = self.service.open_host(await self.service.inventory.host(name))
-        try:
-            await host.connect()
-            yield host
-        finally:
-            await host.close()
-
-    @asynccontextmanager
     async def _held(self, name: str) -> AsyncIterator[tuple[Vm, Host, Guest]]:
         """Hold a guest that runs, as a runner does, and reach its monitor. Raises BusyError, InputError."""
-        await self.service.inventory.vm(name)
-        async with self.service.runners.hold(name):
-            await self.service.refuse_migrating(name)
-            vm = await self.service.inventory.vm(name)
-            async with self._host(vm.host) as host:
-                view = await host.observe(vm)
-                if view.state is RunState.ABSENT:
-                    message = f"{name} is off"
-                    raise InputError(message, remedy=f"godwit vm start {name}; or write it into the guest's definition")
-                if view.state not in {RunState.RUNNING, RunState.PAUSED}:
-                    message = f"{name} is {view.state} on {vm.host}: {view.detail or view.raw}"
-                    raise HostError(message, remedy=f"godwit vm show {name}")
-                guest = await host.attach(vm)
-                try:
-                    yield vm, host, guest
-                finally:
-                    await asyncio.shield(guest.close())
+        async with self.service.held(name) as vm, self.service.reached(vm.host) as host:
+            view = await host.observe(vm)
+            if view.state is RunState.ABSENT:
+                message = f"{name} is off"
+                raise InputError(message, remedy=f"godwit vm start {name}; or write it into the guest's definition")
+            if view.state not in {RunState.RUNNING, RunState.PAUSED}:
+                message = f"{name} is {view.state} on {vm.host}: {view.detail or view.raw}"
+                raise HostError(message, remedy=f"godwit vm show {name}")
+            guest = await host.attach(vm)
+            try:
+                yield vm, host, guest
+            finally:
+                await asyncio.shield(guest.close())
 
 
 async def _whole(doing: Coroutine[object, object, T]) -> T:

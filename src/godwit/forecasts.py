@@ -75,9 +75,7 @@ class Forecasts:
         Raises InputError saying `why` a guest that does not run will not do.
         """
         vm = await self.service.inventory.vm(name)
-        host = self.service.open_host(await self.service.inventory.host(vm.host))
-        try:
-            await host.connect()
+        async with self.service.reached(vm.host) as host:
             looking = replace(vm, control=vm.observe or vm.control)
             view = await host.observe(looking)
             if view.state is not RunState.RUNNING:
@@ -88,8 +86,6 @@ class Forecasts:
                 yield host, guest
             finally:
                 await guest.close()
-        finally:
-            await host.close()
 
     async def forecast(
         self,

@@ -141,12 +141,8 @@ class Service:
         return await self._facts(await self.inventory.host(name))
 
     async def _facts(self, record: HostRecord) -> HostFacts:
-        host = self.open_host(record)
-        try:
-            await host.connect()
+        async with self.reached(record) as host:
             return await host.facts()
-        finally:
-            await host.close()
 
     async def remove_host(self, name: str) -> None:
         """Forget a host that no guest is on. Raises BusyError, UnknownHostError."""
@@ -162,6 +158,16 @@ class Service:
             message = f"{name} still has guests: {', '.join(guests)}"
             raise BusyError(message, remedy="move them away, or forget them with godwit vm remove")
         await self.inventory.remove_host(name)
+
+    @asynccontextmanager
+    async def reached(self, host: str | HostRecord) -> AsyncIterator[Host]:
+        """Reach a host, and let go of it at the end. Raises UnknownHostError, HostError."""
+        opened = self.open_host(await self.inventory.host(host) if isinstance(host, str) else host)
+        try:
+            await opened.connect()
+            yield opened
+        finally:
+            await opened.close()
 
     # -- guests ----------------------------------------------------------------------------------------------------
 
@@ -201,7 +207,7 @@ class Service:
         """Start a guest's QEMU. Raises InputError if it runs already, QemuDiedError with QEMU's own words."""
         vm = await self.inventory.vm(name)
         await self.refuse_migrating(name)
-        async with _Opened(self, vm) as host:
+        async with self.reached(vm.host) as host:
             view = await host.observe(vm)
             if view.state is not RunState.ABSENT:
                 message = f"{name} is {view.state} on {vm.host} already {view.detail}".strip()
@@ -214,7 +220,7 @@ class Service:
         """Let the guest switch itself off, or end its QEMU at once if `force`. Raises BusyError, HostError."""
         vm = await self.inventory.vm(name)
         await self.refuse_migrating(name)
-        async with _Opened(self, vm) as host:
+        async with self.reached(vm.host) as host:
             if not force and (await host.observe(vm)).state is RunState.RUNNING:
                 await self._switch_off(host, vm)
             await host.destroy(vm)
@@ -242,6 +248,14 @@ class Service:
             message = f"{name} is {view.state} on {vm.host}"
             raise BusyError(message, remedy=f"godwit vm stop {name}")
         await self.inventory.remove_vm(name)
+
+    @asynccontextmanager
+    async def held(self, name: str, *, sending: bool = False) -> AsyncIterator[Vm]:
+        """Hold a guest as a runner does. Raises UnknownVmError, BusyError for one that is being migrated or sent."""
+        await self.inventory.vm(name)
+        async with self.runners.hold(name):
+            await self.refuse_migrating(name, sending=sending)
+            yield await self.inventory.vm(name)
 
     async def refuse_migrating(self, name: str, *, sending: bool = False) -> None:
         """Raise BusyError for a guest whose migration has not ended: only its runner knows which copy may run.
@@ -280,7 +294,7 @@ class Service:
         """Say what a guest does now; a silent host is a view, too, unless it was proven to be off."""
         began = self.clock.now()
         try:
-            async with _Opened(self, vm) as host:
+            async with self.reached(vm.host) as host:
                 view = await host.observe(vm)
         except GodwitError as error:
             view = GuestView(RunState.UNREACHABLE, detail=error.message)
@@ -397,12 +411,8 @@ class Service:
         if not command.safe:
             message = f"it is for a person to run on {command.host}: {command.text}"
             raise InputError(message, remedy="see first what it changes for others there")
-        host = self.open_host(await self.inventory.host(command.host))
-        try:
-            await host.connect()
+        async with self.reached(command.host) as host:
             done = await host.run(["sh", "-c", f"{_ON_THE_PATH}{command.text}"], check=False)
-        finally:
-            await host.close()
         words = " ".join((done.stderr or done.stdout).decode(errors="replace").split())
         return "" if done.status == 0 else f"status {done.status}: {shortened(words or 'it said nothing', _SHOWN)}"
 
@@ -508,21 +518,3 @@ class Service:
     def orphaned(self, job: Job) -> bool:
         """Say whether nobody works on a save or restore that is old enough for its runner to have started."""
         return self.clock.now() - job.created > STARTING and not self.runners.alive(job.vm)
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A guest's host, open for the length of a `with`."""
-
-    service: Service
-    vm: Vm
-    _host: Host | None = None
-
-    async def __aenter__(self) -> Host:
-        self._host = self.service.open_host(await self.service.inventory.host(self.vm.host))
-        await self._host.connect()
-        return self._host
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._host is not None:
-            await self._host.close()

@@ -85,7 +85,7 @@ class Snapshots:
     async def list(self, name: str) -> tuple[Snapshot, ...]:
         """List a guest's snapshots, the oldest first, whether it runs or is off. Raises HostError, HypervisorError."""
         vm = await self.service.inventory.vm(name)
-        async with self._host(vm.host) as host:
+        async with self.service.reached(vm.host) as host:
             return snapshots.catalogue(await self._disks(host, vm))
 
     async def _disks(self, host: Host, vm: Vm) -> tuple[DiskSnapshots, ...]:
@@ -262,7 +262,7 @@ class Snapshots:
         MigrationCancelledError when the guest is on its source as before; LimboError, GuestCrashedError.
         """
         destination = await self.service.inventory.host(host)
-        async with self._locked(name, sending=True) as vm:
+        async with self.service.held(name, sending=True) as vm:
             record = await self.unfinished(name)
             if record is not None and (record.tag, record.target) != (tag, host):
                 raise self.service.being_sent(record)
@@ -446,24 +446,7 @@ class Snapshots:
     # -- common ----------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _host(self, name: str) -> AsyncIterator[Host]:
-        host = self.service.open_host(await self.service.inventory.host(name))
-        try:
-            await host.connect()
-            yield host
-        finally:
-            await host.close()
-
-    @asynccontextmanager
-    async def _locked(self, name: str, *, sending: bool = False) -> AsyncIterator[Vm]:
-        """Hold a guest as a runner does. Raises BusyError for one that is being migrated or sent."""
-        await self.service.inventory.vm(name)
-        async with self.service.runners.hold(name):
-            await self.service.refuse_migrating(name, sending=sending)
-            yield await self.service.inventory.vm(name)
-
-    @asynccontextmanager
     async def _held(self, name: str) -> AsyncIterator[tuple[Vm, Host]]:
         """Hold a guest, and reach its host."""
-        async with self._locked(name) as vm, self._host(vm.host) as host:
+        async with self.service.held(name) as vm, self.service.reached(vm.host) as host:
             yield vm, host

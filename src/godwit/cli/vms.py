@@ -214,12 +214,8 @@ async def _console(name: str) -> None:
         if vm.console is None:
             message = f"{name} has no serial console that Godwit knows of"
             raise InputError(message, remedy="give it one: -serial unix:/run/NAME.console,server=on,wait=off")
-        host = opened.open_host(await opened.inventory.host(vm.host))
-        try:
-            await host.connect()
+        async with opened.reached(vm.host) as host:
             await attach(await host.open_socket(vm.console), name)
-        finally:
-            await host.close()
 
 
 @app.command("remove")
