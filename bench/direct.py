@@ -8,12 +8,14 @@ the longest of the whole time from before a move until the guest uses its direct
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +30,7 @@ from godwit.lab.plan import LabPlan
 from godwit.model import OutcomeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from godwit.lab.furnish import Direct
     from godwit.lab.laboratory import Laboratory
@@ -50,12 +52,13 @@ BACK: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """One move: how it ended, the client's longest gap, and whether the NIC is there where the guest runs."""
+    """One move: how it ended, the client's longest gap and when it was, whether the NIC is where the guest runs."""
 
     way: str
     fails: bool
     status: str
     gap_ms: float | None
+    during: str
     back: bool
 
 
@@ -113,9 +116,22 @@ async def trip(service: Service, lab: Laboratory, vm: Vm, way: Direct, *, fails:
         lab.set_rate(rate)
         back = await settled(lab, vm, way) and await has_it(vm.name)
         gap = longest_gap(await probe.finish())
-    outcome = (await service.journal.rows(limit=1))[0].outcome
-    status = outcome.status.value if outcome is not None else "unknown"
-    return Trip(way, fails, status, gap.length_s * 1000 if gap is not None else None, back)
+    row = (await service.journal.rows(limit=1))[0]
+    status = row.outcome.status.value if row.outcome is not None else "unknown"
+    entries = await service.journal.entries(row.spec.id)
+    marks = {str(entry.data["name"]): entry.at for entry in entries if entry.kind == "mark"}
+    during = at_step(gap.start_s, gap.end_s, marks) if gap is not None else ""
+    return Trip(way, fails, status, gap.length_s * 1000 if gap is not None else None, during, back)
+
+
+def at_step(began: float, ended: float, marks: Mapping[str, float]) -> str:
+    """Say in which step of a move a gap lies."""
+    stream, stop, over = (marks.get(name, math.inf) for name in ("stream_started", "source_stopped", "target_running"))
+    if began < stream:
+        return "unplugging"
+    if ended < stop:
+        return "stream"
+    return "switchover" if began <= over else "afterwards"
 
 
 async def _end_the_target(service: Service, lab: Laboratory, target: str) -> None:
@@ -163,8 +179,8 @@ async def measure(moves: int, failures: int, rate: int) -> Result:
 def table(result: Result) -> str:
     """Print what the moves came to, beside the bars."""
     lines = [
-        "| Guest with | moves that completed | client gap, median (worst) | bar | sessions | failed moves: NIC back |",
-        "|---|---|---|---|---|---|",
+        "| Guest with | moves that completed | client gap, median (worst) | bar | when | sessions | failed: NIC back |",
+        "|---|---|---|---|---|---|---|",
     ]
     for title, way in WAYS.items():
         there = [one for one in result.trips if one.way == way and not one.fails]
@@ -172,9 +188,11 @@ def table(result: Result) -> str:
         done = sum(one.status == OutcomeStatus.COMPLETED and one.back for one in there)
         gaps = [one.gap_ms for one in there if one.gap_ms is not None]
         gap = f"{statistics.median(gaps):.0f} ms ({max(gaps):.0f})" if gaps else "not told"
+        steps = Counter(one.during for one in there).most_common()
         held = "survived" if result.witnesses[title].unharmed else "BROKE"
         back = sum(one.back and one.status == OutcomeStatus.FAILED for one in failed)
-        cells = (title, f"{done} of {len(there)}", gap, f"{BARS[way]:.0f} ms", held, f"{back} of {len(failed)}")
+        when = ", ".join(f"{step} {count}" for step, count in steps)
+        cells = (title, f"{done} of {len(there)}", gap, f"{BARS[way]:.0f} ms", when, held, f"{back} of {len(failed)}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
