@@ -212,6 +212,7 @@ async def test_snapshots(bench: Bench) -> None:
     assert warned == "Error: Snapshot 'my_tag' does not exist in one or more devices\n"
 
 
+@pytest.mark.long
 async def test_mistakes_are_answered_as_qemu_answers_them(bench: Bench) -> None:
     """QEMU's block_job_set_speed takes the size that migrate_set_speed took: the words must be the same."""
     guest = await bench.start("source", "-S")

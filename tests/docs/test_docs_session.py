@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
 
 TYPED: Final = [block for block in blocks("console") if "lab" in block.info]
 PAGES: Final = list(dict.fromkeys(block.page for block in TYPED))
-QUICK: Final = {"README.md", "docs/laboratory.md", "docs/save-and-restore.md"}
+QUICK: Final = {"README.md"}
 """What is left to script/test; script/soak long types the others."""
 
 

@@ -114,6 +114,7 @@ async def test_a_daemon_that_lost_its_image_is_refused_until_it_can_find_it(grou
     assert (await ground.godwit("vm", "stop", "--force", name)).status == 0
 
 
+@pytest.mark.long
 async def test_what_is_no_qmp_is_not_adopted(ground: Ground) -> None:
     """A file, nothing at all, somebody else's socket: refused by name, and left alone."""
     here = "host1"
@@ -157,7 +158,10 @@ def given(ground: Ground) -> Iterator[str]:
 
 @pytest.mark.parametrize(
     "row",
-    [pytest.param(one, marks=pytest.mark.long if one in {"a file", "a socket"} else ()) for one in GIVEN_GUESTS],
+    [
+        pytest.param(one, marks=pytest.mark.long if one in {"a file", "a socket", "a tap"} else ())
+        for one in GIVEN_GUESTS
+    ],
 )
 async def test_what_cannot_be_started_elsewhere_is_refused_by_name_and_runs_on(
     ground: Ground, given: str, row: str

@@ -97,6 +97,7 @@ async def test_a_cancel_ends_a_hook_that_takes_long(ground: Ground, healthy: Non
     await ground.assert_settled(here)
 
 
+@pytest.mark.long
 async def test_a_runner_that_dies_in_a_hook_is_followed_by_one_that_runs_it_again(
     ground: Ground, healthy: None, hooks: Path
 ) -> None:

@@ -162,6 +162,7 @@ async def test_wrong_key_unknown_host_key_and_changed_host_key(ground: Ground, t
         assert name not in (await ground.godwit("host", "list")).out
 
 
+@pytest.mark.long
 async def test_a_host_without_qemu(ground: Ground) -> None:
     """The client has no bridge, and its QEMU is taken away: both are told."""
     ran = await add_host(ground, "bare", "client", *key_options(ground))

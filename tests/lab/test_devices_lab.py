@@ -132,6 +132,7 @@ async def test_what_was_attached_is_there_after_the_next_start(guest: Ground) ->
     await until(lambda: guest.ssh("cat /sys/class/net/eth1/address") == nic["mac"], "the guest sees it", SLOW)
 
 
+@pytest.mark.long
 async def test_a_guest_that_does_not_let_go_keeps_it_and_is_asked_again(guest: Ground) -> None:
     nic = json.loads((await device(guest, "attach", "--bridge", "br0")).out)["device"]
     await until(lambda: sees(guest, "/sys/class/net/eth1"), "the guest sees it", SLOW)

@@ -119,6 +119,7 @@ async def test_a_target_that_dies_while_it_is_copied_to(ground: Ground) -> None:
         await assert_as_before(ground, move, here, there)
 
 
+@pytest.mark.long
 async def test_a_disk_that_fills_up_on_the_way(ground: Ground) -> None:
     """Something else takes the room that was there when it was looked for."""
     here, there = await fill(ground)
@@ -209,6 +210,7 @@ async def test_only_the_overlay_is_copied_onto_a_base_of_the_same_content(ground
         ground.use(before, number)
 
 
+@pytest.mark.long
 async def test_what_was_freed_of_a_disk_does_not_travel_where_the_agent_may_trim_it(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     assert (await ground.godwit("vm", "stop", ground.name, "--force")).status == 0

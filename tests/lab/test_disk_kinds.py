@@ -59,6 +59,7 @@ def assert_same(bare: Bare, image: str, image_format: str) -> None:
     assert there.stat().st_blocks <= 1.1 * here.stat().st_blocks + 1024, (there.stat(), here.stat())
 
 
+@pytest.mark.long
 async def test_what_the_guest_only_reads_goes_before_it(ground: Ground) -> None:
     name = new_name()
     cd, seed = ground.lab.images("host1") / f"{name}.iso", ground.lab.images("host1") / f"{name}.seed"
@@ -100,6 +101,7 @@ async def test_what_the_guest_only_reads_goes_before_it(ground: Ground) -> None:
         await bare.end()
 
 
+@pytest.mark.long
 async def test_a_cancel_while_a_medium_is_copied_leaves_nothing(ground: Ground) -> None:
     name = new_name()
     cd = ground.lab.images("host1") / f"{name}.iso"
@@ -263,6 +265,7 @@ async def test_internal_snapshots_are_refused_by_name_with_what_would_work(groun
         await bare.end()
 
 
+@pytest.mark.long
 async def test_a_difference_is_told_with_its_place_and_fails(ground: Ground) -> None:
     """Somebody writes to the old disk after the switchover, before it is compared."""
     name = new_name()
@@ -360,6 +363,7 @@ async def test_an_image_that_qemu_img_does_not_understand_is_refused(ground: Gro
         await bare.end()
 
 
+@pytest.mark.long
 async def test_a_disk_that_is_larger_than_a_file_may_be_on_the_target(ground: Ground) -> None:
     """Refused by preflight; and where the limit comes down after it, the image is not made, and why is told."""
     name = new_name()

@@ -152,6 +152,7 @@ async def test_a_guest_that_is_switched_off_for_it_has_its_short_way_back_too(gr
         assert (outcome.disk_bytes < LARGE / 2) is (turn == 1), outcome.disk_bytes
 
 
+@pytest.mark.long
 async def test_no_keep_leaves_nothing_behind(ground: Ground) -> None:
     here, _ = await filled(ground)
     await moved(ground, "--no-keep")

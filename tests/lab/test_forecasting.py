@@ -70,6 +70,7 @@ async def test_a_guest_that_only_changes_can_end_is_told_of_beforehand(ground: G
         ground.ssh("killall memwriter")
 
 
+@pytest.mark.long
 async def test_a_first_pass_is_known_from_a_look_at_pages(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     ground.lab.set_rate(LINK)

@@ -75,6 +75,7 @@ async def test_what_is_free_is_not_sent(once_used: Ground, figure: Callable[[str
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_what_is_kept_of_disks_is_not_sent_where_that_is_permitted(
     empty: Ground, figure: Callable[[str, object], None]
 ) -> None:
@@ -94,6 +95,7 @@ async def test_what_is_kept_of_disks_is_not_sent_where_that_is_permitted(
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_move_that_is_cancelled_gives_it_back(once_used: Ground) -> None:
     ground = once_used
     here, there = await ground.whereabouts()

@@ -206,6 +206,7 @@ async def test_a_processor_s_own_flags_count_where_kvm_does_not_run(hosts: Unlik
     assert all("/proc/cpuinfo" in source for _, source in found["sources"])
 
 
+@pytest.mark.long
 def test_libvirt_takes_the_element_that_is_printed(tmp_path: Path) -> None:
     """Its schema does, and it knows the model and each flag by the names that are printed."""
     prepared = assets.prepare(assets.cache_folder(), print, Tree.LIBVIRT)

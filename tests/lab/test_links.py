@@ -140,6 +140,7 @@ async def test_the_targets_management_link_is_cut_the_guest_stays_and_the_leftov
     await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_the_sources_management_link_is_cut_and_heals_the_move_goes_on(ground: Ground) -> None:
     """The guest's users are cut off with it; their connection survives."""
     here, there = await ground.whereabouts()

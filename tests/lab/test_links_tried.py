@@ -79,6 +79,7 @@ async def test_a_connection_is_tried_and_measured(ground: Ground) -> None:
     nothing_is_left(ground)
 
 
+@pytest.mark.long
 async def test_a_link_that_is_slow_is_not_one_that_stalls(ground: Ground) -> None:
     await ground.healthy_guest()
     with slow_link(ground):

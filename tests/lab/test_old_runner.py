@@ -102,6 +102,7 @@ async def test_stopped_and_continued_when_another_took_over(ground: Ground, inst
         assert (await service.journal.load(move.id))[0].outcome == outcome
 
 
+@pytest.mark.long
 async def test_a_stopped_runner_is_named_and_is_ended_when_a_person_says_so(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     async with ground.client():

@@ -104,6 +104,7 @@ async def test_a_guest_that_may_only_be_paused_is_paused_at_the_end(ground: Grou
         await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_pages_that_compress_travel_compressed_and_arrive_whole(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     with writing(ground, "--rate 2M --set 16M --pattern third"):

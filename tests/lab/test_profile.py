@@ -46,6 +46,7 @@ async def test_a_writers_hot_set_and_rate_are_found_and_it_runs_on(ground: Groun
         ground.ssh("killall memwriter")
 
 
+@pytest.mark.long
 async def test_a_quiet_guest_changes_little_and_is_moved_all_the_same(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     told = await profiled(ground)
@@ -53,6 +54,7 @@ async def test_a_quiet_guest_changes_little_and_is_moved_all_the_same(ground: Gr
     assert (await ground.godwit("migrate", ground.name, ground.host(there), deadline=90)).status == 0
 
 
+@pytest.mark.long
 async def test_a_guest_that_is_being_moved_or_is_off_is_not_profiled(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     ground.lab.set_rate(8_000_000)

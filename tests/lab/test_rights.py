@@ -30,6 +30,7 @@ def _assert_closed(ground: Ground, machine: str) -> None:
     assert [line for line in listening if f"pid={qemu.pid}," in line] == []
 
 
+@pytest.mark.long
 async def test_the_sockets_of_a_guest_are_its_owners_alone_where_it_was_started_and_where_it_moved(
     ground: Ground,
 ) -> None:

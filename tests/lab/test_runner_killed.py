@@ -144,6 +144,7 @@ async def test_killed_in_the_first_pass(ground: Ground, figure: Callable[[str, o
     assert ticks.longest_silence < SILENCE
 
 
+@pytest.mark.long
 async def test_killed_in_a_later_pass_again_and_again(ground: Ground, figure: Callable[[str, object], None]) -> None:
     ways = await ground.whereabouts()
     ground.lab.set_rate(200_000_000)

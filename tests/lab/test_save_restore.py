@@ -249,6 +249,7 @@ async def test_from_the_instant_when_the_file_has_its_name_a_killed_save_goes_on
         await restored(ground, here)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "at",
     [f"{GUEST}.resume", *(pytest.param(at, marks=pytest.mark.long) for at in (f"{HOST}.launch", f"{GUEST}.listen"))],
@@ -295,6 +296,7 @@ async def test_a_qemu_that_dies_while_it_is_saved_leaves_no_half_file(ground: Gr
     assert ground.left_on(here) == [] or not any(ground.qemus().values())
 
 
+@pytest.mark.long
 async def test_a_guest_that_was_paused_is_paused_again(ground: Ground) -> None:
     here, _ = await ground.whereabouts()
     async with ground.client():

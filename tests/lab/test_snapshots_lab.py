@@ -270,6 +270,7 @@ def made_in(ground: Ground, machine: str) -> bool:
     return "copy" in ground.inside(machine, "ls", "-A", "/mnt/images")
 
 
+@pytest.mark.long
 async def test_who_is_killed_on_the_way_is_succeeded(ground: Ground) -> None:
     here, there = await cleared(ground)
     ground.ssh("echo killed > /dev/shm/mark")

@@ -31,6 +31,7 @@ async def test_a_guest_is_sent_over_shared_storage(ground: Ground) -> None:
     assert ground.inside(there, "stat", "-c", "%s", image(ground)).strip() != "0"
 
 
+@pytest.mark.long
 async def test_a_target_whose_qemu_does_not_start_gives_the_guest_back(ground: Ground) -> None:
     """Its QEMU cannot be started: the guest is started again where it was, on the very images."""
     here, there = await ground.whereabouts()

@@ -62,6 +62,7 @@ async def test_a_target_that_is_killed_while_the_disk_is_copied(ground: Ground) 
         await assert_as_before(ground, move, here, there, 90)
 
 
+@pytest.mark.long
 async def test_a_runner_that_is_killed_while_the_disk_is_copied(ground: Ground) -> None:
     _, there = await fill(ground)
     before = ground.ssh(SEEN_ANEW)
@@ -100,6 +101,7 @@ async def test_it_is_switched_off_and_boots_there_from_its_copied_disk(ground: G
     assert made_there(ground, here) == [f"{ground.name}.qcow2"]
 
 
+@pytest.mark.long
 async def test_a_target_that_is_killed_while_the_guest_switches_itself_off(ground: Ground) -> None:
     """Nobody can take the press of a power button back: the guest is off for a moment, and starts where it was."""
     here, there = await fill(ground)

@@ -110,6 +110,7 @@ async def test_an_image_on_an_nfs_server_is_shared(ground: Ground, nfs: str, ima
         await bare.end()
 
 
+@pytest.mark.long
 async def test_an_nfs_server_that_the_target_does_not_reach_is_named(ground: Ground, nfs: str) -> None:
     name = new_name()
     url = f"{nfs}/{name}.img"

@@ -262,6 +262,7 @@ async def test_strangers_at_the_streams_port_get_nothing_and_the_move_completes(
     assert "PRIVATE KEY" not in written
 
 
+@pytest.mark.long
 async def test_strangers_at_the_disks_port_get_nothing_and_the_move_completes(apart: Ground, tmp_path: Path) -> None:
     ground = apart
     here, there = await fill(ground)

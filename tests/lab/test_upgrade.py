@@ -209,7 +209,7 @@ INSTANTS: Final[dict[str, tuple[Trap, Phase, OutcomeStatus | None]]] = {
 }
 
 
-QUICK: Final = {"switchover, in the journal", "committing, after cont"}
+QUICK: Final = {"committing, after cont"}
 
 
 @pytest.mark.parametrize(

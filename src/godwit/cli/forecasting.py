@@ -20,7 +20,6 @@ from godwit.cli.policies import (
     policy_of,
 )
 from godwit.cli.terminal import echo
-from godwit.core.foretelling import interval_words, way_out
 from godwit.errors import InputError
 from godwit.units import format_duration, format_size
 
@@ -92,6 +91,8 @@ async def _forecast(
 def forecast_lines(found: Forecast, policy: Policy) -> list[str]:
     """Say what is expected, a line a strategy, and what that rests on."""
     head = ("", "in all", "blackout", "a client waits", "sent", "passes")
+    from godwit.core.foretelling import way_out  # noqa: PLC0415 - start-up time
+
     rows = [_row(row, chosen=row.strategy == found.chosen) for row in found.prospects]
     ending = [row for row in rows if len(row) == len(head)]
     widths = [max(map(len, column)) for column in zip(head, *ending, strict=True)]
@@ -109,6 +110,8 @@ def forecast_lines(found: Forecast, policy: Policy) -> list[str]:
 
 def _row(row: Prospect, *, chosen: bool) -> tuple[str, ...]:
     """Return a strategy's cells: its figures, or why there are none."""
+    from godwit.core.foretelling import interval_words  # noqa: PLC0415 - start-up time
+
     name = f"{'*' if chosen else ' '} {row.strategy}"
     if not row.converges:
         return name, row.why

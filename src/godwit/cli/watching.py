@@ -20,7 +20,6 @@ from godwit.cli.ground import (
     view_words,
 )
 from godwit.cli.recovering import evidence_data, print_evidence
-from godwit.cli.summary import milliseconds, summary
 from godwit.cli.terminal import echo
 from godwit.cli.vms import print_vms, views
 from godwit.core.state import Phase
@@ -155,6 +154,8 @@ def _print_status(stands: Status, sides: tuple[GuestView | None, GuestView | Non
     }
     print_section(row.spec.id, facts)
     if row.outcome is not None:
+        from godwit.cli.summary import summary  # noqa: PLC0415 - start-up time
+
         echo()
         for line in summary(row.outcome):
             echo(line)
@@ -179,6 +180,8 @@ async def _history(limit: int, as_json: bool) -> None:  # noqa: FBT001 - private
 
 
 def _history_cells(row: MigrationRow) -> tuple[str, ...]:
+    from godwit.cli.summary import milliseconds  # noqa: PLC0415 - start-up time
+
     end = row.outcome
     way = f"{row.spec.source} to {row.spec.target}"
     if end is None:

@@ -36,6 +36,11 @@ build() {
         mount -t tmpfs -o mode=1777 tmpfs /tmp
         mount -t tmpfs -o mode=1777 tmpfs /var/tmp
         mount -t tmpfs -o mode=700 tmpfs /root
+    else
+        # What the caller's shell does at its start would be done for each command that the client is given.
+        for file in .bashrc .bash_profile .bash_login .profile .zshenv .zshrc; do
+            if [ -f "/root/$file" ]; then mount --bind /dev/null "/root/$file"; fi
+        done
     fi
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -m 755 /run/sshd

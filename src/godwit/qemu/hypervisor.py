@@ -10,9 +10,7 @@ from godwit.model import Launch, Vm
 from godwit.qemu import offline
 from godwit.qemu.beside import beside, unshared
 from godwit.qemu.commandline import guest_name
-from godwit.qemu.define import DEFAULT_PROGRAM, load_definition, valid_name
 from godwit.qemu.unplugging import with_devices
-from godwit.qemu.vmline import to_vm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +30,9 @@ class QemuHypervisor:
 
     def define(self, text: str, origin: str, host: HostFacts) -> Vm:
         """Read a definition for a guest that is to run on `host`; see the port."""
+        from godwit.qemu.define import DEFAULT_PROGRAM, load_definition  # noqa: PLC0415 - start-up time
+        from godwit.qemu.vmline import to_vm  # noqa: PLC0415 - start-up time
+
         definition = load_definition(text, origin)
         if host.qemu is None:
             message = f"{host.name} has no QEMU to run {definition.name}"
@@ -82,6 +83,8 @@ class QemuHypervisor:
             facts = await guest.facts()
         finally:
             await guest.close()
+        from godwit.qemu.define import valid_name  # noqa: PLC0415 - start-up time
+
         _refuse(facts)
         found = name or guest_name(process.argv) or f"vm-{process.pid}"
         try:
