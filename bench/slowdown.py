@@ -29,7 +29,7 @@ PERMITTED: Final = (0.3, 0.5, 0.7)
 TOLERANCE: Final = 0.1
 """Share of the guest's time by which what it lost may differ from what QEMU was told."""
 
-TORRENT: Final = Scenario("torrent", "whole pages of 48 MiB as fast as it can", first=Writes(48, 100_000))
+TORRENT: Final = Scenario("torrent", "whole pages of 48 MiB as fast as it can", first=Writes(48, 2000))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,7 @@ from godwit.core.state import Phase
 from godwit.core.trust import encrypts
 from godwit.engine.gather import gather
 from godwit.engine.parts import Parts
-from godwit.engine.power import told_of
 from godwit.engine.powering import ask_to_switch_off, switch_off
-from godwit.engine.upgrading import gather_upgrade
 from godwit.errors import BusyError, GodwitError, InputError, InvalidNameError, UnknownVmError
 from godwit.identifiers import is_name, new_identifier
 from godwit.model import (
@@ -292,6 +290,8 @@ class Service:
 
     async def view_vm(self, vm: Vm) -> GuestView:
         """Say what a guest does now; a silent host is a view, too, unless it was proven to be off."""
+        from godwit.engine.power import told_of  # noqa: PLC0415 - start-up time
+
         began = self.clock.now()
         try:
             async with self.reached(vm.host) as host:
@@ -385,6 +385,8 @@ class Service:
         """Say what an upgrade would find, changing nothing. Raises InputError, HostError, HypervisorError."""
         spec = await self._upgrade_spec(vm, qemu, Policy(), None)
         async with self.looking(spec) as (parts, guest):
+            from godwit.engine.upgrading import gather_upgrade  # noqa: PLC0415 - start-up time
+
             return check_upgrade(await gather_upgrade(parts, guest))
 
     async def dry_run(

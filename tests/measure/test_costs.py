@@ -102,10 +102,13 @@ def sample(at: float, percent: int) -> Entry:
     return Entry(1, at, "sample", {"at": at, "throttle": percent})
 
 
+@pytest.mark.parametrize("waited", [0.0, 0.3], ids=["alone", "beside others"])
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_a_throttle_is_held_against_what_was_asked(share: float) -> None:
+def test_a_throttle_is_held_against_what_was_asked(share: float, waited: float) -> None:
+    """Time for which others kept a core from it is no work of the throttle's."""
     free = (work(101.0, web=(0.0, 0.0, 0, 0)), work(106.0, web=(5.0, 0.0, 0, 0)))
-    slow = work(110.0, web=(5.0 + 4.0 * (1 - share), 0.0, 0, 0))
+    awake = 4.0 * (1 - share)
+    slow = work(110.0, web=(5.0 + awake * (1 - waited), awake * waited, 0, 0))
     asked = round(share * 100)
     row = replace(ROW, spec=replace(SPEC, policy=Policy(max_guest_slowdown=0.92)))
     found = throttle(row, (*free, sample(105.5, 1), sample(106.0, asked), slow), TIMES)

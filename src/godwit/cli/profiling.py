@@ -11,8 +11,6 @@ from godwit.cli.ground import Json, bandwidth, print_json, run, service
 from godwit.cli.moves import VmName  # noqa: TC001 - typer reads it
 from godwit.cli.policies import MaxDowntime, Typed, policy_of
 from godwit.cli.terminal import echo
-from godwit.core.dirtying import curve_of
-from godwit.core.forecast import least_downtime
 from godwit.errors import InputError
 from godwit.units import format_bandwidth, format_duration, format_size
 
@@ -51,6 +49,9 @@ def profile(
         raise InputError(message)
     limit = policy_of(Typed(max_downtime=max_downtime)).max_downtime
     found = run(_profile(vm, sample=not no_sample))
+    from godwit.core.dirtying import curve_of  # noqa: PLC0415 - start-up time
+    from godwit.core.forecast import least_downtime  # noqa: PLC0415 - as above
+
     curve = curve_of(found.windows, found.memory)
     needed = None if rate is None else least_downtime(curve, rate)
     if json:

@@ -27,10 +27,10 @@ from godwit.core.strategy import Switchover, adjusted
 from godwit.core.trust import encrypts
 from godwit.core.upgrading import copy_uri, path_in_place
 from godwit.engine.comparing import Comparing
-from godwit.engine.devices import bind, found_on_the_way
 from godwit.engine.encrypting import Encrypting, settled
 from godwit.engine.expecting import link_pace
 from godwit.engine.gather import gather
+from godwit.engine.matching import bind, found_on_the_way
 from godwit.engine.pacing import Pace
 from godwit.engine.settings import Settings
 from godwit.engine.trimming import trimmed

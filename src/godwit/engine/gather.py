@@ -11,7 +11,7 @@ from godwit.core.disks import is_copied, is_copied_beforehand
 from godwit.core.preflight.evidence import DiskProof, Evidence
 from godwit.core.preflight.links import vanishing
 from godwit.core.trust import encrypts
-from godwit.engine.devices import matches_of
+from godwit.engine.matching import matches_of
 from godwit.engine.trying import tried
 from godwit.errors import BusyError, HostError, HypervisorError
 from godwit.model import Packets, Permission, Way

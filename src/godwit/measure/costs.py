@@ -109,7 +109,8 @@ def throttle(row: MigrationRow, entries: Sequence[Entry], times: Stretches) -> T
     if asked < _THROTTLED:
         return None
     counts = _counted(entries).get(("source", row.spec.vm))
-    worked = from_counts(counts.ran) if counts else Curve(())
+    # A throttle lets it sleep; that others, or the stream itself, keep a core from it is another matter.
+    worked = from_counts(counts.wanted or counts.ran) if counts else Curve(())
     last = times.stop or times.over
     slowed = [(at, until) for (at, percent), (until, _) in pairwise([*taken, (last, 0.0)]) if percent == asked]
     first = next((at for at, percent in taken if percent >= _THROTTLED), last)

@@ -152,7 +152,8 @@ class CostRow:
 class ThrottleRow:
     """How far the guest was slowed down: the shares of its time that were permitted, and asked of QEMU.
 
-    ``applied`` is what its CPUs worked less in a pass that was throttled so far than unthrottled; None: not known.
+    ``applied`` is what its CPUs worked, or waited for a core, less in a pass that was throttled so far than
+    unthrottled; None: not known.
     """
 
     permitted: float

@@ -18,12 +18,14 @@ from godwit.errors import InputError
 from godwit.qemu import options, properties
 from godwit.qemu.options import CommandLineError, Option
 from godwit.qemu.paths import join, made_files, split
-from godwit.qemu.vmline import SHARING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from godwit.model import Launch, Vm
+
+SHARING: Final = "aux-ram-share"
+"""The machine's property that shares what memory it has beside the guest's own: ROMs, and a display's."""
 
 LONGEST_SOCKET: Final = 107
 """Characters that the path of a UNIX socket may have: see unix(7)."""

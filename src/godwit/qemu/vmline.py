@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from godwit.core.devices import tap_name
 from godwit.errors import InvalidDefinitionError
 from godwit.model import DeviceChoice, DevicePolicy, Launch, Macvtap, Tap, Vm
+from godwit.qemu.beside import SHARING
 from godwit.qemu.define import FIRST_DESCRIPTOR, GuestDefinition, in_port, mac_of
 from godwit.units import MIB
 
@@ -34,9 +35,6 @@ _DISK_SLOTS: Final = 0x6
 _NIC_SLOTS: Final = 0x10
 _PORT_SLOT: Final = 0x1C
 """Slots 0, 1 and 0x1f belong to the chipsets of q35 and i440fx."""
-
-SHARING: Final = "aux-ram-share"
-"""The machine's property that shares what memory it has beside the guest's own: ROMs, and a display's."""
 
 _MEMORY_BLOCK: Final = "pc.ram"
 """What QEMU calls a PC's memory in a stream (default_ram_id in hw/i386/pc.c)."""
