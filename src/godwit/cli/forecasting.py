@@ -90,9 +90,9 @@ async def _forecast(
 
 def forecast_lines(found: Forecast, policy: Policy) -> list[str]:
     """Say what is expected, a line a strategy, and what that rests on."""
-    head = ("", "in all", "blackout", "a client waits", "sent", "passes")
     from godwit.core.foretelling import way_out  # noqa: PLC0415 - start-up time
 
+    head = ("", "in all", "blackout", "a client waits", "sent", "passes")
     rows = [_row(row, chosen=row.strategy == found.chosen) for row in found.prospects]
     ending = [row for row in rows if len(row) == len(head)]
     widths = [max(map(len, column)) for column in zip(head, *ending, strict=True)]

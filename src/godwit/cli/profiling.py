@@ -40,6 +40,9 @@ def profile(
     It takes some seconds, in which the guest runs on as it does. The figures are
     kept, and forecasts start from them; what is in the guest's memory is not.
     """
+    from godwit.core.dirtying import curve_of  # noqa: PLC0415 - start-up time
+    from godwit.core.forecast import least_downtime  # noqa: PLC0415 - as above
+
     rate = bandwidth("--link", link)
     if link is not None and not rate:
         message = "--link is the rate of a real link, and 0 means unlimited"
@@ -49,9 +52,6 @@ def profile(
         raise InputError(message)
     limit = policy_of(Typed(max_downtime=max_downtime)).max_downtime
     found = run(_profile(vm, sample=not no_sample))
-    from godwit.core.dirtying import curve_of  # noqa: PLC0415 - start-up time
-    from godwit.core.forecast import least_downtime  # noqa: PLC0415 - as above
-
     curve = curve_of(found.windows, found.memory)
     needed = None if rate is None else least_downtime(curve, rate)
     if json:

@@ -129,8 +129,11 @@ class Devices:
         return [*left, *self._kept_away(view, command)]
 
     def _kept_away(self, view: GuestView, command: e.PlugDevices) -> list[str]:
-        """Name what QEMU does not give back: it plugs a pair's NIC in again where its stream failed, and only there."""
-        if view.stream is not StreamStatus.COMPLETED:
+        """Name what QEMU does not give back: it plugs a pair's NIC in again where its stream failed, and only there.
+
+        The QEMU of a guest that came by a move says "completed" of that one until it sends a stream itself.
+        """
+        if view.stream is not StreamStatus.COMPLETED or "stream_started" not in self.actions.ledger.marks:
             return []
         vm = self.actions.parts.vm.name
         return [

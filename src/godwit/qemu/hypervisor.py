@@ -70,6 +70,8 @@ class QemuHypervisor:
 
     async def adopt(self, host: Host, socket: str, name: str | None) -> Vm:
         """Describe the QEMU that serves `socket` on `host`; see the port."""
+        from godwit.qemu.define import valid_name  # noqa: PLC0415 - start-up time
+
         process = await cast("_FindsQemu", host).find_qemu(socket)
         probe = Vm(
             name or f"pid-{process.pid}",
@@ -83,8 +85,6 @@ class QemuHypervisor:
             facts = await guest.facts()
         finally:
             await guest.close()
-        from godwit.qemu.define import valid_name  # noqa: PLC0415 - start-up time
-
         _refuse(facts)
         found = name or guest_name(process.argv) or f"vm-{process.pid}"
         try:
