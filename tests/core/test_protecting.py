@@ -74,11 +74,18 @@ def test_nobody_is_protected_unasked() -> None:
     ids=["a little", "some", "much", "most"],
 )
 def test_a_stream_is_held_back_as_much_as_is_missing(share: float, left: float) -> None:
-    found = decided([look(share)])
+    found = decided([look(share, at) for at in (98.0, 99.0, 100.0)])
     assert found is not None
     assert found.action == YIELD
     assert limit_of(found) == pytest.approx(RATE * left)
     assert f"db on one keeps {share:.0%} of its processor time, 90% were promised" in found.evidence
+
+
+def test_a_single_look_that_is_a_little_low_may_be_chance() -> None:
+    assert decided([look(0.85)]) is None
+    assert decided([look(0.95, 98.0), look(0.95, 99.0), look(0.85)]) is None, "in the mean it keeps its share"
+    assert decided([look(0.86, 98.0), look(0.88, 99.0), look(0.89)]) is not None
+    assert decided([look(0.8)]) is not None
 
 
 def test_a_look_from_before_the_last_change_tells_nothing() -> None:
@@ -100,7 +107,7 @@ def test_one_that_was_held_back_waits_until_all_have_been_well_for_a_while() -> 
     changes = [Change(90.0, YIELD, 0.8)]
     lane = Lane(round(RATE), 0)
     assert decided([look(0.99, 99.0), look(0.99)], lane, changes) is None
-    assert decided([look(0.99, 98.0), look(0.91, 99.0), look(0.99)], lane, changes) is None, "with nothing to spare"
+    assert decided([look(0.99, 98.0), look(0.75, 99.0), look(0.99)], lane, changes) is None, "with nothing to spare"
     eased = decided([look(0.99, 98.0), look(None, 99.0), look(0.99)], lane, changes)
     assert limit_of(eased) == pytest.approx(RATE * 1.25)
 
@@ -150,6 +157,13 @@ def test_a_neighbour_that_is_no_better_off_loses_by_something_else() -> None:
     better = decided([look(0.7)], Lane(20 * MIB, 30 * MIB), changes)
     assert better is not None
     assert better.action == YIELD
+    by_chance = [Change(90.0, YIELD, 0.8), *changes[1:]]
+    assert (found := decided([look(0.7)], Lane(20 * MIB, 30 * MIB), by_chance)) is not None
+    assert found.action == YIELD, "it is better off than it was at worst"
+    nearly = [look(0.87, at) for at in (98.0, 99.0, 100.0)]
+    well = [Change(90.0 + n, YIELD, 0.88) for n in range(VAIN)]
+    assert (found := decided(nearly, Lane(20 * MIB, 30 * MIB), well)) is not None
+    assert found.action == YIELD, "it lacks next to nothing"
     assert decided([look(0.1)], FREE, [*changes, Change(95.0, IN_VAIN, 0.6)]) is None
 
 

@@ -56,7 +56,7 @@ def kept(data: ReportData) -> float:
 def test_a_stream_yields_to_a_neighbour_on_either_host(host: str) -> None:
     async def scenario() -> None:
         scene = stage(LONG, policy=PROTECT)
-        await beside(scene, host)
+        await beside(scene, host, crowding=0.8)
         outcome = await scene.move()
         assert outcome.status is OutcomeStatus.COMPLETED
         await scene.assert_settled(outcome)

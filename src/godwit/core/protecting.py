@@ -8,7 +8,8 @@ decision, it is not held back. A neighbour that is no better off with a slower s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from godwit.core.readings import left_after_passes, pace_within
@@ -26,10 +27,10 @@ EASE: Final = "let-faster"
 FLOOR: Final = "neighbours-not-protected"
 IN_VAIN: Final = "neighbours-lose-elsewhere"
 
-FIRST: Final = 0.25
+FIRST: Final = 0.1
 """The part of what its link carries that a stream begins with."""
 
-FIRST_UNKNOWN: Final = 16 * MIB
+FIRST_UNKNOWN: Final = 4 * MIB
 """Bytes a second that it begins with where nobody knows its link."""
 
 LEAST: Final = 0.1
@@ -48,7 +49,15 @@ BLIND: Final = 5.0
 """Seconds without a look at any neighbour after which nobody is protected: it would be guessing."""
 
 CALM: Final = 3
-"""Readings in a row in which all must be well before a stream that was held back is let faster."""
+"""Looks in a row in which all must be well before a stream that was held back is let faster, and of which the mean is
+taken."""
+
+DOUBT: Final = 0.06
+"""The share by which a single look may be out: one that waits for a processor waits for a whole turn of another's. In
+the mean of CALM looks there is no doubt."""
+
+NEARLY: Final = 0.05
+"""Who lacks no more than that of what was promised is helped by slower streams, if by little."""
 
 VAIN: Final = 3
 """Steps down without the neighbour being better off, after which it is taken for one that loses by something else."""
@@ -142,13 +151,29 @@ def protect(
     if not fresh or rate <= 0:
         return None
     stream = _Stream(lane, rate, *lowest(policy, samples, requested))
-    worst = fresh[-1].worst
+    worst = mean_of(fresh)
     if not lane.open and lane.limit < stream.least * _NOTICED:
         reason = f"the stream has to be faster, whatever neighbours lose: {stream.because}"
         return _set(EASE, reason, _well(worst), stream.least, lane)
-    if worst is not None and worst.share < share:
+    doubt = DOUBT * (CALM - min(CALM, len(fresh))) / (CALM - 1)
+    if worst is not None and worst.share < share - doubt:
         return _yield(share, worst, changes, stream)
     return None if lane.open else _ease(share, fresh, changes, stream)
+
+
+def mean_of(looks: Sequence[Watched]) -> Kept | None:
+    """Return who kept least in the last CALM looks, with the mean of what was kept least in each; None if all idle."""
+    recent = [one.worst for one in looks[-CALM:]]
+    least = min((one for one in recent if one is not None), key=lambda one: one.share, default=None)
+    if least is None:
+        return None
+    return replace(least, share=fmean(1.0 if one is None else one.share for one in recent))
+
+
+def judged(watched: Sequence[Watched], changes: Sequence[Change]) -> float:
+    """Return the share that a decision rests on which is taken now: 1.0 where there is none to look after."""
+    worst = mean_of(_since(watched, changes))
+    return 1.0 if worst is None else worst.share
 
 
 def _since(watched: Sequence[Watched], changes: Sequence[Change]) -> Sequence[Watched]:
@@ -187,8 +212,9 @@ def _yield(share: float, worst: Kept, changes: Sequence[Change], stream: _Stream
     said = f"{worst.vm} on {worst.host} keeps {worst.share:.0%} of its {worst.what}"
     evidence = f"{said}, {share:.0%} were promised; the stream sends {format_bandwidth(stream.rate)}"
     before = changes[-VAIN:]
-    tried = len(before) == VAIN and all(change.action == YIELD for change in before)
-    if tried and worst.share < before[0].share + BETTER:
+    tried = len(before) == VAIN and all(change.action == YIELD for change in before) and worst.share < share - NEARLY
+    # By how much it is better off is told from its worst: a single look is good or bad by chance.
+    if tried and worst.share < min(change.share for change in before) + BETTER:
         reason = f"{worst.vm} is no better off with a slower stream: something else takes that, it is held back no more"
         return Decision(IN_VAIN, reason, evidence, (("max-bandwidth", stream.lane.ceiling),))
     now = min(stream.lane.limit or stream.rate, stream.rate)
@@ -203,9 +229,9 @@ def _yield(share: float, worst: Kept, changes: Sequence[Change], stream: _Stream
 
 def _ease(share: float, fresh: Sequence[Watched], changes: Sequence[Change], stream: _Stream) -> Decision | None:
     """Let a stream that is held back be faster, where all are well."""
-    worst, limit = fresh[-1].worst, stream.lane.limit
+    worst, limit = mean_of(fresh), stream.lane.limit
     held = any(change.action == YIELD for change in changes)
-    if held and not _calm(share, fresh):
+    if not _calm(share, fresh, CALM if held else 1):
         return None
     if stream.rate < limit * _UNUSED:
         reason = "the neighbours are well, and the link is what holds the stream back"
@@ -228,7 +254,7 @@ def _well(worst: Kept | None) -> str:
     return f"{worst.vm} on {worst.host}, which keeps least, keeps {worst.share:.0%} of its {worst.what}"
 
 
-def _calm(share: float, fresh: Sequence[Watched]) -> bool:
-    """Say whether all were well for long enough, and with something to spare."""
-    enough = share + (1 - share) / 4
-    return len(fresh) >= CALM and all(one.worst is None or one.worst.share >= enough for one in fresh[-CALM:])
+def _calm(share: float, fresh: Sequence[Watched], looks: int) -> bool:
+    """Say whether all were well in so many looks, and with something to spare."""
+    worst = mean_of(fresh)
+    return len(fresh) >= looks and (worst is None or worst.share >= share + (1 - share) / 4)

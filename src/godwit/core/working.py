@@ -7,7 +7,7 @@ its mere working time does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -113,6 +113,18 @@ def rates(earlier: Reading, later: Reading) -> Rates | None:
         _rate(earlier.disk, later.disk, seconds),
         _rate(earlier.network, later.network, seconds),
     )
+
+
+def undisturbed(so_far: Rates | None, overall: Rates | None, lately: Rates | None) -> Rates | None:
+    """Return what a guest does while nobody takes anything from it: `overall`, but with the most that it ever got.
+
+    What it wants of processors and does not get before a stream, the preparations of the move have taken, and a guest
+    that is measured against that would be promised too little. `so_far` is what was found before this look.
+    """
+    if overall is None:
+        return so_far
+    got = [one.got for one in (so_far, overall, lately) if one is not None and one.got is not None]
+    return replace(overall, got=max(got, default=None))
 
 
 def _rate(before: int | None, after: int | None, seconds: float) -> float | None:

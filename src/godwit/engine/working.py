@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from godwit.core.protecting import EASE, IN_VAIN, YIELD, Change, Lane, Watched, first_bandwidth, protect
+from godwit.core.protecting import EASE, IN_VAIN, YIELD, Change, Lane, Watched, first_bandwidth, judged, protect
 from godwit.core.strategy import Decision
-from godwit.core.working import Meter, kept, rates
+from godwit.core.working import Meter, kept, rates, undisturbed
 from godwit.engine.expecting import link_pace
 from godwit.engine.pacing import Pace
 from godwit.errors import GodwitError, JournalError
@@ -37,6 +37,9 @@ DEADLINE: Final = 5.0
 
 LAST_DEADLINE: Final = 0.5
 """Seconds that the last look, for which a user waits, may take."""
+
+UNDISTURBED: Final = 1.0
+"""Seconds for which neighbours that are to be protected are watched before a stream takes anything from them."""
 
 AFTERMATH: Final = 0.25
 """Seconds that a guest which has just been handed over is left alone: its users wait for it."""
@@ -246,12 +249,13 @@ class Working:
             seen = self._seen[side][one.vm]
             reading = seen.meter.after(at, one)
             data[one.vm] = [round(reading.ran, 6), _rounded(reading.waited), reading.disk, reading.network]
-            if seen.last is not None and (lately := rates(seen.last, reading)) is not None and self._streams:
+            lately = rates(seen.last, reading) if seen.last is not None else None
+            if lately is not None and self._streams:
                 seconds = max(seconds, lately.seconds)
                 if one.vm != self.actions.parts.spec.vm:
                     worst.append(kept(one.vm, seen.host, seen.before, lately))
             if not self._streams and seen.first is not None:
-                seen.before = rates(seen.first, reading)
+                seen.before = undisturbed(seen.before, rates(seen.first, reading), lately)
             seen.first, seen.last = seen.first or reading, reading
         if data and self._paces[side].worth(at, turn=self._over):
             host = self.actions.parts.spec.source if side is Side.SOURCE else self.actions.parts.spec.target
@@ -277,6 +281,7 @@ class Working:
             text = "neither host runs another guest that Godwit knows: there is none to protect"
             self.actions.note("note", text=text)
             return None
+        await self._watch_undisturbed()
         try:
             link = await link_pace(parts.journal, parts.spec)
         except JournalError:  # it is as if nobody knew
@@ -287,6 +292,13 @@ class Working:
             text = f"the stream begins with {format_bandwidth(most)}, so that its neighbours do not notice"
             self.actions.note("protecting", text=text, parameters={"max-bandwidth": most})
         return most
+
+    async def _watch_undisturbed(self) -> None:
+        """Look at both hosts for a while in which nothing is done: a target that is started takes of them, too."""
+        if not self._begins:  # or copies of disks are under way
+            await self._look()
+            await self.actions.parts.clock.sleep(UNDISTURBED)
+            await self._look()
 
     def let_go(self, ceiling: int, evidence: str) -> Decision | None:
         """Protect nobody any more, since the guest would have to stand still for it; returns what lifts the limit."""
@@ -311,8 +323,8 @@ class Working:
         if not decision.parameters:
             told, self._floor_told = self._floor_told, True
             return None if told else decision
-        worst = self.watched[-1].worst if self.watched else None
-        self.changes.append(Change(parts.clock.now(), decision.action, 1.0 if worst is None else worst.share))
+        share = judged(self.watched, self.changes)
+        self.changes.append(Change(parts.clock.now(), decision.action, share))
         self.held_back = self.held_back or decision.action == YIELD
         self._floor_told = self._floor_told and decision.action not in {YIELD, IN_VAIN}
         return decision

@@ -262,6 +262,8 @@ def _rows(vm: str, host: str, curves: dict[str, Curve], times: Stretches, *, mov
 def _row(vm: str, host: str, what: str, curve: Curve, times: Stretches, *, moved: bool) -> CostRow:
     known = former_rate(curve, times.began)
     before, end = known[0] if known else None, curve.pieces[-1].end
+    if before is not None and what == GOT and not moved:  # what the move's own preparations took is no former rate
+        before = max(before, *(rate for _, rate in curve.part(float("-inf"), times.began).windows()), before)
     worth = before is not None and before > _WORTH[what]
     during = curve.mean(times.began, times.over)
     least = lowest(curve, times.began, times.over)
