@@ -87,6 +87,7 @@ def sees(ground: Ground, what: str) -> bool:
     return ground.ssh(f"test -e {what} && echo yes") == "yes"
 
 
+@pytest.mark.long
 async def test_a_nic_and_a_disk_come_move_there_and_back_and_go(guest: Ground) -> None:
     image = f"/mnt/images/{guest.name}-more.qcow2"
     make(guest, "host1", "qemu-img", "create", "-q", "-f", "qcow2", image, "64M")

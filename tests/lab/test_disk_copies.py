@@ -173,6 +173,7 @@ async def start_overlaid(ground: Ground) -> str:
     return image.name
 
 
+@pytest.mark.long
 async def test_only_the_overlay_is_copied_onto_a_base_of_the_same_content(ground: Ground) -> None:
     before, number = ground.name, ground.number
     assert (await ground.godwit("vm", "stop", "--force", before)).status == 0

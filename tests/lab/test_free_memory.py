@@ -57,6 +57,7 @@ async def has_it_back(ground: Ground) -> None:
     assert await left(ground) == MEMORY
 
 
+@pytest.mark.long
 async def test_what_is_free_is_not_sent(once_used: Ground, figure: Callable[[str, object], None]) -> None:
     ground = once_used
     _, there = await ground.whereabouts()

@@ -89,6 +89,7 @@ async def test_a_link_that_is_slow_is_not_one_that_stalls(ground: Ground) -> Non
     nothing_is_left(ground)
 
 
+@pytest.mark.long
 async def test_a_black_hole_is_found_a_move_into_it_refused_and_the_way_mended(ground: Ground) -> None:
     await ground.healthy_guest()
     target = ground.host("host2")

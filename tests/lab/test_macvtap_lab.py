@@ -48,6 +48,7 @@ def link(ground: Ground, machine: str) -> dict[str, object]:
     return {"mac": shown["address"], "up": "UP" in shown["flags"], "parent": shown["link"], **shown["linkinfo"]}
 
 
+@pytest.mark.long
 async def test_a_guest_on_a_macvtap_moves_there_and_back_with_its_address(ground: Ground) -> None:
     for machine in ("host1", "host2"):
         give_parent(ground, machine)

@@ -55,6 +55,7 @@ async def report(ground: Ground, move: Move) -> dict[str, Any]:
     return dict(json.loads(ran.out))
 
 
+@pytest.mark.long
 async def test_a_stream_yields_to_a_neighbour_and_the_report_says_what_both_came_to(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     ground.lab.set_rate(LINK)

@@ -77,6 +77,7 @@ QUICK: Final = {"the target is about to be told to run"}
     "instant",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in INSTANTS],
 )
+@pytest.mark.long
 async def test_stopped_and_continued_when_another_took_over(ground: Ground, instant: str) -> None:
     traps = ground.lay(INSTANTS[instant])
     here, there = await ground.whereabouts()

@@ -53,6 +53,7 @@ async def strategy(move: Move) -> dict[str, object]:
     return next(line.data for line in await move.entries() if line.kind == "strategy")
 
 
+@pytest.mark.long
 async def test_a_guest_that_writes_too_fast_is_slowed_down_by_what_its_passes_tell(
     ground: Ground, figure: Callable[[str, object], None]
 ) -> None:

@@ -62,6 +62,7 @@ async def test_a_guest_that_nothing_else_ends_goes_over_and_is_whole(
         await ground.assert_settled(there)
 
 
+@pytest.mark.long
 async def test_a_link_that_is_cut_while_memory_follows_is_mended_when_it_is_back(
     ground: Ground, figure: Callable[[str, object], None]
 ) -> None:

@@ -29,6 +29,7 @@ def rates_of(log: str) -> list[float]:
     return [float(line.split("rate=")[1].split()[0]) for line in log.splitlines() if "rate=" in line]
 
 
+@pytest.mark.long
 async def test_a_writers_hot_set_and_rate_are_found_and_it_runs_on(ground: Ground) -> None:
     """What the writer says of itself is the measure: a machine that is busy does not let it write what it was asked."""
     ground.ssh("memwriter --rate 64M --set 24M --bytes-per-page 8 >/run/log/profiled 2>&1 & sleep 4")

@@ -78,6 +78,7 @@ async def assert_runs_on(ground: Ground, here: str) -> None:
     assert kept(ground) == []
 
 
+@pytest.mark.long
 async def test_a_guest_goes_on_where_it_was_on_the_same_host_and_on_another(ground: Ground) -> None:
     """A client's connection lives through all of it: not a tick is lost or comes twice."""
     ground.ssh("echo kept > /data/token; sync; echo kept > /run/token")

@@ -96,6 +96,7 @@ async def cleared(ground: Ground) -> tuple[str, str]:
     return here, there
 
 
+@pytest.mark.long
 async def test_memory_and_disk_agree_after_going_back(ground: Ground) -> None:
     await cleared(ground)
     async with counting(ground):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("healthy")]
 
 
+@pytest.mark.long
 async def test_a_guest_is_sent_over_shared_storage(ground: Ground) -> None:
     _, there = await ground.whereabouts()
     async with counting(ground):

@@ -29,6 +29,7 @@ def ground(apart: Ground) -> Ground:
     return apart
 
 
+@pytest.mark.long
 async def test_every_acknowledged_write_arrives_and_the_work_goes_on(ground: Ground) -> None:
     """A writer in the guest counts up, each number synced before the next, while it and its disk are moved."""
     _, there = await fill(ground)

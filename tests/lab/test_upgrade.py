@@ -123,6 +123,7 @@ async def test_twice_in_place_then_to_another_host_and_back(ground: Ground) -> N
     await assert_one(ground, here)
 
 
+@pytest.mark.long
 async def test_memory_that_cannot_be_taken_is_copied_and_the_user_is_told_why(ground: Ground) -> None:
     here, there = await ground.whereabouts()
     await start_unshared(ground)
